@@ -1,0 +1,87 @@
+"""The two kinds of attention: deformable, to the levels of the pyramid, and plain, among the queries."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .ops import deformable_attention
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention: each query predicts where to look and how much each sample counts.
+
+    Source: MultiScaleDeformableAttention in mmcv/ops/multi_scale_deform_attn.py; the paper's section 4.1.
+    """
+
+    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+
+    def initial_offsets(self) -> Tensor:
+        """(heads * levels * points * 2): a head looks in its own direction, its point p at p + 1 pixels (Chebyshev)."""
+        angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        ring = torch.stack((angles.cos(), angles.sin()), -1)
+        ring = ring / ring.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
+        return (ring.view(self.heads, 1, 1, 2) * steps).repeat(1, self.levels, 1, 1).flatten()
+
+    def forward(
+        self,
+        query: Tensor,  # (B, Q, D), with its position added
+        reference_points: Tensor,  # (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, 0..1 of the padded level
+        tokens: Tensor,  # (B, S, D)
+        spatial_shapes: Sequence[tuple[int, int]],
+        token_mask: Tensor | None = None,  # (B, S), True on the image
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns (B, Q, D), sampling locations (B, Q, H, L, P, 2) and attention weights (B, Q, H, L, P)."""
+        (B, Q, _), (_, S, D) = query.shape, tokens.shape
+        H, L, P = self.heads, self.levels, self.points
+        value = self.value_proj(tokens)
+        if token_mask is not None:
+            value = value.masked_fill(~token_mask.unsqueeze(-1), 0)
+
+        # Half-precision offsets would move samples by up to a third of a pixel: coordinates are at least fp32.
+        offsets = self.sampling_offsets(query).view(B, Q, H, L, P, 2).to(reference_points.dtype)
+        weights = self.attention_weights(query).view(B, Q, H, L * P).softmax(-1).view(B, Q, H, L, P)
+        reference = reference_points[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+        if reference.shape[-1] == 2:
+            sizes = offsets.new_tensor([(w, h) for h, w in spatial_shapes]).view(L, 1, 2)
+            locations = reference + offsets / sizes
+        else:
+            locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / P))
+        output = deformable_attention(value.view(B, S, H, D // H), spatial_shapes, locations, weights)
+        return self.output_proj(output), locations, weights
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among the queries of one image; the position counts for who looks at whom, not for what."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, position: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
+        """x and position (B, Q, D) -> (B, Q, D) and, when asked, the weights (B, H, Q, Q)."""
+        B, Q, D = x.shape
+        query, key, value = (
+            proj(source).view(B, Q, self.heads, D // self.heads).transpose(1, 2)
+            for proj, source in ((self.q_proj, x + position), (self.k_proj, x + position), (self.v_proj, x))
+        )
+        dropout = self.dropout if self.training else 0.0
+        if return_weights:
+            weights = F.dropout((query @ key.mT / math.sqrt(D // self.heads)).softmax(-1), dropout)
+            output = weights @ value
+        else:
+            weights, output = None, F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.out_proj(output.transpose(1, 2).reshape(B, Q, D)), weights

@@ -1,0 +1,117 @@
+"""From pixels to a feature pyramid: a timm network with frozen batch norm, and the neck on top of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+STRIDES = [8, 16, 32]
+
+
+class Backbone(nn.Module):
+    """The last three stages of a timm network, C3 C4 C5.
+
+    Batch norm keeps its statistics and its weights whatever `train()` says, and the first stages take no gradient,
+    as in MMDetection's `norm_eval`, `requires_grad=False` and `frozen_stages`.
+
+    Raises:
+        ValueError: when timm does not know the name, or the network has no levels of stride 8, 16, 32.
+    """
+
+    def __init__(self, name: str, frozen_stages: int) -> None:
+        super().__init__()
+        self.name = name
+        self.body = _create(name)
+        if self.body.feature_info.reduction() != STRIDES:
+            raise ValueError(
+                f"backbone={name!r} has feature levels of stride {self.body.feature_info.reduction()}; "
+                f"the detector needs {STRIDES}."
+            )
+        self.widths: list[int] = self.body.feature_info.channels()
+        self._freeze(frozen_stages)
+
+    def _freeze(self, stages: int) -> None:
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+        # Stage s has stride 2 ** (s + 1). Parameters stand in the order of the data's way, so whatever comes before
+        # the first stage of a larger stride is frozen: no list of names for each kind of network.
+        deeper = [info["module"] for info in self.body.feature_info.info if info["reduction"] > 2 ** (stages + 1)]
+        # timm flattens 'stages.0' to 'stages_0' in some networks.
+        trained = tuple(f"{name}." for module in deeper for name in (module, module.replace(".", "_")))
+        for name, parameter in self.body.named_parameters():
+            if stages < 0 or name.startswith(trained):
+                break
+            parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def load_weights(self, weights: str | Path) -> None:
+        """Load ImageNet weights: a timm name such as 'resnet50.tv_in1k' (downloaded), or a file of this network's.
+
+        Raises:
+            FileNotFoundError, RuntimeError: from timm, when the file is missing or holds another network.
+        """
+        is_file = Path(weights).suffix in {".safetensors", ".pth", ".pt", ".bin"}
+        source = {"pretrained_cfg_overlay": {"file": str(weights)}} if is_file else {}
+        pretrained = _create(self.name if is_file else str(weights), pretrained=True, **source)
+        self.body.load_state_dict(pretrained.state_dict())
+
+    def forward(self, pixel_values: Tensor) -> list[Tensor]:
+        """(B, 3, height, width) -> three maps (B, widths[i], height / stride, width / stride)."""
+        return self.body(pixel_values)
+
+
+def _create(name: str, **kwargs) -> nn.Module:
+    import timm  # takes longer to import than all of this package; only building a model needs it
+
+    try:
+        return timm.create_model(name, features_only=True, out_indices=(-3, -2, -1), **kwargs)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        raise ValueError(f"backbone={name!r} is not a model that timm {timm.__version__} knows.") from error
+
+
+class NeckLevel(nn.Module):
+    """A convolution without bias and a group norm: one level's way to the common width."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm = nn.GroupNorm(32, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Neck(nn.Module):
+    """`levels` maps of `width` channels: 1x1 on the backbone's last ones, then 3x3 with stride 2 on the coarsest.
+
+    Source: ChannelMapper in mmdet/models/necks/channel_mapper.py.
+    """
+
+    def __init__(self, in_channels: Sequence[int], width: int, levels: int) -> None:
+        super().__init__()
+        lateral = list(in_channels)[-levels:]
+        self.levels = nn.ModuleList([NeckLevel(channels, width, kernel=1, stride=1) for channels in lateral])
+        for extra in range(levels - len(lateral)):
+            self.levels.append(NeckLevel(width if extra else lateral[-1], width, kernel=3, stride=2))
+        self.lateral = len(lateral)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Maps of the backbone -> `levels` maps (B, width, h, w)."""
+        features = features[-self.lateral :]
+        outputs = [level(x) for level, x in zip(self.levels, features, strict=False)]
+        x = features[-1]
+        for level in self.levels[self.lateral :]:
+            x = level(x)
+            outputs.append(x)
+        return outputs

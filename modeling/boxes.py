@@ -1,0 +1,40 @@
+"""Box arithmetic. Every function says its convention; none of them depends on an image's size."""
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) centre x, centre y, width, height -> (..., 4) x0, y0, x1, y1, in the same units.
+
+    >>> cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 0.2, 0.4])).tolist()
+    [0.4000000059604645, 0.30000001192092896, 0.6000000238418579, 0.699999988079071]
+    """
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat((centre - 0.5 * size, centre + 0.5 * size), -1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(..., 4) x0, y0, x1, y1 -> (..., 4) centre x, centre y, width, height, in the same units."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat((0.5 * (low + high), high - low), -1)
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of xyxy boxes, (..., 4) and (..., 4) broadcast against each other -> (...).
+
+    It does not change when an axis is scaled, so pixels and normalised coordinates give the same. A pair of empty
+    boxes gives a finite number. Source: Rezatofighi et al., Generalized Intersection over Union (arXiv:1902.09630).
+    """
+    tiny = torch.finfo(a.dtype).tiny
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    area_a = (a[..., 2:] - a[..., :2]).prod(-1)
+    area_b = (b[..., 2:] - b[..., :2]).prod(-1)
+    union = area_a + area_b - overlap
+    return overlap / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of x in 0..1, finite at both ends. eps as in mmdet/models/layers/transformer/utils.py."""
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

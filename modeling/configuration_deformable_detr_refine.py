@@ -1,0 +1,118 @@
+"""Configuration of the Deformable DETR family: plain, refine, refine_twostage."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class DeformableDetrRefineConfig(PreTrainedConfig):
+    """Configuration of a Deformable DETR detector.
+
+    The default is MMDetection's `deformable-detr-refine-twostage_r50_16xb2-50e_coco`, with COCO's number of classes
+    left to `num_labels` or `id2label`. Two switches give the family: `DeformableDetrRefineConfig(two_stage=False)` is
+    'refine', with `with_box_refine=False` too it is 'plain'. Building a model from it never downloads anything.
+
+    Args:
+        backbone: name of a timm model with feature levels of stride 8, 16 and 32.
+        backbone_frozen_stages: -1 trains the whole backbone, 0 freezes the stem, 1 the stem and the stage of
+            stride 4, and so on. Batch norm is always frozen.
+        d_model: width of the tokens (MMDetection's `embed_dims`); a multiple of 32 (group norm), of the heads and of 4.
+        num_feature_levels: levels of the pyramid; those beyond the backbone's three are strided convolutions of the
+            last.
+        encoder_n_points, decoder_n_points: sampling points per head and level.
+        num_queries: boxes a decoder layer predicts; with `two_stage`, the proposals that the first stage hands on.
+        two_stage: let the encoder's tokens propose the queries (section 4.2 of the paper). Needs `with_box_refine`.
+        with_box_refine: each decoder layer refines the boxes of the one before, with heads of its own.
+        dropout: after attention and feed-forward; `attention_dropout`: of the decoder's self-attention weights;
+            `activation_dropout`: inside the feed-forward.
+        focal_prior: probability that a new class head gives to every class.
+        class_cost, bbox_cost, giou_cost: weights of the matcher.
+        class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient: weights of the loss.
+
+    Raises:
+        ValueError: for a combination that no model can be built from.
+
+    Source: configs/deformable_detr of MMDetection 3.1.0; Zhu et al., Deformable DETR (arXiv:2010.04159).
+
+    >>> DeformableDetrRefineConfig(num_labels=3).variant
+    'refine_twostage'
+    """
+
+    model_type = "deformable_detr_refine"
+    attribute_map = {
+        "hidden_size": "d_model",
+        "embed_dims": "d_model",
+        "num_hidden_layers": "encoder_layers",
+        "num_attention_heads": "encoder_attention_heads",
+    }
+    # The Trainer gathers every output that is not named here, and only these two are predictions.
+    keys_to_ignore_at_inference = [
+        "loss_dict",
+        "intermediate_logits",
+        "intermediate_pred_boxes",
+        "initial_reference_points",
+        "encoder_last_hidden_state",
+        "encoder_hidden_states",
+        "decoder_hidden_states",
+        "encoder_sampling_locations",
+        "encoder_attention_weights",
+        "decoder_sampling_locations",
+        "decoder_attention_weights",
+        "decoder_self_attentions",
+        "encoder_logits",
+        "encoder_pred_boxes",
+    ]
+
+    backbone: str = "resnet50"
+    backbone_frozen_stages: int = 1
+    d_model: int = 256
+    num_feature_levels: int = 4
+    encoder_layers: int = 6
+    encoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 1024
+    encoder_n_points: int = 4
+    decoder_layers: int = 6
+    decoder_attention_heads: int = 8
+    decoder_ffn_dim: int = 1024
+    decoder_n_points: int = 4
+    num_queries: int = 300
+    two_stage: bool = True
+    with_box_refine: bool = True
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    activation_dropout: float | int = 0.1
+    focal_prior: float = 0.01
+    focal_alpha: float = 0.25
+    focal_gamma: float | int = 2.0
+    class_cost: float | int = 2.0
+    bbox_cost: float | int = 5.0
+    giou_cost: float | int = 2.0
+    class_loss_coefficient: float | int = 2.0
+    bbox_loss_coefficient: float | int = 5.0
+    giou_loss_coefficient: float | int = 2.0
+    is_encoder_decoder: bool = True
+
+    @property
+    def variant(self) -> str:
+        """'plain', 'refine' or 'refine_twostage', as MMDetection names its configs."""
+        if self.two_stage:
+            return "refine_twostage"
+        return "refine" if self.with_box_refine else "plain"
+
+    def validate_architecture(self) -> None:
+        """Called by `@strict` after construction."""
+        if self.two_stage and not self.with_box_refine:
+            raise ValueError("two_stage=True needs with_box_refine=True: the first stage's boxes are there to be refined.")
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            if self.d_model % getattr(self, name):
+                raise ValueError(f"d_model={self.d_model} is not divisible by {name}={getattr(self, name)}.")
+        if self.d_model % 32:
+            raise ValueError(f"d_model={self.d_model} is not divisible by 32, the groups of the neck's group norm.")
+        if not 0 < self.focal_prior < 1:
+            raise ValueError(f"focal_prior={self.focal_prior} is a probability, between 0 and 1.")
+        for name in ("num_feature_levels", "encoder_layers", "decoder_layers", "num_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+
+__all__ = ["DeformableDetrRefineConfig"]

@@ -1,0 +1,193 @@
+"""Boxes drawn for people: sizes follow the image, every class keeps its colour, chips avoid each other."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, int, int]
+Rect = tuple[int, int, int, int]
+
+# Okabe and Ito's palette, which stays distinct for the colour-blind, without black, strong colours first.
+PALETTE: tuple[Color, ...] = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (213, 94, 0)),
+    *((204, 121, 167), (240, 228, 66), (0, 114, 178)),
+)
+SHADOW = (0, 0, 0, 110)
+
+# Up to this many boxes every one gets its chip, if need be over another; beyond, only where there is room and while
+# all chips together leave most of the image to be seen.
+ALWAYS_LABELLED = 8
+CHIP_SHARE = 0.16
+
+
+def class_color(label: int) -> Color:
+    """The colour of a class: the palette, then the palette lighter, then darker, and so on.
+
+    Example:
+        >>> class_color(0), class_color(7), class_color(14)
+        ((230, 159, 0), (240, 197, 97), (143, 99, 0))
+    """
+    turn, index = divmod(int(label), len(PALETTE))
+    target, share = ((0, 0.0), (255, 0.38), (0, 0.38))[turn % 3]
+    return tuple(round(channel * (1 - share) + target * share) for channel in PALETTE[index])
+
+
+def text_color(background: Color) -> Color:
+    """Black or white, whichever has the higher contrast (WCAG's relative luminance) on a colour.
+
+    Example:
+        >>> text_color((240, 228, 66)), text_color((0, 60, 110))
+        ((0, 0, 0), (255, 255, 255))
+    """
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in background)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
+
+
+def draw_boxes(
+    image: Image.Image, boxes: np.ndarray, labels: Sequence[int], texts: Sequence[str], scores: Sequence[float]
+) -> Image.Image:
+    """Draws N boxes with a text chip each into a copy of an RGB image.
+
+    Line and letters scale with the image and get finer where boxes are many or small. The best scores choose their
+    chip's place first; with many boxes, a chip that finds no room is left out.
+
+    Args:
+        image: RGB.
+        boxes: (N, 4) xyxy in pixels of this image.
+        labels: (N,) class ids, which choose the colours.
+        texts: (N,) what the chips say.
+        scores: (N,) the higher, the earlier a chip is placed.
+
+    Returns:
+        A new RGB image of the same size.
+    """
+    picture = image.convert("RGB").copy()
+    draw = ImageDraw.Draw(picture, "RGBA")
+    rects = [_inside(box, picture.size) for box in boxes]
+    by_area = sorted(range(len(rects)), key=lambda i: -_area(rects[i]))
+    line = _line_width(picture.size, len(rects))
+    for i in by_area:
+        _draw_rect(draw, rects[i], class_color(labels[i]), line)
+    font = _font(_font_size(picture.size, len(rects)))
+    texts = [_fit(text, font, picture.width) for text in texts]
+    chips = _place_chips(rects, texts, scores, font, line, picture.size)
+    for i, chip in sorted(chips.items(), key=lambda item: scores[item[0]]):
+        _draw_chip(draw, chip, texts[i], class_color(labels[i]), font)
+    return picture
+
+
+def _line_width(size: tuple[int, int], count: int) -> int:
+    return max(1, round(math.sqrt(size[0] * size[1]) / 220 / _crowding(count)))
+
+
+def _font_size(size: tuple[int, int], count: int) -> int:
+    return max(10, round(math.sqrt(size[0] * size[1]) / 36 / _crowding(count)))
+
+
+def _crowding(count: int) -> float:
+    """By how much lines and letters shrink: not up to 20 boxes, by 1.6 at 100."""
+    return 1 + 0.25 * math.log2(max(count, 20) / 20)
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _inside(box: np.ndarray, size: tuple[int, int]) -> Rect:
+    """The pixels (inclusive) on which the outline lies, moved into the image so that no side gets lost."""
+    width, height = size
+    x0, y0, x1, y1 = (round(float(value)) for value in box)
+    x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+    return x0, y0, min(max(x1 - 1, x0), width - 1), min(max(y1 - 1, y0), height - 1)
+
+
+def _area(rect: Rect) -> int:
+    return (rect[2] - rect[0] + 1) * (rect[3] - rect[1] + 1)
+
+
+def _shared(a: Rect, b: Rect) -> int:
+    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
+    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
+    return max(width, 0) * max(height, 0)
+
+
+def _draw_rect(draw: ImageDraw.ImageDraw, rect: Rect, color: Color, line: int) -> None:
+    # A small box keeps a hole to look through.
+    line = max(1, min(line, min(rect[2] - rect[0], rect[3] - rect[1]) // 6))
+    edge = 1 if line < 6 else 2
+    x0, y0, x1, y1 = rect
+    draw.rectangle((x0 - edge, y0 - edge, x1 + edge, y1 + edge), outline=SHADOW, width=edge)
+    draw.rectangle(rect, outline=color, width=line)
+    inner = (x0 + line, y0 + line, x1 - line, y1 - line)
+    if inner[2] - inner[0] > 2 * edge and inner[3] - inner[1] > 2 * edge:
+        draw.rectangle(inner, outline=SHADOW, width=edge)
+
+
+def _place_chips(rects, texts, scores, font, line, size) -> dict[int, Rect]:
+    """Chooses a place for each chip, best score first; index -> rectangle of the chips that are drawn."""
+    placed: dict[int, Rect] = {}
+    budget = CHIP_SHARE * size[0] * size[1]
+    for i in sorted(range(len(rects)), key=lambda i: -float(scores[i])):
+        options = [
+            (_cost(chip, i, rects, placed.values()) + 0.01 * rank, rank, chip)
+            for rank, chip in enumerate(_chip_places(rects[i], *_chip_size(texts[i], font), line, size))
+        ]
+        cost, _, chip = min(options)
+        has_room = cost < 1 and _area(chip) <= budget
+        if has_room or len(rects) <= ALWAYS_LABELLED:
+            placed[i] = chip
+            budget -= _area(chip)
+    return placed
+
+
+def _cost(chip: Rect, own: int, rects: list[Rect], placed) -> float:
+    """1 and more for what hides another chip or most of another box, below 1 for what only touches boxes."""
+    area = _area(chip)
+    cost = sum(1 + 4 * shared / area for other in placed if (shared := _shared(chip, other)))
+    for i, rect in enumerate(rects):
+        if shared := _shared(chip, rect):
+            hidden = shared / _area(rect)
+            cost += (0.2 if i == own else 0.5) * hidden + (hidden > 0.5 and i != own)
+    return cost
+
+
+def _fit(text: str, font, width: int) -> str:
+    """The text, or its beginning if the chip would be wider than the image."""
+    for length in range(len(text), 0, -1):
+        shown = text if length == len(text) else text[:length].rstrip() + "..."
+        if _chip_size(shown, font)[0] <= width:
+            return shown
+    return ""
+
+
+def _chip_size(text: str, font) -> tuple[int, int]:
+    ascent, descent = font.getmetrics() if hasattr(font, "getmetrics") else (11, 0)
+    pad = max(2, ascent // 4)
+    return math.ceil(font.getlength(text)) + 2 * pad, ascent + descent + pad // 2
+
+
+def _chip_places(rect: Rect, width: int, height: int, line: int, size: tuple[int, int]) -> list[Rect]:
+    """Above, below, then inside the box, left and right, each moved into the image."""
+    x0, y0, x1, y1 = rect
+    right = x1 - width + 1
+    corners = [
+        *((x0, y0 - height), (right, y0 - height)),
+        *((x0 + line, y0 + line), (x0, y1 + 1), (right, y1 + 1)),
+        *((right - line, y0 + line), (x0 + line, y1 - line - height), (right - line, y1 - line - height)),
+    ]
+    places = []
+    for x, y in corners:
+        x, y = max(0, min(x, size[0] - width)), max(0, min(y, size[1] - height))
+        places.append((x, y, x + width - 1, y + height - 1))
+    return list(dict.fromkeys(places))
+
+
+def _draw_chip(draw: ImageDraw.ImageDraw, chip: Rect, text: str, color: Color, font) -> None:
+    draw.rectangle(chip, fill=color)
+    middle = ((chip[0] + chip[2] + 1) / 2, (chip[1] + chip[3] + 1) / 2)
+    draw.text(middle, text, fill=text_color(color), font=font, anchor="mm")

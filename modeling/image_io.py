@@ -1,0 +1,204 @@
+"""Reading images: from a path, a URL, bytes or PIL; upright, RGB, and refused when too large.
+
+transformers' own `load_image` puts no limit on size or time, takes a server's error page for an image, and turns
+16 bit images white; hence this one.
+"""
+
+import http.client
+import io
+import os
+import time
+import urllib.error
+import urllib.request
+import warnings
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 100_000_000
+MAX_DOWNLOAD_BYTES = 100 * 2**20
+TIMEOUT_SECONDS = 30.0
+
+# Named one by one: PIL hands other formats to outside programs (EPS to Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".jp2", ".avif", ".heic", ".heif"),
+)
+
+
+def load_image(
+    source: str | os.PathLike | bytes | Image.Image,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    timeout: float = TIMEOUT_SECONDS,
+    max_download_bytes: int = MAX_DOWNLOAD_BYTES,
+) -> Image.Image:
+    """Reads one image, turns it upright by its EXIF orientation and makes it RGB.
+
+    Args:
+        source: a path, an http or https URL, the bytes of an image file, or a PIL image.
+        max_pixels: width * height above which the image is refused before it is decoded.
+        timeout: seconds for a whole download.
+        max_download_bytes: length above which a download is broken off.
+
+    Returns:
+        A decoded PIL image of mode RGB. All boxes of this package count pixels of this upright image.
+
+    Raises:
+        OSError: the file or the URL cannot be read (`FileNotFoundError` when there is no such file).
+        ValueError: it is no image, a damaged one, one above a limit, or of a mode that has no range (see `to_rgb`).
+        TypeError: the source is none of the kinds above.
+
+    Example:
+        >>> from PIL import Image
+        >>> load_image(Image.new("L", (40, 30), 7)).getpixel((0, 0))
+        (7, 7, 7)
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "the given image", max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _open(io.BytesIO(source), "the given bytes", max_pixels)
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise TypeError(f"an image is a path, a URL, bytes or a PIL image, not {kind}")
+    if is_url(source):
+        return _open(io.BytesIO(_download(source, timeout, max_download_bytes)), source, max_pixels)
+    path = Path(source)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not an image")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no image file {path}")
+    with path.open("rb") as file:
+        return _open(file, str(path), max_pixels)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turns a PIL image of any mode into RGB, the way a person who opens the file sees it.
+
+    Transparency is dropped (colours stay, as with PIL's `convert`). 16 bit images keep their upper 8 bits, as OpenCV
+    and so MMDetection read them; PIL's `convert` would turn everything above 255 white.
+
+    Raises:
+        ValueError: the mode has no fixed range (F) or PIL has no conversion for it (LAB).
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> grey = Image.fromarray(np.array([[0, 255, 256, 65535]], dtype=np.uint16))
+        >>> grey.mode, [to_rgb(grey).getpixel((x, 0))[0] for x in range(4)]
+        ('I;16', [0, 0, 1, 255])
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # PIL opens 16 bit files as "I" or "I;16", by format and release.
+        upper = np.asarray(image.convert("I")).clip(0, 65535) >> 8
+        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("an image of floats (mode F) has no fixed range: scale it to 0..255 and make it L or RGB")
+    if image.mode in ("P", "PA", "RGBa"):
+        image = image.convert("RGBA")  # PIL has no direct way from RGBa, and warns on palettes with transparency
+    elif image.mode == "La":
+        image = image.convert("LA")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"an image of mode {image.mode} cannot be converted to RGB: convert it first") from error
+
+
+def is_url(source: object) -> bool:
+    """Whether this is an http or https URL, in a string.
+
+    Example:
+        >>> is_url("https://example.org/a.jpg"), is_url("http_photo.jpg"), is_url("file:///a.jpg")
+        (True, False, False)
+    """
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def _open(file: io.BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # PIL warns from 89 megapixels on; the limit here is `max_pixels`.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=_formats())
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not an image of a known format ({', '.join(_formats())})") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is larger than PIL allows: {error}") from error
+    except Exception as error:  # PIL's readers raise many kinds on damaged headers
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+    with image:
+        return _decode(image, name, max_pixels)
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name} has {width}x{height} = {width * height / 1e6:.1f} megapixels, the limit is "
+            f"{max_pixels / 1e6:.1f}: make it smaller, or raise max_pixels"
+        )
+    if width == 0 or height == 0:
+        raise ValueError(f"{name} is empty ({width}x{height})")
+    try:
+        image.load()
+    except Exception as error:  # PIL's decoders raise many kinds on damaged data
+        raise ValueError(f"{name} is damaged: {error}") from error
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data does not make the pixels unreadable
+        upright = image.copy()
+    try:
+        return to_rgb(upright)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+class _WebOnlyRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, file, code, message, headers, url):
+        if not is_url(url):
+            raise OSError(f"it redirects to {urlsplit(url).scheme}, only http and https are read")
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+def _download(url: str, timeout: float, max_bytes: int) -> bytes:
+    deadline = time.monotonic() + timeout
+    opener = urllib.request.build_opener(_WebOnlyRedirects)
+    # Blanks and letters beyond ASCII are escaped; what is escaped already stays.
+    escaped = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    request = urllib.request.Request(escaped, headers={"User-Agent": "deformable-detr-refine"})
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            parts, length = [], 0
+            # read1 returns what has arrived, so a server that drips bytes meets the deadline too.
+            while part := response.read1(1 << 16):
+                parts.append(part)
+                length += len(part)
+                if length > max_bytes:
+                    raise ValueError(f"{url} is longer than {max_bytes / 2**20:.0f} MiB, download broken off")
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            expected = response.headers.get("Content-Length")
+    except urllib.error.HTTPError as error:
+        raise OSError(f"{url} cannot be read: the server answers {error.code} {error.reason}") from error
+    except TimeoutError as error:
+        raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds") from error
+        raise OSError(f"{url} cannot be read: {reason}") from error
+    if expected is not None and length < int(expected):
+        raise OSError(f"{url} cannot be read: the connection ended after {length} of {expected} bytes")
+    return b"".join(parts)

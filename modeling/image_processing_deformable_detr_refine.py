@@ -1,0 +1,223 @@
+"""From images to what the model takes, and from its outputs to boxes in the original image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import group_images_by_shape, reorder_images
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType
+
+from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .image_io import load_image, to_rgb
+
+
+class DeformableDetrRefineImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    antialias: smooth an image before it is made smaller. MMDetection does not, so the default is False.
+    """
+
+    antialias: bool
+
+
+class DeformableDetrRefineImageProcessor(TorchvisionBackend):
+    """MMDetection's test pipeline: resize, normalise, pad.
+
+    An image keeps its aspect ratio and grows or shrinks until its short side is `size["shortest_edge"]` or its long
+    side `size["longest_edge"]`, whichever comes first; a new side is int(side * scale + 0.5). Bilinear without
+    antialiasing, within one grey level of cv2's. Padding goes to the right and the bottom, after normalisation.
+
+    Images are PIL (any mode), numpy or torch (uint8, channels first or last), paths or URLs. EXIF orientation is
+    honoured where the processor opens the file itself; an image already open is taken as its pixels stand, so that
+    boxes fit what the caller holds (`deformable_detr_refine.load_image` turns it).
+
+    Source: mmdet/datasets/transforms (Resize), mmcv/image/geometric.py (rescale_size).
+    """
+
+    valid_kwargs = DeformableDetrRefineImageProcessorKwargs
+    model_input_names = ["pixel_values", "pixel_mask"]
+    resample = PILImageResampling.BILINEAR
+    antialias = False
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 800, "longest_edge": 1333}
+    default_to_square = False
+    do_convert_rgb = True
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_pad = True
+
+    def resized_shape(self, height: int, width: int, size: SizeDict | dict | None = None) -> tuple[int, int]:
+        """(height, width) of an image after `resize`.
+
+        >>> DeformableDetrRefineImageProcessor().resized_shape(480, 640)
+        (800, 1067)
+        """
+        size = self.size if size is None else size
+        size = size if isinstance(size, SizeDict) else SizeDict(**size)
+        if size.height and size.width:
+            return size.height, size.width
+        if not (size.shortest_edge and size.longest_edge):
+            raise ValueError(f"size needs 'shortest_edge' and 'longest_edge', or 'height' and 'width'; got {size}.")
+        scale = min(size.longest_edge / max(height, width), size.shortest_edge / min(height, width))
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+    def fetch_images(self, images):
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        return load_image(images) if isinstance(images, str) else super().fetch_images(images)
+
+    def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any) -> Tensor:
+        if do_convert_rgb and hasattr(image, "convert"):
+            image = to_rgb(image)
+        return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
+
+    def resize(self, image: Tensor, size: SizeDict, resample=None, antialias: bool = False, **kwargs: Any) -> Tensor:
+        height, width = self.resized_shape(*image.shape[-2:], size)
+        if (height, width) == tuple(image.shape[-2:]):
+            return image
+        return super().resize(image, SizeDict(height=height, width=width), resample, antialias=antialias)
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        annotations: dict | list[dict] | None = None,
+        **kwargs: Unpack[DeformableDetrRefineImageProcessorKwargs],
+    ) -> BatchFeature:
+        """
+        Args:
+            images: one or a list.
+            annotations: per image, COCO's form: `{"image_id": 7, "annotations": [{"bbox": [x, y, w, h] in pixels,
+                "category_id": 0, "iscrowd": 0}]}`; category ids are the model's class labels. Crowds and boxes
+                without area are left out, boxes are clipped to the image.
+
+        Returns:
+            `pixel_values` (B, 3, height, width), `pixel_mask` (B, height, width) with 1 on the image, and with
+            annotations `labels`: per image `class_labels` (N,), `boxes` (N, 4) cxcywh normalised by the image itself,
+            `area` (N,) in pixels of the original, `iscrowd` (N,), `orig_size` and `size` (2,) as (height, width),
+            `image_id`.
+        """
+        return super().preprocess(images, annotations, **kwargs)
+
+    def _preprocess_image_like_inputs(
+        self, images, annotations, do_convert_rgb, input_data_format, return_tensors=None, device=None, **kwargs
+    ) -> BatchFeature:
+        tensors = self._prepare_image_like_inputs(
+            images=images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
+        )
+        labels = None
+        if annotations is not None:
+            annotations = [annotations] if isinstance(annotations, dict) else annotations
+            if len(annotations) != len(tensors):
+                raise ValueError(f"{len(tensors)} images came with {len(annotations)} annotations; give one per image.")
+            labels = [_labels(*pair) for pair in zip(annotations, tensors, strict=True)]
+        return self._preprocess(tensors, labels=labels, return_tensors=return_tensors, **kwargs)
+
+    def _preprocess(
+        self,
+        images: list[Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample,
+        antialias: bool,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        do_pad: bool,
+        pad_size: SizeDict | None,
+        disable_grouping: bool | None,
+        return_tensors: str | TensorType | None,
+        labels: list[dict] | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        groups, order = group_images_by_shape(images, disable_grouping=disable_grouping)
+        for shape, batch in groups.items():
+            if do_resize:
+                batch = self.resize(batch, size, resample, antialias)
+            groups[shape] = self.rescale_and_normalize(
+                batch, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            )
+        images = reorder_images(groups, order)
+        if labels is not None:
+            for image, target in zip(images, labels, strict=True):
+                target["size"] = torch.tensor(image.shape[-2:])
+        if do_pad:
+            images, masks = self.pad(images, pad_size=pad_size, return_mask=True, disable_grouping=disable_grouping)
+            data = {"pixel_values": images, "pixel_mask": masks}
+        elif return_tensors is not None and len({image.shape for image in images}) > 1:
+            raise ValueError("do_pad=False makes one tensor of images of equal size only; these differ after resizing.")
+        else:
+            data = {"pixel_values": images}
+        features = BatchFeature(data=data, tensor_type=return_tensors)
+        if labels is not None:
+            features["labels"] = labels
+        return features
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: Tensor | Sequence[tuple[int, int]] | None = None,
+        top_k: int = 100,
+    ) -> list[dict[str, Tensor]]:
+        """The model's outputs as detections: the best (query, class) pairs of each image, best first.
+
+        Args:
+            outputs: has `logits` (B, Q, K) and `pred_boxes` (B, Q, 4).
+            threshold: keep scores above it.
+            target_sizes: (height, width) of each original image. Without it, boxes are in 0..1 of the image.
+            top_k: at most so many detections an image, before the threshold.
+
+        Returns:
+            Per image `scores` (N,), `labels` (N,) and `boxes` (N, 4), xyxy in pixels of the original image, clipped.
+
+        Source: _predict_by_feat_single in mmdet/models/dense_heads/detr_head.py.
+        """
+        logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
+        if target_sizes is not None and len(target_sizes) != len(logits):
+            raise ValueError(f"{len(logits)} images came with {len(target_sizes)} target sizes; give one per image.")
+        scores, best = logits.sigmoid().flatten(1).topk(min(top_k, logits[0].numel()), dim=1)
+        queries, labels = best // logits.shape[-1], best % logits.shape[-1]
+        boxes = cxcywh_to_xyxy(boxes).gather(1, queries.unsqueeze(-1).expand(-1, -1, 4)).clamp(0, 1)
+        if target_sizes is not None:
+            sizes = torch.as_tensor(target_sizes).to(boxes)  # (B, 2) as (height, width)
+            boxes = boxes * sizes.flip(-1).repeat(1, 2).unsqueeze(1)
+        return [
+            {"scores": s[s > threshold], "labels": c[s > threshold], "boxes": b[s > threshold]}
+            for s, c, b in zip(scores, labels, boxes, strict=True)
+        ]
+
+
+def _labels(annotation: dict, image: Tensor) -> dict[str, Any]:
+    """COCO's form and the original image (3, height, width) -> labels for the model."""
+    height, width = image.shape[-2:]
+    if "annotations" not in annotation:
+        raise ValueError("An annotation is {'image_id': ..., 'annotations': [{'bbox', 'category_id'}, ...]}.")
+    objects = [item for item in annotation["annotations"] if not item.get("iscrowd", 0)]
+    xywh = torch.tensor([item["bbox"] for item in objects], dtype=torch.float32).reshape(-1, 4)
+    limits = torch.tensor([width, height] * 2, dtype=torch.float32)
+    xyxy = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), -1).clamp(min=0).minimum(limits)
+    kept = (xyxy[:, 2:] > xyxy[:, :2]).all(-1)
+    boxes = xyxy_to_cxcywh(xyxy[kept])
+    labels = {
+        "class_labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)[kept],
+        "boxes": boxes / limits,
+        "area": boxes[:, 2:].prod(-1),
+        "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),
+        "orig_size": torch.tensor([height, width]),
+    }
+    if "image_id" in annotation:
+        image_id = annotation["image_id"]
+        labels["image_id"] = torch.tensor([image_id]) if isinstance(image_id, int) else image_id
+    return labels
+
+
+__all__ = ["DeformableDetrRefineImageProcessor"]

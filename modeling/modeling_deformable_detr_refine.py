@@ -1,0 +1,233 @@
+"""Deformable DETR with iterative box refinement and two stages, as transformers models.
+
+Zhu et al., Deformable DETR: Deformable Transformers for End-to-End Object Detection (arXiv:2010.04159), in the form of
+MMDetection 3.1.0 (mmdet/models/detectors/deformable_detr.py), to the fifth digit.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from .backbone import Backbone, Neck
+from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
+from .first_stage import FirstStage, Proposals
+from .heads import ClassHead
+from .initial_weights import initialize, initialize_start
+from .loss import detection_loss
+from .outputs import DeformableDetrRefineModelOutput, DeformableDetrRefineObjectDetectionOutput
+from .positions import box_proposals, cell_centres, level_mask, sine_position_embedding, valid_sizes
+from .transformer import Decoder, Encoder, Pyramid
+
+# The pipeline looks its models up in this table and warns about any other.
+modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault(
+    DeformableDetrRefineConfig.model_type, "DeformableDetrRefineForObjectDetection"
+)
+
+
+class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation, the same for both models."""
+
+    config_class = DeformableDetrRefineConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["Backbone", "Neck", "EncoderLayer", "DecoderLayer", "FirstStage"]
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # For custom code transformers passes over modules without parameters of their own, in case their `_init_weights`
+        # would overwrite a checkpoint's. Ours does not, and such modules (an attention, a box head) are what it is for.
+        super()._initialize_weights(module)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Called for each module, children first; leaves alone what a checkpoint filled."""
+        if isinstance(module, DeformableDetrRefineModel):
+            initialize_start(module.level_embed, None if module.config.two_stage else module.reference_points)
+        else:
+            initialize(module)
+
+
+class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
+    """Backbone, neck, encoder, first stage (when two-stage) and decoder: everything but the decoder's class heads."""
+
+    def __init__(self, config: DeformableDetrRefineConfig) -> None:
+        super().__init__(config)
+        self.backbone = Backbone(config.backbone, config.backbone_frozen_stages)
+        self.neck = Neck(self.backbone.widths, config.d_model, config.num_feature_levels)
+        self.level_embed = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
+        self.encoder = Encoder(config)
+        if config.two_stage:
+            self.first_stage = FirstStage(config)
+        else:
+            self.query_embedding = nn.Embedding(config.num_queries, 2 * config.d_model)
+            self.reference_points = nn.Linear(config.d_model, 2)
+        self.decoder = Decoder(config)
+        self.post_init()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        output_proposals: bool | None = None,
+    ) -> DeformableDetrRefineModelOutput:
+        """
+        Args:
+            pixel_values: (B, 3, height, width), normalised, padded with 0 on the right and at the bottom.
+            pixel_mask: (B, height, width), 1 on the image and 0 on padding; None when nothing is padded.
+            output_hidden_states, output_attentions, output_proposals: fill the output's optional fields.
+        """
+        pyramid = self._pyramid(pixel_values, pixel_mask)
+        encoded = self.encoder(pyramid, bool(output_hidden_states), bool(output_attentions))
+        start = self._queries(encoded.tokens, pyramid, bool(output_proposals))
+        decoded = self.decoder(
+            start.query, start.position, start.boxes, encoded.tokens, pyramid, bool(output_attentions)
+        )  # fmt: skip
+        return DeformableDetrRefineModelOutput(
+            last_hidden_state=decoded.hidden_states[-1],
+            pred_boxes=decoded.boxes[-1],
+            intermediate_hidden_states=torch.stack(decoded.hidden_states[1:]),
+            intermediate_pred_boxes=torch.stack(decoded.boxes),
+            initial_reference_points=start.boxes,
+            encoder_last_hidden_state=encoded.tokens if output_hidden_states else None,
+            encoder_hidden_states=encoded.hidden_states or None,
+            decoder_hidden_states=decoded.hidden_states if output_hidden_states else None,
+            encoder_sampling_locations=encoded.sampling_locations or None,
+            encoder_attention_weights=encoded.attention_weights or None,
+            decoder_sampling_locations=decoded.sampling_locations or None,
+            decoder_attention_weights=decoded.attention_weights or None,
+            decoder_self_attentions=decoded.self_attentions or None,
+            encoder_logits=start.all_logits,
+            encoder_pred_boxes=start.all_boxes,
+        )
+
+    def _pyramid(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> Pyramid:
+        levels = self.neck(self.backbone(pixel_values))
+        shapes = [tuple(level.shape[-2:]) for level in levels]
+        tokens, masks, positions, centres, valid_ratios = [], [], [], [], []
+        for level, (shape, embedding) in zip(levels, zip(shapes, self.level_embed, strict=True), strict=True):
+            if pixel_mask is None:
+                mask = torch.ones((level.shape[0], *shape), dtype=torch.bool, device=level.device)
+            else:
+                mask = level_mask(pixel_mask, shape)
+            size = valid_sizes(mask)
+            tokens.append(level.flatten(2).transpose(1, 2))
+            masks.append(mask.flatten(1))
+            positions.append(sine_position_embedding(mask, level.shape[1]).to(embedding.dtype) + embedding)
+            centres.append(cell_centres(shape, size))
+            valid_ratios.append(size / size.new_tensor((shape[1], shape[0])))
+        return Pyramid(
+            tokens=torch.cat(tokens, 1),
+            position=torch.cat(positions, 1),
+            centres=torch.cat(centres, 1),
+            shapes=shapes,
+            token_mask=None if pixel_mask is None else torch.cat(masks, 1),
+            valid_ratios=torch.stack(valid_ratios, 1),
+        )
+
+    def _queries(self, tokens: Tensor, pyramid: Pyramid, keep_all: bool) -> Proposals:
+        """Where the decoder starts: at the first stage's best boxes, or at learned points."""
+        if self.config.two_stage:
+            centres = pyramid.centres.split([h * w for h, w in pyramid.shapes], dim=1)
+            return self.first_stage(tokens, box_proposals(centres), pyramid.token_mask, keep_all)
+        position, query = self.query_embedding.weight.expand(tokens.shape[0], -1, -1).chunk(2, dim=-1)
+        points = self.reference_points(position).sigmoid()
+        return Proposals(query, position, points.to(pyramid.centres.dtype), None, None)
+
+
+class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel):
+    """The detector: the model with a class head for each decoder layer (plain: one for all), and the loss."""
+
+    def __init__(self, config: DeformableDetrRefineConfig) -> None:
+        super().__init__(config)
+        self.model = DeformableDetrRefineModel(config)
+        self.class_heads = nn.ModuleList(
+            ClassHead(config.d_model, config.num_labels, config.focal_prior) for _ in self.model.decoder.box_heads
+        )
+        # transformers would pick plain DETR's softmax loss, by this class's name.
+        self.loss_function = detection_loss
+        self.post_init()
+
+    def load_backbone_weights(self, weights: str | Path) -> None:
+        """Start the backbone from ImageNet weights: a timm name such as 'resnet50.tv_in1k', or a file of weights."""
+        self.model.backbone.load_weights(weights)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        labels: list[dict[str, Tensor]] | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        output_proposals: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> DeformableDetrRefineObjectDetectionOutput:
+        """
+        Args:
+            pixel_values: (B, 3, height, width), normalised, padded with 0 on the right and at the bottom.
+            pixel_mask: (B, height, width), 1 on the image and 0 on padding; None when nothing is padded.
+            labels: a dict per image: `class_labels` (N,) and `boxes` (N, 4), cxcywh normalised by the image itself,
+                never by the padded canvas. `image_id`, when there, names the image in errors.
+            num_items_in_batch: number of boxes over all ranks and the whole accumulation window, to divide by.
+                Without it, it is taken from this batch (and all ranks, in training).
+            output_hidden_states, output_attentions, output_proposals: fill the output's optional fields.
+
+        Raises:
+            ValueError: labels that do not fit: unknown classes, boxes that are not normalised.
+            FloatingPointError: predictions that are not finite, with the images they belong to.
+        """
+        config = self.config
+        hidden_asked = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        attentions_asked = config.output_attentions if output_attentions is None else output_attentions
+        return_dict = config.return_dict if return_dict is None else return_dict
+        needs_proposals = output_proposals or (labels is not None and config.two_stage)
+        outputs = self.model(pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals)
+
+        every_layer = labels is not None or hidden_asked
+        hidden = outputs.intermediate_hidden_states if every_layer else outputs.last_hidden_state.unsqueeze(0)
+        heads = list(self.class_heads) if config.with_box_refine else [self.class_heads[0]] * config.decoder_layers
+        logits = torch.stack([head(x) for head, x in zip(heads[-len(hidden) :], hidden, strict=True)])
+
+        loss = loss_dict = None
+        if labels is not None:
+            loss, loss_dict = self.loss_function(
+                config,
+                logits,
+                outputs.intermediate_pred_boxes,
+                labels,
+                encoder_logits=outputs.encoder_logits,
+                encoder_pred_boxes=outputs.encoder_pred_boxes,
+                num_items_in_batch=num_items_in_batch,
+                over_ranks=self.training,
+            )
+        asked = {"pred_boxes"}
+        if hidden_asked:
+            asked |= {"intermediate_pred_boxes", "initial_reference_points", "encoder_last_hidden_state"}
+            asked |= {"encoder_hidden_states", "decoder_hidden_states"}
+        if attentions_asked:
+            asked |= {field.name for field in fields(outputs) if "sampling" in field.name or "attention" in field.name}
+        if output_proposals:
+            asked |= {"encoder_logits", "encoder_pred_boxes"}
+        output = DeformableDetrRefineObjectDetectionOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            logits=logits[-1],
+            intermediate_logits=logits if hidden_asked else None,
+            **{name: outputs[name] for name in asked if name in outputs},
+        )
+        return output if return_dict else output.to_tuple()
+
+
+__all__ = [
+    "DeformableDetrRefineForObjectDetection",
+    "DeformableDetrRefineModel",
+    "DeformableDetrRefinePreTrainedModel",
+]

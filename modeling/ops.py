@@ -1,0 +1,164 @@
+"""Multi-scale deformable attention as one PyTorch operator, whatever computes it.
+
+`deformable_attention` is what models call. Underneath stand two custom operators, forward and backward, so that
+autograd, `torch.compile`, `torch.export` and DDP see one node. The backend is chosen at each call: the one asked for
+with `use_backend` or the environment variable `DDETR_BACKEND`, else the first in `BACKENDS` that runs on the device.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import ops_torch
+from .ops_reference import deformable_attention_reference
+
+# Best first. A backend is a module with forward, backward and unavailable(device) -> reason or None.
+BACKENDS: dict[str, ModuleType] = {"torch": ops_torch}
+REFERENCE = "reference"
+_requested: ContextVar[str | None] = ContextVar("deformable_attention_backend", default=os.getenv("DDETR_BACKEND"))
+# A copy of this file that travelled with a model's folder registers operators of its own, beside the package's.
+_NAMESPACE = __name__.rpartition(".")[0].replace(".", "_") or "deformable_detr_refine"
+
+
+def deformable_attention(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Multi-scale deformable attention: a weighted sum of bilinear samples of every level.
+
+    Args:
+        value: (B, S, H, C), the levels' pixels one after another, S = sum of h * w; fp64, fp32, fp16 or bf16.
+        spatial_shapes: [(h, w)] * L, Python integers.
+        sampling_locations: (B, Q, H, L, P, 2) as (x, y), 0..1 from edge to edge of the padded level; zero outside.
+        attention_weights: (B, Q, H, L, P).
+
+    Returns:
+        (B, Q, H * C) of value's type. Coordinates and sums are fp32 (fp64 for fp64). A location that is not finite
+        gives NaN in its query.
+
+    Raises:
+        ValueError: when shapes do not fit together, or the backend asked for does not run here.
+
+    >>> value = torch.ones(1, 6, 1, 2)  # one image of 2 x 3 pixels, one head, two channels
+    >>> centre, weight = torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+    >>> deformable_attention(value, [(2, 3)], centre, weight)
+    tensor([[[1., 1.]]])
+    """
+    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    if _requested.get() == REFERENCE:
+        return deformable_attention_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    flat_shapes = [side for shape in spatial_shapes for side in shape]
+    return _forward(value, flat_shapes, sampling_locations, attention_weights)
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Choose the backend inside a `with` block, by a name in `BACKENDS` or 'reference'; None chooses by device.
+
+    >>> with use_backend("reference"):
+    ...     deformable_attention(
+    ...         torch.ones(1, 1, 1, 1), [(1, 1)], torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+    ...     )
+    tensor([[[1.]]])
+    """
+    if name is not None and name != REFERENCE and name not in BACKENDS:
+        raise ValueError(f"No backend is called {name!r}; there are {', '.join([*BACKENDS, REFERENCE])}.")
+    token = _requested.set(name)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]]:
+    """What can compute the operator on `device` and which backend a call takes, for `ddetr doctor`.
+
+    Returns:
+        A dict per backend, best first: backend, available, reason (why not, '' when available), chosen.
+    """
+    reasons = {name: module.unavailable(torch.device(device)) for name, module in BACKENDS.items()}
+    reasons[REFERENCE] = None
+    requested = _requested.get()
+    chosen = requested if requested in reasons else next(name for name, reason in reasons.items() if reason is None)
+    return [
+        {"backend": name, "available": reason is None, "reason": reason or "", "chosen": name == chosen}
+        for name, reason in reasons.items()
+    ]
+
+
+def _backend(device: torch.device) -> ModuleType:
+    requested = _requested.get()
+    if requested is None:
+        return next(module for module in BACKENDS.values() if module.unavailable(device) is None)
+    if requested not in BACKENDS:
+        raise ValueError(f"DDETR_BACKEND={requested}: no such backend; there are {', '.join([*BACKENDS, REFERENCE])}.")
+    if reason := BACKENDS[requested].unavailable(device):
+        raise ValueError(f"The {requested} backend does not run here: {reason}")
+    return BACKENDS[requested]
+
+
+def _check_shapes(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:
+    if value.dim() != 4 or locations.dim() != 6 or locations.shape[-1] != 2:
+        raise ValueError(
+            "value is (B, S, H, C) and sampling_locations (B, Q, H, L, P, 2), "
+            f"but got {tuple(value.shape)} and {tuple(locations.shape)}."
+        )
+    batch, tokens, heads, _ = value.shape
+    if sum(h * w for h, w in shapes) != tokens:
+        raise ValueError(f"spatial_shapes {list(shapes)} do not add up to value's {tokens} tokens.")
+    if (locations.shape[0], locations.shape[2], locations.shape[3]) != (batch, heads, len(shapes)):
+        raise ValueError(
+            f"sampling_locations {tuple(locations.shape)} do not fit {batch} images, {heads} heads, {len(shapes)} levels."
+        )
+    if weights.shape != locations.shape[:-1]:
+        raise ValueError(
+            f"attention_weights {tuple(weights.shape)} do not fit sampling_locations {tuple(locations.shape)}."
+        )
+
+
+def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::deformable_attention", mutates_args=())
+def _forward(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    return _backend(value.device).forward(value, _pairs(spatial_shapes), locations, weights)
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::deformable_attention_backward", mutates_args=())
+def _backward(
+    grad_output: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    backend = _backend(value.device)
+    return backend.backward(grad_output.contiguous(), value, _pairs(spatial_shapes), locations, weights)
+
+
+@_forward.register_fake
+def _(value, spatial_shapes, locations, weights):
+    return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+
+@_backward.register_fake
+def _(grad_output, value, spatial_shapes, locations, weights):
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (value, locations, weights))
+
+
+def _setup_context(ctx, inputs, output):
+    value, ctx.spatial_shapes, locations, weights = inputs
+    ctx.save_for_backward(value, locations, weights)
+
+
+def _autograd(ctx, grad_output):
+    value, locations, weights = ctx.saved_tensors
+    grad_value, grad_locations, grad_weights = _backward(grad_output, value, ctx.spatial_shapes, locations, weights)
+    return grad_value, None, grad_locations, grad_weights
+
+
+_forward.register_autograd(_autograd, setup_context=_setup_context)
