@@ -1,4 +1,4 @@
-"""Deformable DETR with iterative box refinement and two stages, for transformers. Importing it registers the classes."""
+"""Deformable DETR with iterative box refinement and two stages; importing it registers its Auto classes."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
@@ -15,9 +15,7 @@ from .ops import deformable_attention, use_backend
 
 AutoConfig.register(DeformableDetrRefineConfig.model_type, DeformableDetrRefineConfig, exist_ok=True)
 AutoModel.register(DeformableDetrRefineConfig, DeformableDetrRefineModel, exist_ok=True)
-AutoModelForObjectDetection.register(
-    DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection, exist_ok=True
-)
+AutoModelForObjectDetection.register(DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection, exist_ok=True)
 AutoImageProcessor.register(
     DeformableDetrRefineConfig,
     image_processor_classes={"torchvision": DeformableDetrRefineImageProcessor},

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -30,27 +29,29 @@ class Backbone(nn.Module):
                 f"the detector needs {STRIDES}."
             )
         self.widths: list[int] = self.body.feature_info.channels()
-        self._freeze(frozen_stages)
+        self.frozen_stages = frozen_stages
+        self._freeze()
 
-    def _freeze(self, stages: int) -> None:
+    def _freeze(self) -> None:
         for module in self.modules():
             if isinstance(module, _BatchNorm):
-                module.requires_grad_(False)
+                module.eval().requires_grad_(False)
         # Stage s has stride 2 ** (s + 1). Parameters stand in the order of the data's way, so whatever comes before
         # the first stage of a larger stride is frozen: no list of names for each kind of network.
-        deeper = [info["module"] for info in self.body.feature_info.info if info["reduction"] > 2 ** (stages + 1)]
+        deeper = [
+            info["module"] for info in self.body.feature_info.info if info["reduction"] > 2 ** (self.frozen_stages + 1)
+        ]
         # timm flattens 'stages.0' to 'stages_0' in some networks.
         trained = tuple(f"{name}." for module in deeper for name in (module, module.replace(".", "_")))
         for name, parameter in self.body.named_parameters():
-            if stages < 0 or name.startswith(trained):
+            if self.frozen_stages < 0 or name.startswith(trained):
                 break
             parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+        # Frozen again each time, since loading a checkpoint makes new parameters that all take gradients.
+        self._freeze()
         return self
 
     def load_weights(self, weights: str | Path) -> None:

@@ -1,5 +1,7 @@
 """Configuration of the Deformable DETR family: plain, refine, refine_twostage."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -102,7 +104,9 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Called by `@strict` after construction."""
         if self.two_stage and not self.with_box_refine:
-            raise ValueError("two_stage=True needs with_box_refine=True: the first stage's boxes are there to be refined.")
+            raise ValueError(
+                "two_stage=True needs with_box_refine=True: the first stage's boxes are there to be refined."
+            )
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             if self.d_model % getattr(self, name):
                 raise ValueError(f"d_model={self.d_model} is not divisible by {name}={getattr(self, name)}.")
@@ -114,5 +118,17 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        if output.get("auto_map"):
+            # The processor's code is named here and not in preprocessor_config.json, because the pipeline takes an
+            # entry there for a video processor's too, and asks its user whether to run it.
+            output["auto_map"]["AutoImageProcessor"] = (
+                "image_processing_deformable_detr_refine.DeformableDetrRefineImageProcessor"
+            )
+        return output
+
+
+DeformableDetrRefineConfig.register_for_auto_class()
 
 __all__ = ["DeformableDetrRefineConfig"]

@@ -49,18 +49,18 @@ class Detections:
         if boxes.size == 0:
             boxes = boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"boxes have shape {boxes.shape}, expected (N, 4)")
+            raise ValueError(f"boxes have shape {boxes.shape}, expected (N, 4).")
         count = len(boxes)
         for name, value in (("scores", scores), ("labels", labels)):
             if value.shape != (count,):
-                raise ValueError(f"{name} have shape {value.shape}, expected ({count},) for {count} boxes")
+                raise ValueError(f"{name} have shape {value.shape}, expected ({count},) for {count} boxes.")
         if count and not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"labels have type {labels.dtype}, expected integers")
+            raise ValueError(f"labels have type {labels.dtype}, expected integers.")
         boxes, scores, labels = boxes.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64)
         id2label = {int(key): str(name) for key, name in dict(self.id2label).items()}
         size = tuple(int(side) for side in np.asarray(_to_numpy(self.image_size)).tolist())
         if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"image_size is {size}, expected (height, width) of at least one pixel")
+            raise ValueError(f"image_size is {size}, expected (height, width) of at least one pixel.")
 
         _refuse_first(~np.isfinite(boxes).all(1), "its corners are not finite", boxes)
         _refuse_first((boxes[:, 2:] < boxes[:, :2]).any(1), "expected x0 <= x1 and y0 <= y1", boxes)
@@ -99,7 +99,7 @@ class Detections:
         """A subset, by a number, a slice, a boolean mask (N,) or a list of numbers."""
         if isinstance(index, int | np.integer):
             if not -len(self) <= index < len(self):
-                raise IndexError(f"there is no detection {index}, only {len(self)}")
+                raise IndexError(f"There is no detection {index}, only {len(self)}.")
             index = [index]
         index = index if isinstance(index, slice) else _to_numpy(index)
         if not isinstance(index, slice) and index.size == 0:
@@ -155,7 +155,7 @@ class Detections:
             [{'image_id': 7, 'category_id': 3, 'bbox': [8.0, 4.0, 32.0, 16.0], 'score': 0.75}]
         """
         if category_ids is not None and (missing := sorted(set(self.labels.tolist()) - set(category_ids))):
-            raise ValueError(f"category_ids has no entry for label {missing[0]} ({self.id2label[missing[0]]})")
+            raise ValueError(f"category_ids has no entry for label {missing[0]} ({self.id2label[missing[0]]}).")
         corners = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
         return [
             {
@@ -193,7 +193,7 @@ class Detections:
         try:
             import supervision
         except ImportError as error:
-            raise ImportError("to_supervision needs the package supervision: pip install supervision") from error
+            raise ImportError("to_supervision needs the package supervision: pip install supervision.") from error
         return supervision.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
@@ -220,8 +220,8 @@ class Detections:
         height, width = self.image_size
         if picture.size != (width, height):
             raise ValueError(
-                f"the image is {picture.width}x{picture.height}, the boxes were found in one of {width}x{height}: "
-                "give the original, read with load_image (which turns it upright)"
+                f"The image is {picture.width}x{picture.height}, the boxes were found in one of {width}x{height}: "
+                "give the original, read with load_image (which turns it upright)."
             )
         texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
         return draw_boxes(picture, self.boxes, self.labels, texts, self.scores)
@@ -250,4 +250,4 @@ def _to_numpy(value: Any) -> np.ndarray:
 def _refuse_first(wrong: np.ndarray, reason: str, values: np.ndarray, what: str = "box") -> None:
     if wrong.any():
         index = int(wrong.argmax())
-        raise ValueError(f"{what} number {index} is {values[index].tolist()}: {reason}")
+        raise ValueError(f"{what} number {index} is {values[index].tolist()}: {reason}.")

@@ -24,10 +24,6 @@ TIMEOUT_SECONDS = 30.0
 
 # Named one by one: PIL hands other formats to outside programs (EPS to Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".jp2", ".avif", ".heic", ".heif"),
-)
 
 
 def load_image(
@@ -59,19 +55,19 @@ def load_image(
         (7, 7, 7)
     """
     if isinstance(source, Image.Image):
-        return _decode(source, "the given image", max_pixels)
+        return _decode(source, "The given image", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _open(io.BytesIO(source), "the given bytes", max_pixels)
+        return _open(io.BytesIO(source), "The given file", max_pixels)
     if not isinstance(source, str | os.PathLike):
         kind = type(source).__name__
-        raise TypeError(f"an image is a path, a URL, bytes or a PIL image, not {kind}")
+        raise TypeError(f"An image is a path, a URL, bytes or a PIL image, not {kind}.")
     if is_url(source):
         return _open(io.BytesIO(_download(source, timeout, max_download_bytes)), source, max_pixels)
     path = Path(source)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not an image")
+        raise IsADirectoryError(f"{path} is a folder, not an image.")
     if not path.exists():
-        raise FileNotFoundError(f"there is no image file {path}")
+        raise FileNotFoundError(f"There is no image file {path}.")
     with path.open("rb") as file:
         return _open(file, str(path), max_pixels)
 
@@ -83,7 +79,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     and so MMDetection read them; PIL's `convert` would turn everything above 255 white.
 
     Raises:
-        ValueError: the mode has no fixed range (F) or PIL has no conversion for it (LAB).
+        ValueError: the mode is F, which has no fixed range.
 
     Example:
         >>> import numpy as np
@@ -99,15 +95,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         upper = np.asarray(image.convert("I")).clip(0, 65535) >> 8
         return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("an image of floats (mode F) has no fixed range: scale it to 0..255 and make it L or RGB")
+        raise ValueError("An image of floats (mode F) has no fixed range: scale it to 0..255 and make it L or RGB.")
     if image.mode in ("P", "PA", "RGBa"):
         image = image.convert("RGBA")  # PIL has no direct way from RGBa, and warns on palettes with transparency
     elif image.mode == "La":
         image = image.convert("LA")
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ValueError(f"an image of mode {image.mode} cannot be converted to RGB: convert it first") from error
+    return image.convert("RGB")
 
 
 def is_url(source: object) -> bool:
@@ -127,11 +120,11 @@ def _open(file: io.BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file, formats=_formats())
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image of a known format ({', '.join(_formats())})") from error
+        raise ValueError(f"{name} is not an image of a known format ({', '.join(_formats())}).") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is larger than PIL allows: {error}") from error
+        raise ValueError(f"{name} is larger than PIL allows: {error}.") from error
     except Exception as error:  # PIL's readers raise many kinds on damaged headers
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+        raise ValueError(f"{name} cannot be read as an image: {error}.") from error
     with image:
         return _decode(image, name, max_pixels)
 
@@ -141,14 +134,14 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise ValueError(
             f"{name} has {width}x{height} = {width * height / 1e6:.1f} megapixels, the limit is "
-            f"{max_pixels / 1e6:.1f}: make it smaller, or raise max_pixels"
+            f"{max_pixels / 1e6:.1f}: make it smaller, or raise max_pixels."
         )
     if width == 0 or height == 0:
-        raise ValueError(f"{name} is empty ({width}x{height})")
+        raise ValueError(f"{name} is empty ({width}x{height}).")
     try:
         image.load()
     except Exception as error:  # PIL's decoders raise many kinds on damaged data
-        raise ValueError(f"{name} is damaged: {error}") from error
+        raise ValueError(f"{name} is damaged: {error}.") from error
     try:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF data does not make the pixels unreadable
@@ -168,7 +161,7 @@ def _formats() -> tuple[str, ...]:
 class _WebOnlyRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, file, code, message, headers, url):
         if not is_url(url):
-            raise OSError(f"it redirects to {urlsplit(url).scheme}, only http and https are read")
+            raise OSError(f"it redirects to {urlsplit(url).scheme}, only http and https are read.")
         return super().redirect_request(request, file, code, message, headers, url)
 
 
@@ -186,19 +179,19 @@ def _download(url: str, timeout: float, max_bytes: int) -> bytes:
                 parts.append(part)
                 length += len(part)
                 if length > max_bytes:
-                    raise ValueError(f"{url} is longer than {max_bytes / 2**20:.0f} MiB, download broken off")
+                    raise ValueError(f"{url} is longer than {max_bytes / 2**20:.0f} MiB: the download was broken off.")
                 if time.monotonic() > deadline:
                     raise TimeoutError
             expected = response.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
-        raise OSError(f"{url} cannot be read: the server answers {error.code} {error.reason}") from error
+        raise OSError(f"{url} cannot be read: the server answers {error.code} {error.reason}.") from error
     except TimeoutError as error:
-        raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds") from error
+        raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds.") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
-            raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds") from error
-        raise OSError(f"{url} cannot be read: {reason}") from error
+            raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds.") from error
+        raise OSError(f"{url} cannot be read: {reason}.") from error
     if expected is not None and length < int(expected):
-        raise OSError(f"{url} cannot be read: the connection ended after {length} of {expected} bytes")
+        raise OSError(f"{url} cannot be read: the connection ended after {length} of {expected} bytes.")
     return b"".join(parts)

@@ -5,11 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import group_images_by_shape, reorder_images
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput, PILImageResampling, SizeDict
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+)
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
@@ -161,6 +166,10 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             features["labels"] = labels
         return features
 
+    def to_dict(self) -> dict[str, Any]:
+        # config.json says which class reads this file; see DeformableDetrRefineConfig.to_dict.
+        return {key: v for key, v in super().to_dict().items() if key not in ("auto_map", "image_processor_type")}
+
     def post_process_object_detection(
         self,
         outputs: Any,
@@ -219,5 +228,7 @@ def _labels(annotation: dict, image: Tensor) -> dict[str, Any]:
         labels["image_id"] = torch.tensor([image_id]) if isinstance(image_id, int) else image_id
     return labels
 
+
+DeformableDetrRefineImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 __all__ = ["DeformableDetrRefineImageProcessor"]

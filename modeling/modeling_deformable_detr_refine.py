@@ -40,8 +40,8 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Backbone", "Neck", "EncoderLayer", "DecoderLayer", "FirstStage"]
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # For custom code transformers passes over modules without parameters of their own, in case their `_init_weights`
-        # would overwrite a checkpoint's. Ours does not, and such modules (an attention, a box head) are what it is for.
+        # For custom code transformers passes over modules without parameters of their own (an attention, a box head),
+        # in case `_init_weights` overwrites what a checkpoint filled. Ours never does.
         super()._initialize_weights(module)
 
     @torch.no_grad()
@@ -55,6 +55,8 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
 
 class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
     """Backbone, neck, encoder, first stage (when two-stage) and decoder: everything but the decoder's class heads."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^class_heads\."]
 
     def __init__(self, config: DeformableDetrRefineConfig) -> None:
         super().__init__(config)
@@ -137,7 +139,8 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
         if self.config.two_stage:
             centres = pyramid.centres.split([h * w for h, w in pyramid.shapes], dim=1)
             return self.first_stage(tokens, box_proposals(centres), pyramid.token_mask, keep_all)
-        position, query = self.query_embedding.weight.expand(tokens.shape[0], -1, -1).chunk(2, dim=-1)
+        slots = torch.arange(self.config.num_queries, device=tokens.device).expand(tokens.shape[0], -1)
+        position, query = self.query_embedding(slots).chunk(2, dim=-1)
         points = self.reference_points(position).sigmoid()
         return Proposals(query, position, points.to(pyramid.centres.dtype), None, None)
 
@@ -225,6 +228,10 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         )
         return output if return_dict else output.to_tuple()
 
+
+# Whatever is saved carries this code, so that a folder loads where only transformers is installed.
+DeformableDetrRefineModel.register_for_auto_class("AutoModel")
+DeformableDetrRefineForObjectDetection.register_for_auto_class("AutoModelForObjectDetection")
 
 __all__ = [
     "DeformableDetrRefineForObjectDetection",

@@ -6,21 +6,31 @@ with `use_backend` or the environment variable `DDETR_BACKEND`, else the first i
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import ops_torch
 from .ops_reference import deformable_attention_reference
+from .ops_torch import torch_backward, torch_forward
 
-# Best first. A backend is a module with forward, backward and unavailable(device) -> reason or None.
-BACKENDS: dict[str, ModuleType] = {"torch": ops_torch}
+
+class Backend(NamedTuple):
+    """One way to compute the operator; see `ops_torch` for what the two functions take and give."""
+
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    unavailable: Callable[[torch.device], str | None]  # why it does not run on a device
+
+
+# Best first.
+BACKENDS = {"torch": Backend(torch_forward, torch_backward, lambda device: None)}
 REFERENCE = "reference"
-_requested: ContextVar[str | None] = ContextVar("deformable_attention_backend", default=os.getenv("DDETR_BACKEND"))
+_ENVIRONMENT = os.getenv("DDETR_BACKEND")
+_requested: ContextVar[str | None] = ContextVar("deformable_attention_backend", default=_ENVIRONMENT)
 # A copy of this file that travelled with a model's folder registers operators of its own, beside the package's.
 _NAMESPACE = __name__.rpartition(".")[0].replace(".", "_") or "deformable_detr_refine"
 
@@ -83,7 +93,7 @@ def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]
     Returns:
         A dict per backend, best first: backend, available, reason (why not, '' when available), chosen.
     """
-    reasons = {name: module.unavailable(torch.device(device)) for name, module in BACKENDS.items()}
+    reasons = {name: backend.unavailable(torch.device(device)) for name, backend in BACKENDS.items()}
     reasons[REFERENCE] = None
     requested = _requested.get()
     chosen = requested if requested in reasons else next(name for name, reason in reasons.items() if reason is None)
@@ -93,10 +103,10 @@ def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]
     ]
 
 
-def _backend(device: torch.device) -> ModuleType:
+def _backend(device: torch.device) -> Backend:
     requested = _requested.get()
     if requested is None:
-        return next(module for module in BACKENDS.values() if module.unavailable(device) is None)
+        return next(backend for backend in BACKENDS.values() if backend.unavailable(device) is None)
     if requested not in BACKENDS:
         raise ValueError(f"DDETR_BACKEND={requested}: no such backend; there are {', '.join([*BACKENDS, REFERENCE])}.")
     if reason := BACKENDS[requested].unavailable(device):
@@ -115,7 +125,8 @@ def _check_shapes(value: Tensor, shapes: Sequence[tuple[int, int]], locations: T
         raise ValueError(f"spatial_shapes {list(shapes)} do not add up to value's {tokens} tokens.")
     if (locations.shape[0], locations.shape[2], locations.shape[3]) != (batch, heads, len(shapes)):
         raise ValueError(
-            f"sampling_locations {tuple(locations.shape)} do not fit {batch} images, {heads} heads, {len(shapes)} levels."
+            f"sampling_locations {tuple(locations.shape)} do not fit "
+            f"{batch} images, {heads} heads and {len(shapes)} levels."
         )
     if weights.shape != locations.shape[:-1]:
         raise ValueError(

@@ -15,11 +15,9 @@ from torch import Tensor
 CHUNK_QUERIES = 512
 
 
-def unavailable(device: torch.device) -> None:
-    """It runs everywhere."""
-
-
-def forward(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+def torch_forward(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
     """value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B, Q, H * C)."""
     (B, S, H, C), (_, Q, _, L, P, _) = value.shape, locations.shape
     dtype = torch.promote_types(value.dtype, torch.float32)
@@ -58,7 +56,7 @@ def forward(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations:
     return output
 
 
-def backward(
+def torch_backward(
     grad_output: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad_output (B, Q, H * C) and forward's inputs -> the gradients of value, locations and weights."""

@@ -58,6 +58,4 @@ def cell_centres(shape: tuple[int, int], valid_size: Tensor) -> Tensor:
 
 def box_proposals(centres: Sequence[Tensor]) -> Tensor:
     """Centres (B, h * w, 2) of each level -> (B, S, 4) cxcywh in 0..1 of the image: 0.05 * 2**level wide and high."""
-    return torch.cat(
-        [torch.cat((xy, torch.full_like(xy, 0.05 * 2**level)), -1) for level, xy in enumerate(centres)], 1
-    )
+    return torch.cat([torch.cat((xy, torch.full_like(xy, 0.05 * 2**level)), -1) for level, xy in enumerate(centres)], 1)

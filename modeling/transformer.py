@@ -84,7 +84,13 @@ class Decoder(nn.Module):
         )
 
     def forward(
-        self, query: Tensor, position: Tensor, reference: Tensor, tokens: Tensor, pyramid: Pyramid, keep_attentions: bool
+        self,
+        query: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        pyramid: Pyramid,
+        keep_attentions: bool,
     ) -> DecoderOutput:
         """query, position (B, Q, D); reference (B, Q, 2) points or (B, Q, 4) cxcywh, 0..1 of the image."""
         hidden, boxes, locations, weights, self_attentions = [query], [], [], [], []
