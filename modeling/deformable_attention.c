@@ -11,16 +11,27 @@
 #include <stdint.h>
 
 #define INTERFACE 1  // ops_c.py refuses a library with another layout of Work
-#define WIDTH 8      // floats in a vector
-#define VECTORS 4    // of a row that are summed at once: 32 channels
-#define CHUNK 16     // points whose corners are worked out at once
 #define AHEAD 2      // queries: a head's rows are H rows apart, which the hardware does not foresee
+
+// gcc keeps a vector that is wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.
+#if defined(__AVX2__)
+#define WIDTH 8
+#define SUMS 2
+#elif defined(__aarch64__)
+#define WIDTH 4
+#define SUMS 2
+#else
+#define WIDTH 4
+#define SUMS 1
+#endif
+#define VECTORS (32 / WIDTH)  // of a row that are summed at once
 
 typedef float floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t ints __attribute__((vector_size(4 * WIDTH)));
 typedef uint32_t words __attribute__((vector_size(4 * WIDTH)));
 typedef uint16_t halves __attribute__((vector_size(2 * WIDTH)));
 typedef floats any_floats __attribute__((aligned(4), may_alias));
+typedef ints any_ints __attribute__((aligned(4), may_alias));
 typedef halves any_halves __attribute__((aligned(2), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
@@ -47,6 +58,30 @@ typedef struct {
     float *grad_locations, *grad_weights;
     int64_t next_task;       // below B * H; taken by whichever thread is free
 } Work;
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+
+#if WIDTH == 8
+#define EVEN(a, b) SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14)
+#define ODD(a, b) SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15)
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define LANES_EVEN(a, b) SHUFFLE(a, b, 0, 2, 8, 10, 4, 6, 12, 14)
+#define LANES_ODD(a, b) SHUFFLE(a, b, 1, 3, 9, 11, 5, 7, 13, 15)
+#else
+#define EVEN(a, b) SHUFFLE(a, b, 0, 2, 4, 6)
+#define ODD(a, b) SHUFFLE(a, b, 1, 3, 5, 7)
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#define LANES_EVEN EVEN
+#define LANES_ODD ODD
+#endif
+
+INLINE floats choose(ints which, floats yes, floats no) { return (floats)(((ints)yes & which) | ((ints)no & ~which)); }
 
 // Storage types
 
@@ -84,11 +119,11 @@ INLINE void store(void *to, floats x, int type) {
     *(any_halves *)to = __builtin_convertvector(rounded, halves);
 }
 
-// `count` is below WIDTH at the end of a row whose channels do not fill whole vectors.
+// The first `count` of a vector, at the end of a row that does not fill whole ones.
 INLINE floats load_some(const void *from, int64_t count, int type) {
     if (count >= WIDTH) return load(from, type);
     float whole[WIDTH] = {0};
-    COPY(whole, from, count * size_of(type));
+    if (count > 0)     COPY(whole, from, count * size_of(type));
     return load(whole, type);
 }
 
@@ -99,47 +134,55 @@ INLINE void store_some(void *to, floats x, int64_t count, int type) {
     }
     float whole[WIDTH];
     store(whole, x, type);
-    COPY(to, whole, count * size_of(type));
+    if (count > 0) COPY(to, whole, count * size_of(type));
 }
 
-// Corners of the points
+// Corners
 
+// Of WIDTH points: top left, top right, bottom left, bottom right.
 typedef struct {
-    int32_t row[4][CHUNK];     // token of the corner (top left, top right, bottom left, bottom right), or `outside`
-    float share[4][CHUNK];     // bilinear, adds up to 1
-    float dx[CHUNK], dy[CHUNK];  // from the left and the upper pixel's centre, 0..1
+    ints row[4];      // token, or `outside`
+    floats share[4];  // of the query's output: bilinear times attention
+    floats dx, dy;    // from the left and the upper pixel's centre, 0..1
+    floats weight, width, height;
 } Corners;
 
-// A location that is not finite gets NaN shares and no pixel, as grid_sample has it. No branches, so that compilers make
-// vectors of the loop.
-INLINE void find_corners(Corners *c, const Work *work, const float *location, int64_t first, int n, int32_t outside) {
-    for (int i = 0; i < n; i++) {
-        int32_t width = work->width[first + i], height = work->height[first + i];
-        float x = location[2 * i] * (float)width - 0.5f, y = location[2 * i + 1] * (float)height - 0.5f;
-        float not_finite = (x - x) + (y - y);  // 0 or NaN
-        // Within these bounds a conversion to an integer is defined; NaN becomes the upper one.
-        x = x < (float)width ? x : (float)width;
-        y = y < (float)height ? y : (float)height;
-        x = x > -2 ? x : -2;
-        y = y > -2 ? y : -2;
-        int32_t left = (int32_t)x, top = (int32_t)y;
-        left -= (float)left > x;
-        top -= (float)top > y;
-        float dx = x - (float)left + not_finite, dy = y - (float)top + not_finite;
-        int in_left = (left >= 0) & (left < width), in_right = (left >= -1) & (left < width - 1);
-        int in_top = (top >= 0) & (top < height), in_bottom = (top >= -1) & (top < height - 1);
-        int32_t row = work->start[first + i] + top * width + left;
-        c->row[0][i] = in_left & in_top ? row : outside;
-        c->row[1][i] = in_right & in_top ? row + 1 : outside;
-        c->row[2][i] = in_left & in_bottom ? row + width : outside;
-        c->row[3][i] = in_right & in_bottom ? row + width + 1 : outside;
-        c->share[0][i] = (1 - dx) * (1 - dy);
-        c->share[1][i] = dx * (1 - dy);
-        c->share[2][i] = (1 - dx) * dy;
-        c->share[3][i] = dx * dy;
-        c->dx[i] = dx;
-        c->dy[i] = dy;
-    }
+// A location that is not finite gets NaN shares and no pixel, as grid_sample has it.
+INLINE void find_corners(Corners *c, const Work *work, int64_t at, int64_t point, int32_t outside) {
+    int64_t from = at * work->points + point, count = work->points - point;
+    ints width = *(const any_ints *)(work->width + point), height = *(const any_ints *)(work->height + point);
+    ints start = *(const any_ints *)(work->start + point);
+    floats pairs = load_some(work->locations + 2 * from, 2 * count, FLOAT32);
+    floats more = load_some(work->locations + 2 * from + WIDTH, 2 * count - WIDTH, FLOAT32);
+    c->weight = load_some(work->weights + from, count, FLOAT32);
+    c->width = __builtin_convertvector(width, floats);
+    c->height = __builtin_convertvector(height, floats);
+    floats x = EVEN(pairs, more) * c->width - 0.5f;
+    floats y = ODD(pairs, more) * c->height - 0.5f;
+    floats not_finite = (x - x) + (y - y);  // 0 or NaN
+    // Between these bounds a conversion to integers is defined; NaN becomes the upper one.
+    floats lowest = (floats){0} - 2;
+    x = choose(x < c->width, x, c->width);
+    y = choose(y < c->height, y, c->height);
+    x = choose(x > lowest, x, lowest);
+    y = choose(y > lowest, y, lowest);
+    ints left = __builtin_convertvector(x, ints), top = __builtin_convertvector(y, ints);
+    left += __builtin_convertvector(left, floats) > x;  // true is -1
+    top += __builtin_convertvector(top, floats) > y;
+    floats dx = x - __builtin_convertvector(left, floats) + not_finite;
+    floats dy = y - __builtin_convertvector(top, floats) + not_finite;
+    ints in_left = (left >= 0) & (left < width), in_right = (left >= -1) & (left < width - 1);
+    ints in_top = (top >= 0) & (top < height), in_bottom = (top >= -1) & (top < height - 1);
+    ints row = start + top * width + left, nowhere = (ints){0} + outside;
+    ints in[4] = {in_top & in_left, in_top & in_right, in_bottom & in_left, in_bottom & in_right};
+    ints rows[4] = {row, row + 1, row + width, row + width + 1};
+    for (int k = 0; k < 4; k++) c->row[k] = (rows[k] & in[k]) | (nowhere & ~in[k]);
+    c->share[0] = c->weight * (1 - dx) * (1 - dy);
+    c->share[1] = c->weight * dx * (1 - dy);
+    c->share[2] = c->weight * (1 - dx) * dy;
+    c->share[3] = c->weight * dx * dy;
+    c->dx = dx;
+    c->dy = dy;
 }
 
 // Where a head's rows are: a corner outside reads `zeros` (and adds to a row that nobody reads).
@@ -160,49 +203,6 @@ INLINE float *gradient_row(const Rows *rows, int32_t row, int direct) {
     return direct && row < 0 ? rows->discarded : rows->gradients + row * rows->gradient_step;
 }
 
-// Forward
-
-// Two sums for each vector of the row: one alone would wait for its own last addition.
-INLINE void sum_points(floats *even, floats *odd, const Corners *c, const float *weights, const Rows *rows,
-                       int64_t offset, int n, int vectors, int type, int direct) {
-    for (int i = 0; i < n; i++) {
-        const char *row[4];
-        float share[4];
-        for (int k = 0; k < 4; k++) {
-            row[k] = value_row(rows, c->row[k][i], direct) + offset;
-            share[k] = c->share[k][i] * weights[i];
-        }
-        for (int v = 0; v < vectors; v++) {
-            int64_t at = v * WIDTH * size_of(type);
-            even[v] += share[0] * load(row[0] + at, type);
-            odd[v] += share[1] * load(row[1] + at, type);
-            even[v] += share[2] * load(row[2] + at, type);
-            odd[v] += share[3] * load(row[3] + at, type);
-        }
-    }
-}
-
-// `vectors` vectors of channels, from channel `first` on, of one query.
-INLINE void query_forward(const Work *work, const Rows *rows, int64_t at, int64_t first, int vectors, int type,
-                          int direct) {
-    floats even[VECTORS] = {{0}}, odd[VECTORS] = {{0}};
-    Corners corners;
-    const float *locations = work->locations + at * work->points * 2, *weights = work->weights + at * work->points;
-    int64_t size = size_of(type), point = 0;
-    for (; point + CHUNK <= work->points; point += CHUNK) {
-        find_corners(&corners, work, locations + 2 * point, point, CHUNK, rows->outside);
-        sum_points(even, odd, &corners, weights + point, rows, first * size, CHUNK, vectors, type, direct);
-    }
-    if (point < work->points) {
-        int n = (int)(work->points - point);
-        find_corners(&corners, work, locations + 2 * point, point, n, rows->outside);
-        sum_points(even, odd, &corners, weights + point, rows, first * size, n, vectors, type, direct);
-    }
-    char *output = (char *)work->output + (at * work->channels + first) * size;
-    for (int v = 0; v < vectors; v++)
-        store_some(output + v * WIDTH * size, even[v] + odd[v], work->channels - first - v * WIDTH, type);
-}
-
 INLINE void prefetch(const void *from, int64_t bytes, int to_write) {
     for (int64_t i = 0; i < bytes; i += 64) {
         if (to_write) __builtin_prefetch((const char *)from + i, 1);
@@ -210,16 +210,43 @@ INLINE void prefetch(const void *from, int64_t bytes, int to_write) {
     }
 }
 
+// Forward
+
+// `vectors` vectors of channels, from channel `first` on, of one query.
+INLINE void query_forward(const Work *work, const Rows *rows, int64_t at, int64_t first, int vectors, int type,
+                          int direct) {
+    // More than one sum for each vector of the row, where registers allow: one alone would wait for its own last addition.
+    floats sum[SUMS][VECTORS];
+    for (int k = 0; k < SUMS; k++)
+        for (int v = 0; v < vectors; v++) sum[k][v] = (floats){0};
+    int64_t size = size_of(type), offset = first * size;
+    for (int64_t point = 0; point < work->points; point += WIDTH) {
+        Corners c;
+        find_corners(&c, work, at, point, rows->outside);
+        int count = work->points - point < WIDTH ? (int)(work->points - point) : WIDTH;
+        for (int i = 0; i < count; i++) {
+            const char *row[4];
+            for (int k = 0; k < 4; k++) row[k] = value_row(rows, c.row[k][i], direct) + offset;
+            for (int v = 0; v < vectors; v++) {
+                int64_t skip = v * WIDTH * size;
+                for (int k = 0; k < 4; k++) sum[k % SUMS][v] += c.share[k][i] * load(row[k] + skip, type);
+            }
+        }
+    }
+    char *output = (char *)work->output + (at * work->channels + first) * size;
+    for (int v = 0; v < vectors; v++)
+        store_some(output + v * WIDTH * size, SUMS == 2 ? sum[0][v] + sum[1][v] : sum[0][v], work->channels - first - v * WIDTH, type);
+}
+
 INLINE void head_forward(const Work *work, const Rows *rows, int64_t image, int64_t head, int type, int direct) {
     int64_t row = work->channels * size_of(type), points = work->points;
     for (int64_t query = 0; query < work->queries; query++) {
-        int64_t at = (image * work->queries + query) * work->heads + head, ahead = at + AHEAD * work->heads;
+        int64_t at = (image * work->queries + query) * work->heads + head, ahead = at + AHEAD * work->heads, first = 0;
         if (query + AHEAD < work->queries) {
             prefetch(work->locations + ahead * points * 2, points * 8, 0);
             prefetch(work->weights + ahead * points, points * 4, 0);
             prefetch((char *)work->output + ahead * row, row, 1);
         }
-        int64_t first = 0;
         for (; first + WIDTH * VECTORS <= work->padded; first += WIDTH * VECTORS)
             query_forward(work, rows, at, first, VECTORS, type, direct);
         for (; first < work->padded; first += WIDTH) query_forward(work, rows, at, first, 1, type, direct);
@@ -229,63 +256,60 @@ INLINE void head_forward(const Work *work, const Rows *rows, int64_t image, int6
 // Backward
 
 // Adds to the gradient of the values and, per point and corner, a vector that adds up to gradient . value.
-INLINE void spread_points(floats dots[4][CHUNK], const floats *gradient, const Corners *c, const float *weights,
-                          const Rows *rows, int64_t first, int n, int vectors, int type, int direct) {
-    for (int i = 0; i < n; i++) {
+INLINE void spread(floats dots[4][WIDTH], const Work *work, const Rows *rows, const Corners *c, int64_t at,
+                   int64_t first, int count, int vectors, int type, int direct) {
+    int64_t size = size_of(type);
+    const char *grad_output = (const char *)work->grad_output + (at * work->channels + first) * size;
+    floats gradient[VECTORS];
+    for (int v = 0; v < vectors; v++)
+        gradient[v] = load_some(grad_output + v * WIDTH * size, work->channels - first - v * WIDTH, type);
+    for (int i = 0; i < count; i++)
         for (int k = 0; k < 4; k++) {
-            const char *value = value_row(rows, c->row[k][i], direct) + first * size_of(type);
+            const char *value = value_row(rows, c->row[k][i], direct) + first * size;
             any_floats *sum = (any_floats *)(gradient_row(rows, c->row[k][i], direct) + first);
-            float share = c->share[k][i] * weights[i];
-            floats dot = first ? dots[k][i] : (floats){0};
+            floats dot = dots[k][i];
             for (int v = 0; v < vectors; v++) {
-                dot += gradient[v] * load(value + v * WIDTH * size_of(type), type);
-                sum[v] += share * gradient[v];
+                dot += gradient[v] * load(value + v * WIDTH * size, type);
+                sum[v] += c->share[k][i] * gradient[v];
             }
             dots[k][i] = dot;
         }
-    }
 }
 
-INLINE float add_up(floats x) {
-    return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
+INLINE floats add_pairs(floats a, floats b) { return LANES_EVEN(a, b) + LANES_ODD(a, b); }
+
+// What each of WIDTH vectors adds up to.
+INLINE floats add_up(const floats v[WIDTH]) {
+    floats low = add_pairs(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]));
+#if WIDTH == 8
+    floats high = add_pairs(add_pairs(v[4], v[5]), add_pairs(v[6], v[7]));
+    low = SHUFFLE(low, high, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+#endif
+    return low;
 }
 
-INLINE void chunk_backward(const Work *work, const Rows *rows, int64_t at, int64_t point, int n, int type, int direct) {
-    Corners corners;
-    floats dots[4][CHUNK], gradient[VECTORS];
-    int64_t from = at * work->points + point, size = size_of(type), first = 0;
-    const float *weights = work->weights + from;
-    const char *grad_output = (const char *)work->grad_output + at * work->channels * size;
-    find_corners(&corners, work, work->locations + 2 * from, point, n, rows->outside);
-    for (; first + WIDTH * VECTORS <= work->padded; first += WIDTH * VECTORS) {
-        for (int v = 0; v < VECTORS; v++) {
-            int64_t channel = first + v * WIDTH;
-            gradient[v] = load_some(grad_output + channel * size, work->channels - channel, type);
-        }
-        spread_points(dots, gradient, &corners, weights, rows, first, n, VECTORS, type, direct);
-    }
-    for (; first < work->padded; first += WIDTH) {
-        gradient[0] = load_some(grad_output + first * size, work->channels - first, type);
-        spread_points(dots, gradient, &corners, weights, rows, first, n, 1, type, direct);
-    }
-    float dot[4][CHUNK];
-    for (int k = 0; k < 4; k++)
-        for (int i = 0; i < n; i++) dot[k][i] = add_up(dots[k][i]);
-    for (int i = 0; i < n; i++) {
-        float dx = corners.dx[i], dy = corners.dy[i];
-        float top = dot[1][i] - dot[0][i], bottom = dot[3][i] - dot[2][i];
-        float left = dot[2][i] - dot[0][i], right = dot[3][i] - dot[1][i];
-        work->grad_weights[from + i] = corners.share[0][i] * dot[0][i] + corners.share[1][i] * dot[1][i] +
-                                       corners.share[2][i] * dot[2][i] + corners.share[3][i] * dot[3][i];
-        work->grad_locations[2 * (from + i)] = weights[i] * work->width[point + i] * (top + dy * (bottom - top));
-        work->grad_locations[2 * (from + i) + 1] = weights[i] * work->height[point + i] * (left + dx * (right - left));
-    }
+INLINE void points_backward(const Work *work, const Rows *rows, int64_t at, int64_t point, int type, int direct) {
+    Corners c;
+    floats dots[4][WIDTH] = {{{0}}}, dot[4];
+    int64_t from = at * work->points + point, count = work->points - point, first = 0;
+    int n = count < WIDTH ? (int)count : WIDTH;
+    find_corners(&c, work, at, point, rows->outside);
+    for (; first + WIDTH * VECTORS <= work->padded; first += WIDTH * VECTORS)
+        spread(dots, work, rows, &c, at, first, n, VECTORS, type, direct);
+    for (; first < work->padded; first += WIDTH) spread(dots, work, rows, &c, at, first, n, 1, type, direct);
+    for (int k = 0; k < 4; k++) dot[k] = add_up(dots[k]);
+    floats top = dot[0] + c.dx * (dot[1] - dot[0]), bottom = dot[2] + c.dx * (dot[3] - dot[2]);
+    floats left = dot[0] + c.dy * (dot[2] - dot[0]), right = dot[1] + c.dy * (dot[3] - dot[1]);
+    floats grad_x = c.weight * c.width * (right - left), grad_y = c.weight * c.height * (bottom - top);
+    store_some(work->grad_weights + from, top + c.dy * (bottom - top), count, FLOAT32);
+    store_some(work->grad_locations + 2 * from, ZIP_LOW(grad_x, grad_y), 2 * count, FLOAT32);
+    store_some(work->grad_locations + 2 * from + WIDTH, ZIP_HIGH(grad_x, grad_y), 2 * count - WIDTH, FLOAT32);
 }
 
 INLINE void head_backward(const Work *work, const Rows *rows, int64_t image, int64_t head, int type, int direct) {
     int64_t row = work->channels * size_of(type), points = work->points;
     for (int64_t query = 0; query < work->queries; query++) {
-        int64_t at = (image * work->queries + query) * work->heads + head, ahead = at + AHEAD * work->heads, point = 0;
+        int64_t at = (image * work->queries + query) * work->heads + head, ahead = at + AHEAD * work->heads;
         if (query + AHEAD < work->queries) {
             prefetch(work->locations + ahead * points * 2, points * 8, 0);
             prefetch(work->weights + ahead * points, points * 4, 0);
@@ -293,8 +317,7 @@ INLINE void head_backward(const Work *work, const Rows *rows, int64_t image, int
             prefetch(work->grad_locations + ahead * points * 2, points * 8, 1);
             prefetch(work->grad_weights + ahead * points, points * 4, 1);
         }
-        for (; point + CHUNK <= points; point += CHUNK) chunk_backward(work, rows, at, point, CHUNK, type, direct);
-        if (point < points) chunk_backward(work, rows, at, point, (int)(points - point), type, direct);
+        for (int64_t point = 0; point < points; point += WIDTH) points_backward(work, rows, at, point, type, direct);
     }
 }
 

@@ -28,7 +28,7 @@ def class_color(label: int) -> Color:
 
     Example:
         >>> class_color(0), class_color(7), class_color(14)
-        ((230, 159, 0), (240, 197, 97), (143, 99, 0))
+        ((230, 159, 0), (240, 195, 97), (143, 99, 0))
     """
     turn, index = divmod(int(label), len(PALETTE))
     target, share = ((0, 0.0), (255, 0.38), (0, 0.38))[turn % 3]

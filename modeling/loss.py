@@ -37,7 +37,7 @@ def detection_loss(
 
     Source: mmdet/models/dense_heads/deformable_detr_head.py, detr_head.py.
     """
-    _check_labels(labels, logits.shape[-1])
+    _check_labels(labels, *logits.shape[1::2])
     num_boxes = _num_boxes(labels, logits, num_items_in_batch, over_ranks)
     last = len(logits) - 1
     terms = {}
@@ -84,7 +84,9 @@ def _num_boxes(labels: Labels, logits: Tensor, num_items_in_batch: Tensor | int 
     return num_boxes.clamp(min=1) / dist.get_world_size()
 
 
-def _check_labels(labels: Labels, classes: int) -> None:
+def _check_labels(labels: Labels, images: int, classes: int) -> None:
+    if len(labels) != images:
+        raise ValueError(f"{images} images came with {len(labels)} labels; give a dict per image.")
     for index, target in enumerate(labels):
         class_labels, boxes = target["class_labels"], target["boxes"]
         if boxes.shape != (len(class_labels), 4):

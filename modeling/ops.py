@@ -140,6 +140,8 @@ def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
 
 @torch.library.custom_op(f"{_NAMESPACE}::deformable_attention", mutates_args=())
 def _forward(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
+    if not locations.numel():  # backends need not think of empty batches
+        return value.new_zeros(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
     return _backend(value.device).forward(value, _pairs(spatial_shapes), locations, weights)
 
 
@@ -147,6 +149,8 @@ def _forward(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, we
 def _backward(
     grad_output: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if not locations.numel():
+        return tuple(torch.zeros_like(tensor) for tensor in (value, locations, weights))
     backend = _backend(value.device)
     return backend.backward(grad_output.contiguous(), value, _pairs(spatial_shapes), locations, weights)
 

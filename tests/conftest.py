@@ -1,0 +1,51 @@
+"""Fixtures: a small detector with random weights, its inputs, and the sample images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from goldens_mmdet import NO_DROPOUT, golden_config
+
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+
+TINY_SIZE = {"shortest_edge": 200, "longest_edge": 333}
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    return Path(__file__).parents[1] / "samples" / "images"
+
+
+@pytest.fixture(scope="session")
+def detector():
+    """A tiny two-stage detector in evaluation mode. Tests that change it make their own."""
+    torch.manual_seed(0)
+    return DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT)).eval()
+
+
+@pytest.fixture(scope="session")
+def saved(detector, tmp_path_factory) -> Path:
+    """The detector and its processor in a folder, as save_pretrained writes them."""
+    folder = tmp_path_factory.mktemp("saved") / "detector"
+    detector.save_pretrained(folder)
+    DeformableDetrRefineImageProcessor(size=TINY_SIZE).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pixels() -> torch.Tensor:
+    """Four images of one size, (4, 3, 128, 160)."""
+    return torch.randn(4, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def targets() -> list[dict[str, torch.Tensor]]:
+    """Labels of the four images: two boxes, none, one, three."""
+    generator = torch.Generator().manual_seed(2)
+    return [
+        {
+            "class_labels": torch.randint(0, 5, (count,), generator=generator),
+            "boxes": torch.rand(count, 4, generator=generator) * 0.4 + 0.2,
+        }
+        for count in (2, 0, 1, 3)
+    ]

@@ -1,0 +1,57 @@
+"""A real web server on the loopback address, for what is read from URLs."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@contextmanager
+def serving(files: dict[str, bytes], redirects: dict[str, str] | None = None) -> Iterator[str]:
+    """Serves `files` (path -> content), gives the address. '/drip' sends a byte now and then, '/short' breaks off."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if target := (redirects or {}).get(self.path):
+                self.send_response(302)
+                self.send_header("Location", target)
+                self.end_headers()
+            elif self.path == "/drip":
+                self.send_response(200)
+                self.end_headers()
+                for _ in range(100):
+                    self.wfile.write(b".")
+                    self.wfile.flush()
+                    time.sleep(0.1)
+            elif self.path == "/short":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"only this")
+            elif (body := files.get(self.path)) is not None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+            else:
+                self.send_error(404, "Not Found")
+
+        def handle(self):
+            try:
+                super().handle()
+            except OSError:  # the reader went away, as some tests want
+                self.close_connection = True
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

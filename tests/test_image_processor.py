@@ -1,0 +1,166 @@
+"""The image processor: sizes, kinds of input, annotations, padding, and the way back to detections."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as tvF
+from transformers import AutoImageProcessor
+
+from deformable_detr_refine import DeformableDetrRefineImageProcessor
+
+SMALL = {"shortest_edge": 60, "longest_edge": 100}
+
+
+@pytest.fixture
+def processor():
+    return DeformableDetrRefineImageProcessor(size=SMALL)
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """80 wide, 48 high."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((80, 48), Image.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (480, 640, (800, 1067)),
+        (666, 499, (1068, 800)),
+        (200, 2000, (133, 1333)),
+        (800, 1333, (800, 1333)),
+        (1, 1, (800, 800)),
+    ],
+)
+def test_sizes_are_those_of_mmcv(height, width, expected):
+    assert DeformableDetrRefineImageProcessor().resized_shape(height, width) == expected
+
+
+def test_every_kind_of_input_gives_the_same(processor, picture, tmp_path):
+    picture.save(tmp_path / "picture.png")
+    array = np.asarray(picture)
+    expected = processor(picture, return_tensors="pt").pixel_values
+    assert expected.shape == (1, 3, 60, 100)
+    for same in (
+        array,
+        array.transpose(2, 0, 1).copy(),
+        torch.from_numpy(array.copy()),
+        torch.from_numpy(array.copy()).permute(2, 0, 1),
+        str(tmp_path / "picture.png"),
+        [picture],
+    ):
+        assert torch.equal(processor(same, return_tensors="pt").pixel_values, expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])
+def test_every_mode_of_pil_becomes_rgb(mode, processor, picture):
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+        expected = processor(picture.convert("L").convert("RGB"), return_tensors="pt").pixel_values
+    else:
+        image = picture.convert(mode)
+        expected = processor(image.convert("RGB"), return_tensors="pt").pixel_values
+    assert torch.allclose(processor(image, return_tensors="pt").pixel_values, expected, atol=0.02)
+
+
+def test_file_is_turned_upright(processor, picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held turned by 90 degrees
+    picture.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert processor(str(tmp_path / "turned.jpg"), return_tensors="pt").pixel_values.shape == (1, 3, 100, 60)
+
+
+def test_padding_goes_right_and_down_after_normalisation(processor, picture):
+    tall = picture.transpose(Image.ROTATE_90)
+    batch = processor([picture, tall], return_tensors="pt")
+    assert batch.pixel_values.shape == (2, 3, 100, 100) and batch.pixel_mask.shape == (2, 100, 100)
+    assert batch.pixel_mask[0, :60].all() and not batch.pixel_mask[0, 60:].any()
+    assert batch.pixel_mask[1, :, :60].all() and not batch.pixel_mask[1, :, 60:].any()
+    assert not batch.pixel_values[0, :, 60:].any()
+    alone = processor(picture, return_tensors="pt").pixel_values[0]
+    assert torch.equal(batch.pixel_values[0, :, :60], alone)
+
+
+def test_without_padding_unequal_images_are_refused(processor, picture):
+    with pytest.raises(ValueError, match="do_pad=False"):
+        processor([picture, picture.transpose(Image.ROTATE_90)], do_pad=False, return_tensors="pt")
+    assert processor([picture] * 2, do_pad=False, return_tensors="pt").pixel_values.shape == (2, 3, 60, 100)
+
+
+def test_resizing_is_bilinear_without_antialiasing(picture):
+    processor = DeformableDetrRefineImageProcessor(
+        size={"height": 24, "width": 31}, do_normalize=False, do_rescale=False
+    )
+    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+    ours = processor(picture, return_tensors="pt").pixel_values[0]
+    assert torch.equal(ours, tvF.resize(pixels, [24, 31], antialias=False))
+    smoothed = processor(picture, antialias=True, return_tensors="pt").pixel_values[0]
+    assert torch.equal(smoothed, tvF.resize(pixels, [24, 31], antialias=True)) and not torch.equal(smoothed, ours)
+
+
+def test_annotations_become_labels_of_the_image_itself(processor, picture):
+    annotation = {
+        "image_id": 7,
+        "annotations": [
+            {"bbox": [8, 12, 40, 24], "category_id": 3, "iscrowd": 0},
+            {"bbox": [70, 40, 40, 40], "category_id": 1},  # clipped to 10 x 8
+            {"bbox": [5, 5, 0, 9], "category_id": 2},  # no area
+            {"bbox": [0, 0, 80, 48], "category_id": 4, "iscrowd": 1},
+        ],
+    }
+    tall = picture.transpose(Image.ROTATE_90)
+    batch = processor([picture, tall], [annotation, {"image_id": 8, "annotations": []}], return_tensors="pt")
+    labels = batch.labels[0]
+    assert labels["class_labels"].tolist() == [3, 1]
+    expected = [[28 / 80, 24 / 48, 40 / 80, 24 / 48], [75 / 80, 44 / 48, 10 / 80, 8 / 48]]
+    torch.testing.assert_close(labels["boxes"], torch.tensor(expected))
+    assert labels["area"].tolist() == [960, 80] and labels["image_id"].tolist() == [7]
+    assert labels["orig_size"].tolist() == [48, 80] and labels["size"].tolist() == [60, 100]
+    assert batch.labels[1]["boxes"].shape == (0, 4) and batch.labels[1]["class_labels"].dtype == torch.int64
+
+
+def test_annotations_that_do_not_fit_are_refused(processor, picture):
+    with pytest.raises(ValueError, match="2 images came with 1 annotations"):
+        processor([picture] * 2, {"image_id": 1, "annotations": []})
+    with pytest.raises(ValueError, match="An annotation is"):
+        processor(picture, {"image_id": 1, "boxes": []})
+
+
+def test_round_trip_through_a_folder(processor, tmp_path, saved):
+    changed = DeformableDetrRefineImageProcessor(size=SMALL, image_mean=[0.5, 0.5, 0.5], antialias=True)
+    changed.save_pretrained(tmp_path)
+    assert DeformableDetrRefineImageProcessor.from_pretrained(tmp_path).to_dict() == changed.to_dict()
+    auto = AutoImageProcessor.from_pretrained(saved)
+    assert type(auto) is DeformableDetrRefineImageProcessor and dict(auto.size)["longest_edge"] == 333
+
+
+def outputs():
+    """Two images, three queries, two classes: logits chosen so that the order of scores is known."""
+    logits = torch.tensor([[[2.0, -9], [-9, 1], [0, -9]], [[-9, -9], [-9, 3], [2.5, -9]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [0.1, 0.1, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]]] * 2)
+    return SimpleNamespace(logits=logits, pred_boxes=boxes)
+
+
+def test_detections_are_sorted_clipped_and_in_pixels(processor):
+    first, second = processor.post_process_object_detection(outputs(), 0.6, [(100, 200), (10, 20)])
+    assert first["labels"].tolist() == [0, 1] and second["labels"].tolist() == [1, 0]
+    torch.testing.assert_close(first["scores"], torch.tensor([2.0, 1.0]).sigmoid())
+    torch.testing.assert_close(first["boxes"], torch.tensor([[50.0, 25, 150, 75], [0, 0, 60, 30]]))
+    torch.testing.assert_close(second["boxes"], torch.tensor([[0.0, 0, 6, 3], [17, 8.5, 19, 9.5]]))
+
+
+def test_top_k_counts_pairs_of_query_and_class(processor):
+    results = processor.post_process_object_detection(outputs(), 0.0, torch.tensor([[1, 1], [1, 1]]), top_k=2)
+    assert [len(result["scores"]) for result in results] == [2, 2]
+    everything = processor.post_process_object_detection(outputs(), 0.0)
+    assert [len(result["scores"]) for result in everything] == [6, 6]
+    assert everything[0]["boxes"].max() <= 1
+
+
+def test_target_sizes_must_fit_the_batch(processor):
+    with pytest.raises(ValueError, match="2 images came with 1 target sizes"):
+        processor.post_process_object_detection(outputs(), 0.5, [(1, 1)])
