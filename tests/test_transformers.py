@@ -1,0 +1,144 @@
+"""What transformers' users expect: Auto classes, the pipeline, and custom code where the package is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection, pipeline
+
+from deformable_detr_refine import (
+    DeformableDetrRefineConfig,
+    DeformableDetrRefineForObjectDetection,
+    DeformableDetrRefineImageProcessor,
+    DeformableDetrRefineModel,
+)
+
+
+def test_auto_classes_load_ours(saved):
+    assert type(AutoConfig.from_pretrained(saved)) is DeformableDetrRefineConfig
+    assert type(AutoModel.from_pretrained(saved)) is DeformableDetrRefineModel
+    assert type(AutoModelForObjectDetection.from_pretrained(saved)) is DeformableDetrRefineForObjectDetection
+    assert type(AutoImageProcessor.from_pretrained(saved)) is DeformableDetrRefineImageProcessor
+
+
+def test_pipeline_is_the_model_without_a_word(saved, detector, samples, capfd, recwarn):
+    paths = [str(samples / name) for name in ("10.jpg", "11.jpg")]
+    # Handlers of transformers' own logger write to stderr, where anything but progress would be a warning.
+    detect = pipeline("object-detection", model=str(saved))
+    results = detect(paths, threshold=0.0, batch_size=2)
+    results += detect([Image.open(path) for path in paths], threshold=0.0)
+    results.append(detect(paths[0], threshold=0.0))
+    words = [line for line in capfd.readouterr().err.splitlines() if line.strip() and "Loading weights" not in line]
+    assert words == [] and [str(w.message) for w in recwarn.list if "unclosed file" not in str(w.message)] == []
+
+    processor = AutoImageProcessor.from_pretrained(saved)
+    for path, batched, opened in zip(paths, results[:2], results[2:4], strict=True):
+        with Image.open(path) as image, torch.no_grad():
+            outputs = detector(**processor(image, return_tensors="pt"))
+            size = [(image.height, image.width)]
+        (expected,) = processor.post_process_object_detection(outputs, 0.0, size)
+        for ours in (batched, opened):
+            assert [row["score"] for row in ours] == pytest.approx(expected["scores"].tolist(), abs=1e-4)
+        assert [list(row["box"].values()) for row in opened] == expected["boxes"].int().tolist()
+    assert results[4] == results[2]
+
+
+def test_pipeline_takes_a_url(saved, samples):
+    from functools import partial
+    from http.server import HTTPServer, SimpleHTTPRequestHandler
+    from threading import Thread
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=samples)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        detect = pipeline("object-detection", model=str(saved))
+        fetched = detect(f"http://127.0.0.1:{server.server_port}/10.jpg", threshold=0.0)
+        server.shutdown()
+    assert fetched == detect(str(samples / "10.jpg"), threshold=0.0)
+
+
+WITHOUT_THE_PACKAGE = """
+import importlib.util, json, sys
+assert importlib.util.find_spec("deformable_detr_refine") is None, "the package is installed here too"
+import torch
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+
+folder, image = sys.argv[1:]
+model = AutoModelForObjectDetection.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+with torch.no_grad():
+    outputs = model(**processor(image, return_tensors="pt"))
+detect = pipeline("object-detection", model=folder, trust_remote_code=True)
+model.save_pretrained(folder + "/again")
+processor.save_pretrained(folder + "/again")
+print(json.dumps({
+    "module": type(model).__module__,
+    "logits": outputs.logits.flatten().tolist(),
+    "pipeline": [row["score"] for row in detect(image, threshold=0.0)],
+}))
+"""
+
+
+@pytest.fixture
+def bare_python(tmp_path) -> Path:
+    """A Python with this one's packages, without this package: .pth files count in its own site-packages only."""
+    venv.create(tmp_path / "bare", symlinks=True)
+    python = tmp_path / "bare" / "bin" / "python"
+    site = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    ).strip()
+    Path(site, "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def test_saved_folder_loads_as_custom_code(saved, detector, samples, bare_python, tmp_path):
+    folder = tmp_path / "hub"
+    detector.save_pretrained(folder)
+    DeformableDetrRefineImageProcessor.from_pretrained(saved).save_pretrained(folder)
+    image = str(samples / "10.jpg")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(
+        [bare_python, "-c", WITHOUT_THE_PACKAGE, folder, image],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert result["module"].startswith("transformers_modules.")
+    processor = AutoImageProcessor.from_pretrained(saved)
+    with torch.no_grad():
+        expected = detector(**processor(image, return_tensors="pt")).logits.flatten()
+    torch.testing.assert_close(torch.tensor(result["logits"]), expected, rtol=0, atol=1e-5)
+    assert len(result["pipeline"]) == 100
+    # What remote code saves is whole again.
+    assert type(AutoModelForObjectDetection.from_pretrained(folder / "again")) is DeformableDetrRefineForObjectDetection
+    assert (folder / "again" / "modeling_deformable_detr_refine.py").is_file()
+
+
+def test_local_class_wins_over_the_folders_code(saved):
+    assert json.loads((saved / "config.json").read_text())["auto_map"]
+    loaded = AutoModelForObjectDetection.from_pretrained(saved, trust_remote_code=True)
+    assert type(loaded) is DeformableDetrRefineForObjectDetection
+
+
+def test_importing_does_little(tmp_path):
+    script = (
+        "import sys, transformers, torch\n"
+        "from transformers import AutoModelForObjectDetection, AutoImageProcessor, PreTrainedModel\n"
+        "import transformers.image_processing_backends\n"
+        "before = set(sys.modules)\n"
+        "import deformable_detr_refine\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    added = subprocess.check_output([sys.executable, "-c", script], text=True, cwd=tmp_path)
+    for heavy in ("timm", "torch._inductor", "datasets", "matplotlib", "pandas"):
+        assert f"'{heavy}'" not in added
