@@ -172,13 +172,15 @@ def _chip_size(text: str, font) -> tuple[int, int]:
 
 
 def _chip_places(rect: Rect, width: int, height: int, line: int, size: tuple[int, int]) -> list[Rect]:
-    """Above, below, then inside the box, left and right, each moved into the image."""
+    """Above, inside, below, beside the box, then a row further away, best first; each moved into the image."""
     x0, y0, x1, y1 = rect
-    right = x1 - width + 1
+    right, bottom = x1 - width + 1, y1 - height + 1
     corners = [
         *((x0, y0 - height), (right, y0 - height)),
         *((x0 + line, y0 + line), (x0, y1 + 1), (right, y1 + 1)),
-        *((right - line, y0 + line), (x0 + line, y1 - line - height), (right - line, y1 - line - height)),
+        *((right - line, y0 + line), (x0 + line, bottom - line), (right - line, bottom - line)),
+        *((x1 + 1, y0), (x0 - width, y0), (x1 + 1, bottom), (x0 - width, bottom)),
+        *((x0, y0 - 2 * height), (x0 + line, y0 + line + height), (x0, y1 + 1 + height)),
     ]
     places = []
     for x, y in corners:

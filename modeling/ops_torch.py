@@ -31,29 +31,42 @@ def torch_forward(
 
     output = value.new_empty(B, Q, H * C)
     for start in range(0, Q, CHUNK_QUERIES):
-        chunk = slice(start, min(start + CHUNK_QUERIES, Q))
-        x, y = (locations[:, chunk, ..., i].to(dtype).flatten(-2) for i in (0, 1))  # (B, q, H, L * P)
-        x = torch.addcmul(x.new_tensor(-0.5), x, w.to(dtype))
-        y = torch.addcmul(y.new_tensor(-0.5), y, h.to(dtype))
-        x0, y0 = x.floor(), y.floor()
-        x -= x0
-        y -= y0
+        chunk = slice(start, start + CHUNK_QUERIES)
+        x, y = (locations[:, chunk, ..., axis].to(dtype).flatten(-2) for axis in (0, 1))  # (B, q, H, L * P)
         attention = weights[:, chunk].to(dtype).flatten(-2)
-        rows = torch.empty(*x.shape[:-1], 4, L * P, dtype=torch.int64, device=value.device)
-        row_weights = torch.empty(rows.shape, dtype=dtype, device=value.device)
-        for corner, (dy, dx) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-            cx, cy = x0 + dx, y0 + dy
-            inside = (cx >= 0) & (cx < w) & (cy >= 0) & (cy < h)
-            # Multiplied, not selected: a location that is not finite gives NaN, as in the reference.
-            share = (x if dx else 1 - x) * (y if dy else 1 - y) * attention
-            row_weights[..., corner, :] = share.mul_(inside)
-            index = torch.where(inside, cy * w + cx, 0).to(torch.int64)
-            rows[..., corner, :] = index.mul_(H).add_(base)
+        row_weights = torch.empty(*x.shape[:-1], 4, L * P, dtype=dtype, device=value.device)
+        rows = torch.empty(row_weights.shape, dtype=torch.int64, device=value.device)
+        corner = 0
+        columns = _neighbours(x, w)
+        for line, line_share in _neighbours(y, h):
+            line = line.mul_(w).mul_(H).add_(base)
+            line_share *= attention
+            for column, column_share in columns:
+                torch.add(line, column, alpha=H, out=rows[..., corner, :])
+                torch.mul(line_share, column_share, out=row_weights[..., corner, :])
+                corner += 1
         bags = F.embedding_bag(
             rows.view(-1, 4 * L * P), table, per_sample_weights=row_weights.view(-1, 4 * L * P), mode="sum"
         )
         output[:, chunk] = bags.view(B, -1, H * C)
     return output
+
+
+def _neighbours(x: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Coordinates x (..., L * P) in 0..1 and the cells along their axis -> the two nearest cells and their shares.
+
+    A cell outside gets a share of 0 and the number of one inside. A coordinate that is not finite gets shares of NaN,
+    as in the reference; fmax and fmin, unlike clamp, turn its NaN into a number that can be an index.
+    """
+    x = torch.addcmul(x.new_tensor(-0.5), x, size.to(x.dtype))
+    low = x.floor()
+    fraction = x.sub_(low)
+    neighbours = []
+    for step, share in ((0, 1 - fraction), (1, fraction)):
+        cell = low + step
+        share = share.mul_((cell >= 0) & (cell < size))
+        neighbours.append((cell.fmax(cell.new_zeros(())).fmin(size.to(x.dtype) - 1).to(torch.int64), share))
+    return neighbours
 
 
 def torch_backward(

@@ -30,7 +30,7 @@ NAMES = {0: "can", 1: "carton", 2: "milk_bottle", 3: "water_bottle"}
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory) -> str:
+def model_folder(tmp_path_factory) -> str:
     """A small model folder; its class heads are spread out so that scores differ."""
     torch.manual_seed(0)
     config = DeformableDetrRefineConfig(
@@ -56,9 +56,9 @@ def written(folder: Path) -> list[dict]:
     return json.loads((folder / "detections.json").read_text(encoding="utf-8"))
 
 
-def test_detect_writes_what_the_design_says(detector, tmp_path, capsys):
+def test_detect_writes_what_the_design_says(model_folder, tmp_path, capsys):
     output = tmp_path / "new" / "found"
-    assert main(["detect", detector, str(PHOTOS), "--output", str(output), "--draw"]) == 0
+    assert main(["detect", model_folder, str(PHOTOS), "--output", str(output), "--draw"]) == 0
     records = written(output)
     photos = sorted(PHOTOS.glob("*.jpg"), key=lambda path: natural_key(path.name))
     assert [record["image"] for record in records] == [str(photo) for photo in photos]
@@ -76,35 +76,35 @@ def test_detect_writes_what_the_design_says(detector, tmp_path, capsys):
     assert f"{len(photos)} images, {sum(len(record['labels']) for record in records)} boxes above 0.3" in printed
 
 
-def test_batches_give_the_numbers_of_single_images(detector, tmp_path):
+def test_batches_give_the_numbers_of_single_images(model_folder, tmp_path):
     for size in (1, 3):
-        main(["detect", detector, str(PHOTOS), "--output", str(tmp_path / str(size)), "--batch-size", str(size)])
+        main(["detect", model_folder, str(PHOTOS), "--output", str(tmp_path / str(size)), "--batch-size", str(size)])
     for one, batched in zip(written(tmp_path / "1"), written(tmp_path / "3"), strict=True):
         assert one["image"] == batched["image"]
         assert batched["scores"] == pytest.approx(one["scores"], abs=1e-5)
         assert len(batched["labels"]) == len(one["labels"])
 
 
-def test_threshold_and_top_k(detector, tmp_path):
+def test_threshold_and_top_k(model_folder, tmp_path):
     photo = str(PHOTOS / "10.jpg")
-    assert main(["detect", detector, photo, "--output", str(tmp_path), "--threshold", "0", "--top-k", "7"]) == 0
+    assert main(["detect", model_folder, photo, "--output", str(tmp_path), "--threshold", "0", "--top-k", "7"]) == 0
     assert len(written(tmp_path)[0]["boxes"]) == 7
-    assert main(["detect", detector, photo, "--output", str(tmp_path), "--threshold", "1"]) == 0
+    assert main(["detect", model_folder, photo, "--output", str(tmp_path), "--threshold", "1"]) == 0
     assert written(tmp_path)[0]["boxes"] == []
 
 
-def test_json_prints_the_file_and_nothing_else(detector, tmp_path, capsys):
-    main(["detect", detector, str(PHOTOS / "10.jpg"), "--output", str(tmp_path), "--json"])
+def test_json_prints_the_file_and_nothing_else(model_folder, tmp_path, capsys):
+    main(["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path), "--json"])
     assert capsys.readouterr().out == (tmp_path / "detections.json").read_text(encoding="utf-8")
 
 
-def test_an_unreadable_image_is_told_and_the_others_go_on(detector, tmp_path, capsys):
+def test_an_unreadable_image_is_told_and_the_others_go_on(model_folder, tmp_path, capsys):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"not an image")
     photo = str(PHOTOS / "10.jpg")
     with serving({}) as address:
         sources = [str(bad), photo, f"{address}/none.jpg"]
-        assert main(["detect", detector, *sources, "--output", str(tmp_path / "out")]) == 1
+        assert main(["detect", model_folder, *sources, "--output", str(tmp_path / "out")]) == 1
     records = written(tmp_path / "out")
     assert [record["image"] for record in records] == sources
     assert ["error" in record for record in records] == [True, False, True]
@@ -115,48 +115,48 @@ def test_an_unreadable_image_is_told_and_the_others_go_on(detector, tmp_path, ca
     assert "404" in lines[1]
 
 
-def test_urls_and_turned_photos(detector, tmp_path):
+def test_urls_and_turned_photos(model_folder, tmp_path):
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (64, 48)).save(turned, exif=exif)
     with serving({"/a.jpg": (PHOTOS / "10.jpg").read_bytes()}) as address:
         arguments = [f"{address}/a.jpg", str(PHOTOS / "10.jpg"), str(turned)]
-        assert main(["detect", detector, *arguments, "--output", str(tmp_path / "out")]) == 0
+        assert main(["detect", model_folder, *arguments, "--output", str(tmp_path / "out")]) == 0
     from_url, from_file, upright = written(tmp_path / "out")
     assert (from_url["boxes"], from_url["scores"]) == (from_file["boxes"], from_file["scores"])
     assert (upright["width"], upright["height"]) == (48, 64)
 
 
-def test_an_earlier_result_stays_when_a_run_fails(detector, tmp_path, monkeypatch, capsys):
+def test_an_earlier_result_stays_when_a_run_fails(model_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "detections.json").write_text("[]")
     monkeypatch.setattr("ddetr.detect.detect", lambda *args: (_ for _ in ()).throw(ValueError("out of luck")))
-    assert main(["detect", detector, str(PHOTOS / "10.jpg"), "--output", str(tmp_path)]) == 2
+    assert main(["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "ddetr detect: error: out of luck\n"
     assert [file.name for file in tmp_path.iterdir()] == ["detections.json"]
     assert written(tmp_path) == []
 
 
-def test_errors_are_one_line_with_exit_status_2(detector, tmp_path, capsys):
+def test_errors_are_one_line_with_exit_status_2(model_folder, tmp_path, capsys):
     photo = str(PHOTOS / "10.jpg")
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "detr"}')
     half = tmp_path / "half"
     half.mkdir()
-    (half / "config.json").write_text((Path(detector) / "config.json").read_text())
+    (half / "config.json").write_text((Path(model_folder) / "config.json").read_text())
     (tmp_path / "file").touch()
     (tmp_path / "empty" / "below").mkdir(parents=True)
     cases = [
-        ([detector, "none.jpg"], "There is no image or folder none.jpg."),
-        ([detector, str(tmp_path / "*.png")], "No image fits the pattern"),
-        ([detector, str(tmp_path / "empty")], "holds no images."),
-        ([detector, str(PHOTOS.parent)], "Its sub-folders do: give"),
+        ([model_folder, "none.jpg"], "There is no image or folder none.jpg."),
+        ([model_folder, str(tmp_path / "*.png")], "No image fits the pattern"),
+        ([model_folder, str(tmp_path / "empty")], "holds no images."),
+        ([model_folder, str(PHOTOS.parent)], "Its sub-folders do: give"),
         (["./no/model", photo], "There is no model folder ./no/model."),
         ([str(other), photo], "is a model of type detr, expected deformable_detr_refine"),
         ([str(half), photo], "half"),
-        ([detector, photo, "--device", "warp"], "There is no device warp here"),
-        ([detector, photo, "--output", str(tmp_path / "file")], "file: File exists"),
+        ([model_folder, photo, "--device", "warp"], "There is no device warp here"),
+        ([model_folder, photo, "--output", str(tmp_path / "file")], "file: File exists"),
     ]
     for arguments, message in cases:
         status = main(["detect", "--output", str(tmp_path / "out"), *arguments])
@@ -210,12 +210,12 @@ def test_help_and_mistyped_names_answer_without_torch(arguments):
     subprocess.run([sys.executable, "-c", code, *arguments, "--output=o"], check=True, capture_output=True, timeout=60)
 
 
-def test_interrupt_ends_with_130(detector, tmp_path):
+def test_interrupt_ends_with_130(model_folder, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(500):
         (photos / f"{number}.jpg").symlink_to(PHOTOS / "10.jpg")
-    command = [*DDETR, "detect", detector, str(photos), "--output", str(tmp_path / "out"), "--draw"]
+    command = [*DDETR, "detect", model_folder, str(photos), "--output", str(tmp_path / "out"), "--draw"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("out/drawn/*.jpg")) and process.poll() is None and time.monotonic() < deadline:

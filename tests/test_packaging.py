@@ -4,9 +4,11 @@ import ast
 import importlib
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -128,3 +130,24 @@ def test_import_reaches_for_no_network_and_no_device():
         "assert 'timm' not in sys.modules and 'supervision' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_every_file_and_the_command(tmp_path):
+    source = tmp_path / "source"
+    for folder in FOLDERS.values():
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(pip, check=True, timeout=300)
+    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    expected = {
+        f"{package.replace('.', '/')}/{file.name}"
+        for package, folder in FOLDERS.items()
+        for file in (ROOT / folder).glob("*.py")
+    }
+    assert {name for name in wheel.namelist() if name.endswith(".py")} == expected
+    entry_points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert "ddetr = ddetr.main:main" in wheel.read(entry_points).decode()
+    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())

@@ -1,0 +1,172 @@
+"""`ddetr detect`: objects in images, as a JSON file, a table and drawn pictures."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ddetr.arguments import at_least_one, fraction
+from ddetr.grouping import batches_of_equal_shape
+from ddetr.images import find_images, picture_names
+
+DESCRIPTION = """\
+Finds objects in images. DIR/detections.json lists, in the order of the images:
+  {"image", "width", "height", "boxes": [[x0, y0, x1, y1]], "scores", "labels"}
+Boxes are corners in pixels of the original image (turned upright by its EXIF orientation), best first; labels are
+names. An image that cannot be read is told and has an entry with "error"; the others go on, and the exit status is 1.
+"""
+EXAMPLES = """\
+examples:
+  ddetr detect detector photo.jpg --output found --draw
+  ddetr detect detector photos/ 'more/**/*.png' https://example.org/a.jpg --output found --threshold 0.5
+  ddetr detect detector photos/ --output found --json | python -m json.tool
+"""
+TABLE_ROWS = 20
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "detect",
+        help="find objects in images, folders or URLs",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model folder (what `ddetr convert` writes), or its Hub name")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder, a glob pattern or a URL")
+    parser.add_argument("--output", metavar="DIR", required=True, type=Path, help="where detections.json goes")
+    parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
+    parser.add_argument(
+        "--top-k", metavar="K", type=at_least_one, default=100, help="most boxes an image (default 100)"
+    )
+    parser.add_argument("--draw", action="store_true", help="also write pictures with the boxes, DIR/drawn/NAME.jpg")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=at_least_one, default=1, help="images of one shape at a time (default 1)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
+    parser.add_argument("--json", action="store_true", help="print the content of detections.json instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    images = find_images(args.images)
+    names = picture_names(images)
+    pictures = args.output / "drawn"
+    (pictures if args.draw else args.output).mkdir(parents=True, exist_ok=True)
+
+    from ddetr.loading import load_detector
+    from deformable_detr_refine.conversion.model_folder import new_path
+
+    model, processor = load_detector(args.model, args.device, args.revision)
+    records: list[dict[str, Any]] = [{} for _ in images]
+    with tqdm(total=len(images), unit="image", disable=None) as progress:
+        readable = _read(images, records, progress)
+        for batch in batches_of_equal_shape(readable, processor.resized_shape, args.batch_size):
+            found = detect(model, processor, [image for _, image in batch], args.threshold, args.top_k)
+            for (index, image), detections in zip(batch, found, strict=True):
+                records[index] = _record(images[index], detections)
+                if args.draw:
+                    with new_path(pictures / f"{names[index]}.jpg") as new:
+                        detections.draw(image).save(new, format="JPEG", quality=92)
+                progress.update()
+
+    text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
+    with new_path(args.output / "detections.json") as new:
+        new.write_text(text, encoding="utf-8")
+    if args.json:
+        sys.stdout.write(text)
+    else:
+        print(_table(records, args.threshold))
+        print(f"Written: {args.output / 'detections.json'}" + (f", {pictures}" if args.draw else ""))
+    return 1 if any("error" in record for record in records) else 0
+
+
+def detect(model: Any, processor: Any, images: Sequence[Any], threshold: float = 0.3, top_k: int = 100) -> list[Any]:
+    """Runs a detector over one batch of upright images.
+
+    Args:
+        model: `DeformableDetrRefineForObjectDetection`.
+        processor: its `DeformableDetrRefineImageProcessor`.
+        images: (B) PIL images; of one resized shape, or padding changes the numbers.
+        threshold: scores above it are kept.
+        top_k: most boxes an image.
+
+    Returns:
+        (B) `Detections`, boxes xyxy in pixels of each given image.
+    """
+    import torch
+
+    from deformable_detr_refine import Detections
+
+    inputs = processor(images=list(images), return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        outputs = model(**inputs)
+    sizes = [(image.height, image.width) for image in images]
+    results = processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=sizes, top_k=top_k)
+    pairs = zip(results, sizes, strict=True)
+    return [Detections.from_post_process(result, model.config.id2label, size) for result, size in pairs]
+
+
+def _read(images: Sequence[str], records: list[dict[str, Any]], progress: tqdm) -> Iterator[tuple[int, Any]]:
+    """The images that can be read, with their numbers; the others get their record here."""
+    from deformable_detr_refine import load_image
+
+    for index, name in enumerate(images):
+        try:
+            image = load_image(name)
+        except (OSError, ValueError) as error:
+            text = " ".join(str(error).split())
+            tqdm.write(f"ddetr detect: {text}", file=sys.stderr)
+            empty = {"width": None, "height": None, "boxes": [], "scores": [], "labels": []}
+            records[index] = {"image": name, **empty, "error": text}
+            progress.update()
+            continue
+        yield index, image
+
+
+def _record(name: str, detections: Any) -> dict[str, Any]:
+    from deformable_detr_refine.detections import short_floats
+
+    height, width = detections.image_size
+    return {
+        "image": name,
+        "width": width,
+        "height": height,
+        "boxes": short_floats(detections.boxes),
+        "scores": short_floats(detections.scores),
+        "labels": detections.names,
+    }
+
+
+def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
+    """The first images with what is in them, then how often each class was found."""
+    rows = [("image", "size", "boxes", "found")]
+    for record in records[:TABLE_ROWS]:
+        if "error" in record:
+            rows.append((_short(record["image"]), "-", "-", "not readable"))
+        else:
+            counts = Counter(record["labels"])
+            found = ", ".join(f"{count} {name}" for name, count in counts.most_common(4))
+            more = f", {len(counts) - 4} more classes" if len(counts) > 4 else ""
+            size = f"{record['width']}x{record['height']}"
+            rows.append((_short(record["image"]), size, str(len(record["labels"])), found + more))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows
+    ]
+    if len(records) > TABLE_ROWS:
+        lines.append(f"... and {len(records) - TABLE_ROWS} more images")
+    boxes = sum(len(record["labels"]) for record in records)
+    bad = sum("error" in record for record in records)
+    total = f"{len(records)} image{'s' * (len(records) != 1)}, {boxes} box{'es' * (boxes != 1)} above {threshold:g}"
+    return "\n".join([*lines, total + (f", {bad} not readable" if bad else "")])
+
+
+def _short(name: str, length: int = 48) -> str:
+    return name if len(name) <= length else "..." + name[-length + 3 :]

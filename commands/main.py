@@ -1,0 +1,89 @@
+"""`ddetr`: finds the verb, runs it, and turns errors into one line and an exit status.
+
+This package stands beside `deformable_detr_refine`, not inside it: importing anything inside would first import torch
+and transformers, and `ddetr --help` or a mistyped file name would take seconds to answer.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+DISTRIBUTION = "deformable-detr-refine"
+VERBS = {
+    "detect": "find objects in images, folders or URLs",
+    "convert": "turn a MMDetection checkpoint into a model folder, or back",
+    "verify": "compare a checkpoint's numbers with the real MMDetection",
+    "doctor": "print versions, hardware and the operator backend that runs, and why",
+}
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+DESCRIPTION = """\
+Deformable DETR with box refinement and two stages: convert, check and use detectors.
+
+example:
+  ddetr convert checkpoint.pth detector
+  ddetr detect detector photos/ --output found --draw
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `ddetr`.
+
+    Returns:
+        0; 1 when the command worked but the answer is no; 2 on an error that the user can mend, told in one line;
+        130 after Ctrl-C; 141 when the reader of the output went away. Other exceptions, which are bugs, pass through.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((argument for argument in argv if not argument.startswith("-")), None)
+    try:
+        args = _parser(verb).parse_args(argv)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print(f"ddetr {verb}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except (ValueError, OSError) as error:
+        print(f"ddetr {verb}: error: {one_line(error)}", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text in one line; system errors as 'FILE: REASON', without their number.
+
+    Example:
+        >>> one_line(ValueError("first\\n  second"))
+        'first second'
+        >>> one_line(PermissionError(13, "Permission denied", "out"))
+        'out: Permission denied'
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ddetr", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"ddetr {version(DISTRIBUTION)}")
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, text in VERBS.items():
+        if name == verb:
+            import_module(f"{__package__}.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""`ddetr verify`: a checkpoint's numbers here beside the real MMDetection's."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ddetr.images import find_images
+
+DESCRIPTION = """\
+Converts a checkpoint of MMDetection, runs it on images here and in the real MMDetection 3.1.0, and prints the largest
+differences. On the very same pixels, logits and boxes of every decoder layer must agree within 1e-4.
+
+MMDetection is installed once, with pip, into a folder of its own ($DDETR_CACHE, else deformable-detr-refine in your
+cache folder; about 300 MB); the environment that ddetr runs in is not changed. Both sides compute on the CPU, so allow
+some seconds an image. Nothing in the checkpoint or its config is executed on either side.
+
+columns: pixels after normalising and padding; starts: queries that begin at the same box; logits and boxes of all
+decoder layers; scores and corners of the final detections, and how many of them have an equal partner
+
+exit status: 0 all agree, 1 a difference is over the tolerance, 2 it could not be found out
+"""
+EXAMPLES = """\
+examples:
+  ddetr verify checkpoint.pth --images photo.jpg another.jpg
+  ddetr verify checkpoint.pth --images photos/ --config config.py --round-trip --json
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "verify",
+        help="compare a checkpoint's numbers with the real MMDetection",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a .pth file of MMDetection")
+    parser.add_argument(
+        "--images",
+        metavar="IMAGE",
+        nargs="+",
+        required=True,
+        help="files, folders or glob patterns; two shapes are best",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.py", type=Path, help="its config, if the checkpoint does not carry it"
+    )
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="keep the converted model and what MMDetection wrote")
+    parser.add_argument(
+        "--round-trip",
+        action="store_true",
+        help="also write the model back in MMDetection's form and let MMDetection load and run that",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    images = find_images(args.images)
+    for image in images:
+        if not Path(image).is_file():
+            raise FileNotFoundError(f"{image} is not a file; MMDetection reads images from files only.")
+    if not args.checkpoint.exists():
+        raise FileNotFoundError(f"There is no checkpoint {args.checkpoint}.")
+
+    from transformers.utils import logging
+
+    from deformable_detr_refine.conversion.verify import verify_checkpoint
+
+    logging.disable_progress_bar()
+    report = verify_checkpoint(
+        args.checkpoint,
+        images,
+        config=args.config,
+        keep=args.keep,
+        round_trip=args.round_trip,
+        say=lambda text: print(f"ddetr verify: {text}", file=sys.stderr, flush=True),
+    )
+    print(json.dumps(report.to_dict(), indent=2) if args.json else report)
+    return 0 if report.passed else 1

@@ -1,0 +1,55 @@
+"""What a conversion did, for people and for programs."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class ConversionReport:
+    """What was converted, from what, and what had to be assumed.
+
+    Attributes:
+        output: the folder written.
+        source: name of the file of weights; `sha256`: its digest.
+        version: '3.x' or '2.x', the form of the source; `weights_from`: which entry of it.
+        config_from: where the config text was found, or None.
+        variant: 'plain', 'refine' or 'refine_twostage'.
+        labels: class names; `labels_from`: their origin.
+        tensors, values: how many were copied.
+        assumed: what neither shapes nor text nor a flag told, in sentences.
+        notes: what else a user should know.
+        written_by: what the source says about its own origin.
+    """
+
+    output: str
+    source: str
+    sha256: str
+    version: str
+    weights_from: str
+    config_from: str | None
+    variant: str
+    labels: list[str]
+    labels_from: str
+    tensors: int
+    values: int
+    assumed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    written_by: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source} (MMDetection {self.version}, {self.weights_from}) -> {self.output}",
+            f"  {self.variant}, {len(self.labels)} classes, {self.tensors} tensors, {self.values:,} values",
+            f"  config: {self.config_from or 'none'}",
+            f"  labels: {self.labels_from}",
+            *(f"  assumed: {sentence}" for sentence in self.assumed),
+            *(f"  note: {sentence}" for sentence in self.notes),
+        ]
+        return "\n".join(lines)
+
+
+__all__ = ["ConversionReport"]

@@ -1,0 +1,105 @@
+"""The model card of a converted checkpoint: what it is, where it came from, what was assumed."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from deformable_detr_refine import DeformableDetrRefineConfig
+from deformable_detr_refine.conversion.errors import shown
+from deformable_detr_refine.conversion.label_names import COCO_NAMES
+
+# COCO val2017 box AP, from the tables of MMDetection 3.1 and 2.28; publishing names a file by its sha256's beginning.
+_AP_OF_CONFIG = {"plain": 44.3, "refine": 46.2, "refine_twostage": 47.0}
+_AP_OF_FILE = {
+    "6bc7d21b": ("deformable-detr_r50_16xb2-50e_coco", 44.3),
+    "844e0f93": ("deformable-detr-refine_r50_16xb2-50e_coco", 46.2),
+    "acc8a5ff": ("deformable-detr-refine-twostage_r50_16xb2-50e_coco", 47.0),
+    "a12b9512": ("deformable_detr_r50_16x2_50e_coco", 44.5),
+    "5f5dff21": ("deformable_detr_refine_r50_16x2_50e_coco", 46.1),
+    "9d28ab72": ("deformable_detr_twostage_refine_r50_16x2_50e_coco", 46.8),
+}
+_ARCHITECTURE = (
+    "backbone d_model num_feature_levels num_queries encoder_layers encoder_attention_heads encoder_ffn_dim "
+    "encoder_n_points decoder_layers decoder_attention_heads decoder_ffn_dim decoder_n_points"
+)
+
+
+def model_card(config: DeformableDetrRefineConfig, facts: dict[str, Any]) -> str:
+    """The text of README.md.
+
+    Args:
+        config: of the converted model, with its labels.
+        facts: `ConversionReport.to_dict()`.
+    """
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    notes = [*facts["assumed"], *facts["notes"]] or ["Nothing: shapes and config text tell everything."]
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: object-detection",
+            "tags:",
+            "- object-detection",
+            "- deformable-detr",
+            "- mmdetection",
+            "---",
+            "",
+            f"# Deformable DETR ({config.variant}), converted from MMDetection",
+            "",
+            f"A detector of {config.num_labels} classes in the form of transformers. The weights are those of the",
+            "source, value by value; nothing was trained or measured here.",
+            "",
+            "```python",
+            "import deformable_detr_refine  # registers the classes",
+            "from transformers import pipeline",
+            "",
+            'detector = pipeline("object-detection", model="path/of/this/folder")',
+            "```",
+            "",
+            "## Source",
+            "",
+            f"- file: `{_plain(facts['source'])}`",
+            f"- sha256: `{facts['sha256']}`",
+            f"- form: MMDetection {facts['version']}, {facts['weights_from']}",
+            f"- config: {facts['config_from'] or 'none'}",
+            f"- labels: {facts['labels_from']}",
+            f"- converted with deformable-detr-refine {version('deformable-detr-refine')}, torch {version('torch')}, "
+            f"transformers {version('transformers')}, Python {platform.python_version()}",
+            *(f"- {key}: {_plain(str(value))}" for key, value in facts["written_by"].items()),
+            "",
+            "## Assumed or different",
+            "",
+            *(f"- {note}" for note in notes),
+            "",
+            "## Figures",
+            "",
+            _figures(config, labels, facts["sha256"]),
+            "",
+            "## Labels",
+            "",
+            ", ".join(f"`{_plain(label)}`" for label in labels),
+            "",
+        ]
+    )
+
+
+def _figures(config: DeformableDetrRefineConfig, labels: list[str], sha256: str) -> str:
+    if sha256[:8] in _AP_OF_FILE:
+        name, ap = _AP_OF_FILE[sha256[:8]]
+        return f"COCO box AP {ap}, as published by MMDetection for this file (`{name}`); not measured here."
+    reference = DeformableDetrRefineConfig()
+    same = all(getattr(config, name) == getattr(reference, name) for name in _ARCHITECTURE.split())
+    if same and labels == list(COCO_NAMES):
+        return (
+            f"COCO box AP {_AP_OF_CONFIG[config.variant]} as published by MMDetection for this config, not measured "
+            "here. Nothing in the file shows whether its weights are the published ones."
+        )
+    return "None are known."
+
+
+def _plain(text: str) -> str:
+    """Text of a foreign file, unable to become markup."""
+    return shown(text.replace("`", "'").replace("<", "(").replace(">", ")"), 200)
+
+
+__all__ = ["model_card"]

@@ -1,0 +1,102 @@
+"""Write a folder or a file whole or not at all."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from deformable_detr_refine.conversion.errors import CheckpointError
+
+# What converting writes, custom code for the Hub included; --force replaces a folder that holds nothing else.
+_WRITTEN = (".json", ".safetensors", ".md", ".py", "__pycache__")
+
+
+def check_new_folder(path: Path, force: bool) -> None:
+    """Hold, before any work, that a folder may be written at this path.
+
+    Raises:
+        CheckpointError: something is there already. With `force`, only if it is more than an earlier model folder.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_dir():
+        raise CheckpointError(f"{path} exists and is not a folder; choose another output.")
+    if not (held := sorted(item.name for item in path.iterdir())):
+        return
+    if not force:
+        raise CheckpointError(f"{path} exists and is not empty; choose another output or replace it with --force.")
+    others = [name for name in held if not name.endswith(_WRITTEN)]
+    if "config.json" not in held or others:
+        raise CheckpointError(
+            f"{path} is more than an earlier model folder ({', '.join((others or held)[:3])}); --force keeps off it."
+        )
+
+
+def check_new_file(path: Path, force: bool) -> None:
+    """Hold, before any work, that a file may be written at this path.
+
+    Raises:
+        CheckpointError: something is there already; with `force`, only if it is a folder.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the name of the file to write.")
+    if path.exists() and not force:
+        raise CheckpointError(f"{path} exists; choose another output or replace it with --force.")
+
+
+@contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write a file or a folder at, which takes its place when the block ends well.
+
+    When the block fails, nothing of it stays on disk, neither folders above it that had to be made.
+    """
+    path = Path(os.path.abspath(path))
+    made = next((parent for parent in reversed(path.parents) if not parent.exists()), None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name[:80]}-{secrets.token_hex(4)}"
+    try:
+        yield temporary
+        _put(temporary, path)
+    except BaseException:
+        _remove(temporary)
+        if made is not None:
+            _remove_empty(path.parent, made)
+        raise
+
+
+def _put(new: Path, path: Path) -> None:
+    if new.is_file():
+        os.replace(new, path)
+        return
+    if not path.exists():
+        os.rename(new, path)
+        return
+    old = new.with_name(new.name + "-old")
+    os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    with suppress(OSError):
+        while True:
+            folder.rmdir()
+            if folder == top:
+                return
+            folder = folder.parent
+
+
+__all__ = ["check_new_file", "check_new_folder", "new_path"]

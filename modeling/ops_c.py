@@ -1,0 +1,215 @@
+"""Deformable attention on a CPU, by a C library that is built with the package from deformable_attention.c.
+
+Values of 32 and 16 bits; fp64 goes to the torch backend. A location that is not finite gives NaN in its query and head,
+and NaN gradients for its own coordinates and weight, and reaches no other gradient, as in the reference. Without the
+library, as where remote code travels alone, `c_unavailable` says so.
+B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; N = L * P.
+"""
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .ops_torch import torch_backward, torch_forward
+
+INTERFACE = 1  # as in deformable_attention.c
+SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+# Rows to read, a tenth of a millisecond: fewer are done before another thread has woken up.
+_ROWS_WORTH_THREADS = 20_000
+_pool: tuple[int, ThreadPoolExecutor] | None = (
+    None  # and the process that it belongs to: a fork has none of its threads
+)
+
+
+class _Work(ctypes.Structure):
+    """The C file's struct of the same name, field by field, and what its pointers point to."""
+
+    _fields_ = [
+        ("images", ctypes.c_int64),
+        ("queries", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("points", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("padded", ctypes.c_int64),
+        ("type", ctypes.c_int64),
+        ("direct", ctypes.c_int64),
+        ("value", ctypes.c_void_p),
+        ("width", ctypes.c_void_p),
+        ("height", ctypes.c_void_p),
+        ("start", ctypes.c_void_p),
+        ("locations", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+        ("grad_output", ctypes.c_void_p),
+        ("grad_value", ctypes.c_void_p),
+        ("grad_locations", ctypes.c_void_p),
+        ("grad_weights", ctypes.c_void_p),
+        ("next_task", ctypes.c_int64),
+    ]
+
+    def point_to(self, **targets: Tensor | ctypes.Array) -> None:
+        self.kept = (*getattr(self, "kept", ()), targets)
+        for name, target in targets.items():
+            setattr(self, name, target.data_ptr() if isinstance(target, Tensor) else ctypes.addressof(target))
+
+
+def c_unavailable(device: torch.device) -> str | None:
+    """Why the backend does not run on `device`, or None."""
+    if device.type != "cpu":
+        return f"it computes on the CPU, not on {device.type}"
+    return _library()[1]
+
+
+def c_forward(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B, Q, H * C)."""
+    if value.dtype == torch.float64:
+        return torch_forward(value, spatial_shapes, locations, weights)
+    _check(value, spatial_shapes, locations, weights)
+    shape = (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    if not (value.numel() and locations.shape[1]):
+        return value.new_zeros(shape)
+    work, output = _work(value, spatial_shapes, locations, weights), value.new_empty(shape)
+    work.point_to(output=output)
+    _run(work)
+    return output
+
+
+def c_backward(
+    grad_output: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """grad_output (B, Q, H * C) and forward's inputs -> the gradients of value, locations and weights."""
+    if value.dtype == torch.float64:
+        return torch_backward(grad_output, value, spatial_shapes, locations, weights)
+    _check(value, spatial_shapes, locations, weights)
+    if grad_output.shape != (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]):
+        raise ValueError(f"grad_output {tuple(grad_output.shape)} does not have the output's shape.")
+    if not (value.numel() and locations.shape[1]):
+        return tuple(tensor.new_zeros(tensor.shape) for tensor in (value, locations, weights))
+    work = _work(value, spatial_shapes, locations, weights)
+    grad_value = (value.new_zeros if work.direct else value.new_empty)(value.shape)
+    grad_locations = locations.new_empty(locations.shape, dtype=torch.float32)
+    grad_weights = weights.new_empty(weights.shape, dtype=torch.float32)
+    work.point_to(grad_output=grad_output.to(value).contiguous(), grad_value=grad_value)
+    work.point_to(grad_locations=grad_locations, grad_weights=grad_weights)
+    _run(work)
+    return grad_value, grad_locations.to(locations.dtype), grad_weights.to(weights.dtype)
+
+
+def _check(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:
+    """Everything that the C code relies on, since torch.ops reaches the backend without `deformable_attention`."""
+    if value.dtype not in _TYPES:
+        raise ValueError(f"value is {value.dtype}; the operator takes float64, float32, bfloat16 and float16.")
+    if any(tensor.device.type != "cpu" for tensor in (value, locations, weights)):
+        raise ValueError("value, locations and weights must all be on the CPU.")
+    if value.dim() != 4 or locations.dim() != 6 or locations.shape[-1] != 2 or weights.shape != locations.shape[:-1]:
+        raise ValueError(
+            "value is (B, S, H, C), locations (B, Q, H, L, P, 2) and weights (B, Q, H, L, P), but got "
+            f"{tuple(value.shape)}, {tuple(locations.shape)} and {tuple(weights.shape)}."
+        )
+    (B, S, H, _), (batch, _, heads, L, _, _) = value.shape, locations.shape
+    if (batch, heads, L) != (B, H, len(shapes)):
+        raise ValueError(
+            f"locations {tuple(locations.shape)} do not fit {B} images, {H} heads and {len(shapes)} levels."
+        )
+    if any(side < 0 for shape in shapes for side in shape) or sum(h * w for h, w in shapes) != S:
+        raise ValueError(f"spatial_shapes {list(shapes)} do not add up to value's {S} tokens.")
+    if max(S, *(side for shape in shapes for side in shape), 0) >= 2**30:
+        raise ValueError(f"{S} tokens are too many: the C backend counts to 2**30.")
+
+
+def _work(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> _Work:
+    (B, S, H, C), (_, Q, _, L, P, _) = value.shape, locations.shape
+    padded = -(-C // 8) * 8
+    # Four rows are read for each point. Fewer than two reads for each token do not pay for a copy (measured).
+    direct = value.dtype == torch.float32 and padded == C and 4 * Q * L * P < 2 * S
+    work = _Work(B, Q, S, H, L * P, C, padded, _TYPES[value.dtype], direct)
+    width, height, start = _points(tuple(map(tuple, shapes)), P)
+    work.point_to(value=value.contiguous(), width=width, height=height, start=start)
+    work.point_to(locations=locations.float().contiguous(), weights=weights.float().contiguous())
+    return work
+
+
+@lru_cache(maxsize=64)
+def _points(shapes: tuple[tuple[int, int], ...], points: int) -> tuple[ctypes.Array, ...]:
+    """Width, height and first token of each point's level, (N + 7) each, the last seven zero."""
+    starts = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
+    columns = ([w for _, w in shapes], [h for h, _ in shapes], starts)
+    return tuple(
+        (ctypes.c_int32 * (len(column) * points + 7))(*(number for number in column for _ in range(points)))
+        for column in columns
+    )
+
+
+def _run(work: _Work) -> None:
+    """Compute, in this thread and as many others as torch would use and tasks can occupy."""
+    tasks, copied = work.images * work.heads, 0 if work.direct else work.tokens
+    rows = tasks * (4 * work.queries * work.points + copied)
+    threads = min(torch.get_num_threads(), tasks) if rows > _ROWS_WORTH_THREADS else 1
+    floats = (copied + 1) * work.padded * (2 if work.grad_value else 1)
+    scratch = torch.empty(threads, floats, dtype=torch.float32, device="cpu")
+    futures = []
+    # RuntimeError: the interpreter is shutting down, or the system gives no thread. This one does it all then.
+    with contextlib.suppress(RuntimeError):
+        futures.extend(_executor().submit(_take_tasks, work, part) for part in scratch[1:])
+    _take_tasks(work, scratch[0])
+    for future in futures:
+        if not future.cancel():
+            future.result()
+
+
+def _take_tasks(work: _Work, scratch: Tensor) -> None:
+    # Its arguments keep the memory alive, even where the caller was interrupted and left.
+    _library()[0](ctypes.byref(work), scratch.data_ptr())
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None or _pool[0] != os.getpid():
+        _pool = os.getpid(), ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="deformable_attention")
+    return _pool[1]
+
+
+@cache
+def _library() -> tuple[Callable | None, str | None]:
+    """The best build that this processor runs, and why there is none."""
+    folders = [Path(__file__).parent]
+    # A copy of this file that travelled with a model uses the installed package's library.
+    if (spec := find_spec("deformable_detr_refine")) and spec.origin:
+        folders.append(Path(spec.origin).parent)
+    folder = next((folder for folder in folders if _path(folder, "baseline").exists()), None)
+    if folder is None:
+        return (
+            None,
+            "the C library was not built (when the package was installed there was no C compiler), or is not here",
+        )
+    try:
+        library = _open(_path(folder, "baseline"))
+        if library.deformable_attention_has_avx2() and _path(folder, "avx2").exists():
+            library = _open(_path(folder, "avx2"))
+    except OSError as error:
+        return None, f"the C library cannot be loaded: {error}"
+    return library.deformable_attention_run, None
+
+
+def _path(folder: Path, build: str) -> Path:
+    return folder / f"deformable_attention_{build}{SUFFIX}"
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    if (found := library.deformable_attention_interface()) != INTERFACE:
+        raise OSError(f"{path} has interface {found}, but {INTERFACE} is needed: install the package again")
+    library.deformable_attention_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.deformable_attention_run.restype = None
+    return library
