@@ -8,7 +8,6 @@ with `use_backend` or the environment variable `DDETR_BACKEND`, else the first i
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -29,8 +28,8 @@ class Backend(NamedTuple):
 # Best first.
 BACKENDS = {"torch": Backend(torch_forward, torch_backward, lambda device: None)}
 REFERENCE = "reference"
-_ENVIRONMENT = os.getenv("DDETR_BACKEND")
-_requested: ContextVar[str | None] = ContextVar("deformable_attention_backend", default=_ENVIRONMENT)
+# A plain global, which torch.compile understands.
+_requested: str | None = os.getenv("DDETR_BACKEND")
 # A copy of this file that travelled with a model's folder registers operators of its own, beside the package's.
 _NAMESPACE = __name__.rpartition(".")[0].replace(".", "_") or "deformable_detr_refine"
 
@@ -62,7 +61,7 @@ def deformable_attention(
     tensor([[[1., 1.]]])
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
-    if _requested.get() == REFERENCE:
+    if _requested == REFERENCE:
         return deformable_attention_reference(value, spatial_shapes, sampling_locations, attention_weights)
     flat_shapes = [side for shape in spatial_shapes for side in shape]
     return _forward(value, flat_shapes, sampling_locations, attention_weights)
@@ -72,6 +71,8 @@ def deformable_attention(
 def use_backend(name: str | None) -> Iterator[None]:
     """Choose the backend inside a `with` block, by a name in `BACKENDS` or 'reference'; None chooses by device.
 
+    It holds for the whole process, other threads included.
+
     >>> with use_backend("reference"):
     ...     deformable_attention(
     ...         torch.ones(1, 1, 1, 1), [(1, 1)], torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
@@ -80,11 +81,12 @@ def use_backend(name: str | None) -> Iterator[None]:
     """
     if name is not None and name != REFERENCE and name not in BACKENDS:
         raise ValueError(f"No backend is called {name!r}; there are {', '.join([*BACKENDS, REFERENCE])}.")
-    token = _requested.set(name)
+    global _requested
+    before, _requested = _requested, name
     try:
         yield
     finally:
-        _requested.reset(token)
+        _requested = before
 
 
 def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]]:
@@ -95,8 +97,7 @@ def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]
     """
     reasons = {name: backend.unavailable(torch.device(device)) for name, backend in BACKENDS.items()}
     reasons[REFERENCE] = None
-    requested = _requested.get()
-    chosen = requested if requested in reasons else next(name for name, reason in reasons.items() if reason is None)
+    chosen = _requested if _requested in reasons else next(name for name, reason in reasons.items() if reason is None)
     return [
         {"backend": name, "available": reason is None, "reason": reason or "", "chosen": name == chosen}
         for name, reason in reasons.items()
@@ -104,14 +105,13 @@ def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]
 
 
 def _backend(device: torch.device) -> Backend:
-    requested = _requested.get()
-    if requested is None:
+    if _requested is None:
         return next(backend for backend in BACKENDS.values() if backend.unavailable(device) is None)
-    if requested not in BACKENDS:
-        raise ValueError(f"DDETR_BACKEND={requested}: no such backend; there are {', '.join([*BACKENDS, REFERENCE])}.")
-    if reason := BACKENDS[requested].unavailable(device):
-        raise ValueError(f"The {requested} backend does not run here: {reason}")
-    return BACKENDS[requested]
+    if _requested not in BACKENDS:
+        raise ValueError(f"DDETR_BACKEND={_requested}: no such backend; there are {', '.join([*BACKENDS, REFERENCE])}.")
+    if reason := BACKENDS[_requested].unavailable(device):
+        raise ValueError(f"The {_requested} backend does not run here: {reason}")
+    return BACKENDS[_requested]
 
 
 def _check_shapes(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:

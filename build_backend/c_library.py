@@ -1,0 +1,80 @@
+"""Compiles deformable_attention.c with the system's C compiler, else with `ziglang` from PyPI, else not at all."""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "modeling" / "deformable_attention.c"
+# As modeling/ops_c.py looks for them.
+NAME = "deformable_attention_{build}" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+# Not -ffast-math, which would drop NaN. Without errno and traps, comparisons and conversions become vectors.
+FLAGS = "-std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared -fvisibility=hidden".split()
+ON_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+# Flags of a usual compiler and zig's, which without -mcpu would compile for the very processor it runs on.
+BUILDS = {"baseline": ([], ["-s", "-mcpu=baseline"])}
+if ON_X86_64:
+    BUILDS["avx2"] = (["-mavx2", "-mfma"], ["-s", "-mcpu=baseline+avx2+fma"])
+# What ziglang has wheels for. Asking for it elsewhere, or offline, would make the installation fail.
+ZIG_RUNS_HERE = sys.platform in ("linux", "darwin", "win32") and (
+    ON_X86_64 or platform.machine().lower() in ("aarch64", "arm64")
+)
+OFFLINE = ("PIP_NO_INDEX", "UV_NO_INDEX", "UV_OFFLINE")
+
+
+def ask_for_ziglang() -> list[str]:
+    """The requirement to add, when only zig can compile here."""
+    offline = any(os.environ.get(name, "0").lower() not in ("", "0", "false", "no", "off") for name in OFFLINE)
+    if offline or not ZIG_RUNS_HERE or system_compiler():
+        return []
+    return ["ziglang>=0.13"]
+
+
+@cache
+def system_compiler() -> list[str] | None:
+    """The first of $CC, cc, gcc and clang that compiles the source."""
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        command = shlex.split(name)
+        if command and shutil.which(command[0]):
+            with tempfile.TemporaryDirectory() as folder:
+                if _compile([*command, *FLAGS, "-O0"], Path(folder, "trial")):
+                    return command
+    return None
+
+
+def build(folder: Path) -> list[Path]:
+    """Compile every build into `folder`; an empty list when nothing here can."""
+    compiler, zig = system_compiler(), False
+    if compiler is None and find_spec("ziglang"):
+        compiler, zig = [sys.executable, "-m", "ziglang", "cc"], True
+    if compiler is None:
+        print("No C compiler: deformable attention will run on PyTorch alone.", file=sys.stderr)
+        return []
+    libraries = []
+    for name, flags in BUILDS.items():
+        library = folder / NAME.format(build=name)
+        if _compile([*compiler, *FLAGS, *flags[zig]], library):
+            libraries.append(library)
+        elif name == "baseline":
+            return []
+    return libraries
+
+
+def _compile(command: list[str], output: Path) -> bool:
+    environment = {"ZIG_GLOBAL_CACHE_DIR": str(output.parent / "zig"), **os.environ}
+    try:
+        done = subprocess.run(
+            [*command, "-o", str(output), str(SOURCE)], env=environment, capture_output=True, text=True, timeout=600
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"{command[0]}: {error}", file=sys.stderr)
+        return False
+    if done.returncode:
+        print(f"{shlex.join(command)} failed:\n{done.stderr}", file=sys.stderr)
+    return done.returncode == 0

@@ -1,0 +1,48 @@
+"""setuptools' commands, with the compiled library put into the package and named in the wheel's tag."""
+
+import os
+import platform
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from c_library import NAME, SOURCE, build
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+PACKAGE = "deformable_detr_refine"
+
+
+@cache
+def libraries() -> tuple[tempfile.TemporaryDirectory, list[Path]]:
+    """The compiled files and the folder they are in, which lives as long as this process."""
+    folder = tempfile.TemporaryDirectory(prefix="deformable_attention_")
+    return folder, build(Path(folder.name))
+
+
+class BuildPy(build_py):
+    def run(self) -> None:
+        super().run()
+        folder = SOURCE.parent if self.editable_mode else Path(self.build_lib, PACKAGE)
+        built = libraries()[1]
+        # build/ may hold an earlier build's, which the wheel's tag would not tell of.
+        for stale in folder.glob(NAME.format(build="*")):
+            if stale.name not in {library.name for library in built}:
+                stale.unlink()
+        for library in built:
+            # Not written over: another process may be running the old one.
+            aside = folder / f"{library.name}.{os.getpid()}"
+            shutil.copy(library, aside)
+            os.replace(aside, folder / library.name)
+
+
+class BdistWheel(bdist_wheel):
+    def run(self) -> None:
+        self.root_is_pure = not libraries()[1]
+        super().run()
+
+    def get_tag(self) -> tuple[str, str, str]:
+        self.root_is_pure = not libraries()[1]
+        # The library knows nothing of Python's interfaces, and on macOS it is for one kind of processor.
+        return "py3", "none", super().get_tag()[2].replace("universal2", platform.machine())
