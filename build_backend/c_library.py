@@ -15,7 +15,8 @@ SOURCE = Path(__file__).parents[1] / "modeling" / "deformable_attention.c"
 # As modeling/ops_c.py looks for them.
 NAME = "deformable_attention_{build}" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 # Not -ffast-math, which would drop NaN. Without errno and traps, comparisons and conversions become vectors.
-FLAGS = "-std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared -fvisibility=hidden".split()
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-fPIC", "-shared", "-fvisibility=hidden"]
 ON_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 # Flags of a usual compiler and zig's, which without -mcpu would compile for the very processor it runs on.
 BUILDS = {"baseline": ([], ["-s", "-mcpu=baseline"])}

@@ -40,6 +40,8 @@ class BuildPy(build_py):
 class BdistWheel(bdist_wheel):
     def run(self) -> None:
         self.root_is_pure = not libraries()[1]
+        # Packages go to the folder for platform-dependent code, as with an extension module.
+        self.distribution.has_ext_modules = lambda: not self.root_is_pure
         super().run()
 
     def get_tag(self) -> tuple[str, str, str]:

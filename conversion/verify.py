@@ -23,6 +23,7 @@ from deformable_detr_refine.conversion.mmdet_process import MMDetectionPass, run
 from deformable_detr_refine.conversion.our_predictions import Detector
 from deformable_detr_refine.conversion.verify_inputs import Inputs, prepare
 from deformable_detr_refine.conversion.verify_report import OwnResize, Report, RoundTrip, SamePixels
+from deformable_detr_refine.ops import backend_report
 
 # Logits and boxes in fp32: what builds of PyTorch differ by stays a tenth of it.
 TOLERANCE = 1e-4
@@ -179,6 +180,7 @@ def _versions() -> dict[str, str]:
         "deformable-detr-refine": version("deformable-detr-refine"),
         "torch": version("torch"),
         "transformers": version("transformers"),
+        "attention by": next(str(entry["backend"]) for entry in backend_report("cpu") if entry["chosen"]),
     }
 
 

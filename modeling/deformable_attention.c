@@ -1,17 +1,18 @@
-// Deformable attention on a CPU: forward and backward of equation 3 of Deformable DETR (arXiv:2010.04159).
+// Deformable attention on a CPU, forward and backward: equation 3 of Deformable DETR (arXiv:2010.04159).
 //
 // B images, Q queries, S tokens, H heads, L levels, P points, C channels a head; N = L * P points of a query.
-// A task is one head of one image, so no two threads add to the same gradient. It works on a copy of the head's values,
-// (S, C): with the heads interleaved, rows are H * C apart and use an eighth of the cache's sets. Few queries do not
-// pay for the copy and read the values where they lie.
+// A task is one head of one image, so no two threads add to the same gradient. It works on an fp32 copy (S, C) of the
+// head's values: with the heads interleaved, rows are H * C apart and use an eighth of the cache's sets, and converting
+// 16-bit values at each of their 64 uses costs more than the sums. Few queries on fp32 values do not pay for the copy
+// and read the values where they lie (`direct`).
 //
-// Sums are kept in vectors, since compilers spill an array of floats to memory. GNU C (gcc 9, clang 12, zig) without
-// PyTorch's headers; of the C library it needs memcpy and memset.
+// Sums are kept in vectors, since compilers spill an array of floats to memory. GNU C (gcc 9, clang 12, zig) for
+// little-endian processors; of the C library it needs memcpy and memset, and nothing of PyTorch.
 
 #include <stdint.h>
 
 #define INTERFACE 1  // ops_c.py refuses a library with another layout of Work
-#define AHEAD 2      // queries: a head's rows are H rows apart, which the hardware does not foresee
+#define AHEAD 2      // queries to prefetch: rows of a head are H rows apart, which the hardware does not foresee
 
 // gcc keeps a vector that is wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.
 #if defined(__AVX2__)
@@ -37,27 +38,7 @@ typedef halves any_halves __attribute__((aligned(2), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
 #define COPY __builtin_memcpy
-#define CLEAR(to, size) __builtin_memset(to, 0, size)
-
-enum { FLOAT32, BFLOAT16, FLOAT16 };  // how value, output and grad_output are stored
-
-typedef struct {
-    int64_t images, queries, tokens, heads, points, channels;  // points: N
-    int64_t padded;          // channels, rounded up to whole vectors
-    int64_t type;
-    int64_t direct;          // 1: no copy; needs channels == padded
-    const void *value;       // (B, S, H, C)
-    const int32_t *width;    // (N) of the point's level, in pixels
-    const int32_t *height;   // (N)
-    const int32_t *start;    // (N) the level's first token
-    const float *locations;  // (B, Q, H, N, 2)
-    const float *weights;    // (B, Q, H, N)
-    void *output;            // (B, Q, H, C)
-    const void *grad_output; // (B, Q, H, C)
-    float *grad_value;       // (B, S, H, C), zeros when direct
-    float *grad_locations, *grad_weights;
-    int64_t next_task;       // below B * H; taken by whichever thread is free
-} Work;
+#define CLEAR(to, bytes) __builtin_memset(to, 0, bytes)
 
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -81,13 +62,34 @@ typedef struct {
 #define LANES_ODD ODD
 #endif
 
+enum { FLOAT32, BFLOAT16, FLOAT16 };
+
+typedef struct {
+    int64_t images, queries, tokens, heads, points, channels;  // points: N
+    int64_t padded;           // channels, rounded up to a multiple of 8
+    int64_t type;             // of value, output and their gradients
+    int64_t direct;           // 1: no copy; needs fp32 and channels == padded
+    const void *value;        // (B, S, H, C)
+    const int32_t *width;     // (N + 7) of the point's level, in pixels; like height and start, ends in seven zeros
+    const int32_t *height;    // (N + 7)
+    const int32_t *start;     // (N + 7) the level's first token
+    const float *locations;   // (B, Q, H, N, 2)
+    const float *weights;     // (B, Q, H, N)
+    void *output;             // (B, Q, H, C)
+    const void *grad_output;  // (B, Q, H, C)
+    void *grad_value;         // (B, S, H, C), zeros when direct; null: forward
+    float *grad_locations;    // (B, Q, H, N, 2)
+    float *grad_weights;      // (B, Q, H, N)
+    int64_t next_task;        // of B * H; taken by whichever thread is free
+} Work;
+
 INLINE floats choose(ints which, floats yes, floats no) { return (floats)(((ints)yes & which) | ((ints)no & ~which)); }
 
-// Storage types
+// Storage
 
-INLINE int64_t size_of(int type) { return type == FLOAT32 ? 4 : 2; }
+INLINE int64_t size_of(int64_t type) { return type == FLOAT32 ? 4 : 2; }
 
-INLINE floats load(const void *from, int type) {
+INLINE floats load(const void *from, int64_t type) {
     if (type == FLOAT32) return *(const any_floats *)from;
     words bits = __builtin_convertvector(*(const any_halves *)from, words);
     if (type == BFLOAT16) return (floats)(bits << 16);
@@ -98,7 +100,7 @@ INLINE floats load(const void *from, int type) {
 }
 
 // Rounds to nearest, ties to even.
-INLINE void store(void *to, floats x, int type) {
+INLINE void store(void *to, floats x, int64_t type) {
     if (type == FLOAT32) {
         *(any_floats *)to = x;
         return;
@@ -119,15 +121,15 @@ INLINE void store(void *to, floats x, int type) {
     *(any_halves *)to = __builtin_convertvector(rounded, halves);
 }
 
-// The first `count` of a vector, at the end of a row that does not fill whole ones.
-INLINE floats load_some(const void *from, int64_t count, int type) {
+// The first `count` of a vector, where a row may not fill whole ones.
+INLINE floats load_some(const void *from, int64_t count, int64_t type) {
     if (count >= WIDTH) return load(from, type);
     float whole[WIDTH] = {0};
-    if (count > 0)     COPY(whole, from, count * size_of(type));
+    if (count > 0) COPY(whole, from, count * size_of(type));
     return load(whole, type);
 }
 
-INLINE void store_some(void *to, floats x, int64_t count, int type) {
+INLINE void store_some(void *to, floats x, int64_t count, int64_t type) {
     if (count >= WIDTH) {
         store(to, x, type);
         return;
@@ -135,6 +137,14 @@ INLINE void store_some(void *to, floats x, int64_t count, int type) {
     float whole[WIDTH];
     store(whole, x, type);
     if (count > 0) COPY(to, whole, count * size_of(type));
+}
+
+INLINE void prefetch(const void *from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i);
+}
+
+INLINE void prefetch_to_write(const void *to, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)to + i, 1);
 }
 
 // Corners
@@ -152,16 +162,14 @@ INLINE void find_corners(Corners *c, const Work *work, int64_t at, int64_t point
     int64_t from = at * work->points + point, count = work->points - point;
     ints width = *(const any_ints *)(work->width + point), height = *(const any_ints *)(work->height + point);
     ints start = *(const any_ints *)(work->start + point);
-    floats pairs = load_some(work->locations + 2 * from, 2 * count, FLOAT32);
-    floats more = load_some(work->locations + 2 * from + WIDTH, 2 * count - WIDTH, FLOAT32);
+    floats low = load_some(work->locations + 2 * from, 2 * count, FLOAT32);
+    floats high = load_some(work->locations + 2 * from + WIDTH, 2 * count - WIDTH, FLOAT32);
     c->weight = load_some(work->weights + from, count, FLOAT32);
     c->width = __builtin_convertvector(width, floats);
     c->height = __builtin_convertvector(height, floats);
-    floats x = EVEN(pairs, more) * c->width - 0.5f;
-    floats y = ODD(pairs, more) * c->height - 0.5f;
-    floats not_finite = (x - x) + (y - y);  // 0 or NaN
+    floats x = EVEN(low, high) * c->width - 0.5f, y = ODD(low, high) * c->height - 0.5f;
+    floats not_finite = (x - x) + (y - y), lowest = (floats){0} - 2;  // not_finite: 0 or NaN
     // Between these bounds a conversion to integers is defined; NaN becomes the upper one.
-    floats lowest = (floats){0} - 2;
     x = choose(x < c->width, x, c->width);
     y = choose(y < c->height, y, c->height);
     x = choose(x > lowest, x, lowest);
@@ -173,10 +181,9 @@ INLINE void find_corners(Corners *c, const Work *work, int64_t at, int64_t point
     floats dy = y - __builtin_convertvector(top, floats) + not_finite;
     ints in_left = (left >= 0) & (left < width), in_right = (left >= -1) & (left < width - 1);
     ints in_top = (top >= 0) & (top < height), in_bottom = (top >= -1) & (top < height - 1);
-    ints row = start + top * width + left, nowhere = (ints){0} + outside;
-    ints in[4] = {in_top & in_left, in_top & in_right, in_bottom & in_left, in_bottom & in_right};
-    ints rows[4] = {row, row + 1, row + width, row + width + 1};
-    for (int k = 0; k < 4; k++) c->row[k] = (rows[k] & in[k]) | (nowhere & ~in[k]);
+    ints inside[4] = {in_top & in_left, in_top & in_right, in_bottom & in_left, in_bottom & in_right};
+    ints first = start + top * width + left, row[4] = {first, first + 1, first + width, first + width + 1};
+    for (int k = 0; k < 4; k++) c->row[k] = (row[k] & inside[k]) | (outside & ~inside[k]);
     c->share[0] = c->weight * (1 - dx) * (1 - dy);
     c->share[1] = c->weight * dx * (1 - dy);
     c->share[2] = c->weight * (1 - dx) * dy;
@@ -185,94 +192,81 @@ INLINE void find_corners(Corners *c, const Work *work, int64_t at, int64_t point
     c->dy = dy;
 }
 
-// Where a head's rows are: a corner outside reads `zeros` (and adds to a row that nobody reads).
+// A head's rows, `step` floats apart. A corner outside reads `zeros` and adds to `discarded`.
 typedef struct {
-    const char *values;
-    float *gradients;
-    int64_t value_step, gradient_step;  // bytes, floats
-    const char *zeros;
-    float *discarded;
-    int32_t outside;
+    const float *values;
+    float *gradients, *zeros, *discarded;
+    int64_t step;
+    int32_t outside;  // a row of zeros behind the copy, or -1 when direct
 } Rows;
 
-INLINE const char *value_row(const Rows *rows, int32_t row, int direct) {
-    return direct && row < 0 ? rows->zeros : rows->values + row * rows->value_step;
+INLINE const float *value_row(const Rows *rows, int32_t row, int direct) {
+    return direct && row < 0 ? rows->zeros : rows->values + row * rows->step;
 }
 
 INLINE float *gradient_row(const Rows *rows, int32_t row, int direct) {
-    return direct && row < 0 ? rows->discarded : rows->gradients + row * rows->gradient_step;
-}
-
-INLINE void prefetch(const void *from, int64_t bytes, int to_write) {
-    for (int64_t i = 0; i < bytes; i += 64) {
-        if (to_write) __builtin_prefetch((const char *)from + i, 1);
-        else __builtin_prefetch((const char *)from + i, 0);
-    }
+    return direct && row < 0 ? rows->discarded : rows->gradients + row * rows->step;
 }
 
 // Forward
 
 // `vectors` vectors of channels, from channel `first` on, of one query.
-INLINE void query_forward(const Work *work, const Rows *rows, int64_t at, int64_t first, int vectors, int type,
-                          int direct) {
-    // More than one sum for each vector of the row, where registers allow: one alone would wait for its own last addition.
+INLINE void query_forward(const Work *work, const Rows *rows, int64_t at, int64_t first, int vectors, int direct) {
+    // More than one sum for each vector of the row, where registers allow: one alone would wait for its last addition.
     floats sum[SUMS][VECTORS];
     for (int k = 0; k < SUMS; k++)
         for (int v = 0; v < vectors; v++) sum[k][v] = (floats){0};
-    int64_t size = size_of(type), offset = first * size;
     for (int64_t point = 0; point < work->points; point += WIDTH) {
         Corners c;
         find_corners(&c, work, at, point, rows->outside);
         int count = work->points - point < WIDTH ? (int)(work->points - point) : WIDTH;
         for (int i = 0; i < count; i++) {
-            const char *row[4];
-            for (int k = 0; k < 4; k++) row[k] = value_row(rows, c.row[k][i], direct) + offset;
-            for (int v = 0; v < vectors; v++) {
-                int64_t skip = v * WIDTH * size;
-                for (int k = 0; k < 4; k++) sum[k % SUMS][v] += c.share[k][i] * load(row[k] + skip, type);
-            }
+            const float *row[4];
+            for (int k = 0; k < 4; k++) row[k] = value_row(rows, c.row[k][i], direct) + first;
+            for (int v = 0; v < vectors; v++)
+                for (int k = 0; k < 4; k++) sum[k % SUMS][v] += c.share[k][i] * load(row[k] + v * WIDTH, FLOAT32);
         }
     }
+    int64_t size = size_of(work->type);
     char *output = (char *)work->output + (at * work->channels + first) * size;
     for (int v = 0; v < vectors; v++)
-        store_some(output + v * WIDTH * size, SUMS == 2 ? sum[0][v] + sum[1][v] : sum[0][v], work->channels - first - v * WIDTH, type);
+        store_some(output + v * WIDTH * size, SUMS == 2 ? sum[0][v] + sum[SUMS - 1][v] : sum[0][v],
+                   work->channels - first - v * WIDTH, work->type);
 }
 
-INLINE void head_forward(const Work *work, const Rows *rows, int64_t image, int64_t head, int type, int direct) {
-    int64_t row = work->channels * size_of(type), points = work->points;
+INLINE void head_forward(const Work *work, const Rows *rows, int64_t image, int64_t head, int direct) {
+    int64_t bytes = work->channels * size_of(work->type), points = work->points;
     for (int64_t query = 0; query < work->queries; query++) {
         int64_t at = (image * work->queries + query) * work->heads + head, ahead = at + AHEAD * work->heads, first = 0;
         if (query + AHEAD < work->queries) {
-            prefetch(work->locations + ahead * points * 2, points * 8, 0);
-            prefetch(work->weights + ahead * points, points * 4, 0);
-            prefetch((char *)work->output + ahead * row, row, 1);
+            prefetch(work->locations + ahead * points * 2, points * 8);
+            prefetch(work->weights + ahead * points, points * 4);
+            prefetch_to_write((char *)work->output + ahead * bytes, bytes);
         }
         for (; first + WIDTH * VECTORS <= work->padded; first += WIDTH * VECTORS)
-            query_forward(work, rows, at, first, VECTORS, type, direct);
-        for (; first < work->padded; first += WIDTH) query_forward(work, rows, at, first, 1, type, direct);
+            query_forward(work, rows, at, first, VECTORS, direct);
+        for (; first < work->padded; first += WIDTH) query_forward(work, rows, at, first, 1, direct);
     }
 }
 
 // Backward
 
-// Adds to the gradient of the values and, per point and corner, a vector that adds up to gradient . value.
+// Adds to the gradient of the values and, per point and corner, to a vector whose sum is gradient . value.
 INLINE void spread(floats dots[4][WIDTH], const Work *work, const Rows *rows, const Corners *c, int64_t at,
-                   int64_t first, int count, int vectors, int type, int direct) {
-    int64_t size = size_of(type);
+                   int64_t first, int count, int vectors, int direct) {
+    int64_t size = size_of(work->type);
     const char *grad_output = (const char *)work->grad_output + (at * work->channels + first) * size;
     floats gradient[VECTORS];
     for (int v = 0; v < vectors; v++)
-        gradient[v] = load_some(grad_output + v * WIDTH * size, work->channels - first - v * WIDTH, type);
+        gradient[v] = load_some(grad_output + v * WIDTH * size, work->channels - first - v * WIDTH, work->type);
     for (int i = 0; i < count; i++)
         for (int k = 0; k < 4; k++) {
-            const char *value = value_row(rows, c->row[k][i], direct) + first * size;
-            any_floats *sum = (any_floats *)(gradient_row(rows, c->row[k][i], direct) + first);
-            floats dot = dots[k][i];
+            const float *value = value_row(rows, c->row[k][i], direct) + first;
+            float *sum = gradient_row(rows, c->row[k][i], direct) + first;
             for (int v = 0; v < vectors; v++) {
-                dot += gradient[v] * load(value + v * WIDTH * size, type);
-                sum[v] += c->share[k][i] * gradient[v];
+                dots[k][i] += gradient[v] * load(value + v * WIDTH, FLOAT32);
+                store(sum + v * WIDTH, load(sum + v * WIDTH, FLOAT32) + c->share[k][i] * gradient[v], FLOAT32);
             }
-            dots[k][i] = dot;
         }
 }
 
@@ -288,15 +282,17 @@ INLINE floats add_up(const floats v[WIDTH]) {
     return low;
 }
 
-INLINE void points_backward(const Work *work, const Rows *rows, int64_t at, int64_t point, int type, int direct) {
+INLINE void points_backward(const Work *work, const Rows *rows, int64_t at, int64_t point, int direct) {
     Corners c;
-    floats dots[4][WIDTH] = {{{0}}}, dot[4];
+    floats dots[4][WIDTH], dot[4];
     int64_t from = at * work->points + point, count = work->points - point, first = 0;
     int n = count < WIDTH ? (int)count : WIDTH;
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < WIDTH; i++) dots[k][i] = (floats){0};
     find_corners(&c, work, at, point, rows->outside);
     for (; first + WIDTH * VECTORS <= work->padded; first += WIDTH * VECTORS)
-        spread(dots, work, rows, &c, at, first, n, VECTORS, type, direct);
-    for (; first < work->padded; first += WIDTH) spread(dots, work, rows, &c, at, first, n, 1, type, direct);
+        spread(dots, work, rows, &c, at, first, n, VECTORS, direct);
+    for (; first < work->padded; first += WIDTH) spread(dots, work, rows, &c, at, first, n, 1, direct);
     for (int k = 0; k < 4; k++) dot[k] = add_up(dots[k]);
     floats top = dot[0] + c.dx * (dot[1] - dot[0]), bottom = dot[2] + c.dx * (dot[3] - dot[2]);
     floats left = dot[0] + c.dy * (dot[2] - dot[0]), right = dot[1] + c.dy * (dot[3] - dot[1]);
@@ -306,78 +302,87 @@ INLINE void points_backward(const Work *work, const Rows *rows, int64_t at, int6
     store_some(work->grad_locations + 2 * from + WIDTH, ZIP_HIGH(grad_x, grad_y), 2 * count - WIDTH, FLOAT32);
 }
 
-INLINE void head_backward(const Work *work, const Rows *rows, int64_t image, int64_t head, int type, int direct) {
-    int64_t row = work->channels * size_of(type), points = work->points;
+INLINE void head_backward(const Work *work, const Rows *rows, int64_t image, int64_t head, int direct) {
+    int64_t bytes = work->channels * size_of(work->type), points = work->points;
     for (int64_t query = 0; query < work->queries; query++) {
         int64_t at = (image * work->queries + query) * work->heads + head, ahead = at + AHEAD * work->heads;
         if (query + AHEAD < work->queries) {
-            prefetch(work->locations + ahead * points * 2, points * 8, 0);
-            prefetch(work->weights + ahead * points, points * 4, 0);
-            prefetch((const char *)work->grad_output + ahead * row, row, 0);
-            prefetch(work->grad_locations + ahead * points * 2, points * 8, 1);
-            prefetch(work->grad_weights + ahead * points, points * 4, 1);
+            prefetch(work->locations + ahead * points * 2, points * 8);
+            prefetch(work->weights + ahead * points, points * 4);
+            prefetch((const char *)work->grad_output + ahead * bytes, bytes);
+            prefetch_to_write(work->grad_locations + ahead * points * 2, points * 8);
+            prefetch_to_write(work->grad_weights + ahead * points, points * 4);
         }
-        for (int64_t point = 0; point < points; point += WIDTH) points_backward(work, rows, at, point, type, direct);
+        for (int64_t point = 0; point < points; point += WIDTH) points_backward(work, rows, at, point, direct);
     }
 }
 
 // Tasks
 
-#define PER_TYPE(function, work, rows, image, head, direct)                                    \
-    switch ((work)->type) {                                                                     \
-        case FLOAT32: function(work, rows, image, head, FLOAT32, direct); break;                \
-        case BFLOAT16: function(work, rows, image, head, BFLOAT16, direct); break;              \
-        case FLOAT16: function(work, rows, image, head, FLOAT16, direct); break;                \
-    }
-
-static void copy_rows(char *to, int64_t to_step, const char *from, int64_t from_step, int64_t count, int64_t bytes) {
-    for (int64_t i = 0; i < count; i++, to += to_step, from += from_step) {
-        prefetch(from + 16 * from_step, bytes, 0);
-        if (bytes == 128) COPY(to, from, 128);
-        else COPY(to, from, bytes);
+// Between value or grad_value, where a head's rows are `step` bytes apart, and a copy of `padded` floats a row.
+INLINE void copy_in(const Work *work, float *to, const char *from, int64_t step, int64_t type) {
+    for (int64_t token = 0; token < work->tokens; token++, from += step, to += work->padded) {
+        if (token + 16 < work->tokens) prefetch(from + 16 * step, work->channels * size_of(type));
+        for (int64_t i = 0; i < work->padded; i += WIDTH)
+            store(to + i, load_some(from + i * size_of(type), work->channels - i, type), FLOAT32);
     }
 }
 
-// Takes tasks until none is left. `scratch` is this thread's own: ops_c.py knows its size.
-static void run(Work *work, char *scratch, int backward) {
-    int64_t size = size_of((int)work->type), row = work->padded * size, direct = work->direct;
-    int64_t value_bytes = direct ? 0 : work->tokens * row;
-    Rows rows = {.zeros = scratch + value_bytes, .outside = direct ? -1 : (int32_t)work->tokens};
-    CLEAR(scratch, value_bytes + row);
-    float *gradients = (float *)(scratch + value_bytes + row);
-    rows.discarded = gradients + (direct ? 0 : work->tokens * work->padded);
-    int64_t task;
+INLINE void copy_out(const Work *work, char *to, const float *from, int64_t step, int64_t type) {
+    for (int64_t token = 0; token < work->tokens; token++, from += work->padded, to += step) {
+        if (token + 16 < work->tokens) prefetch_to_write(to + 16 * step, work->channels * size_of(type));
+        for (int64_t i = 0; i < work->channels; i += WIDTH)
+            store_some(to + i * size_of(type), load(from + i, FLOAT32), work->channels - i, type);
+    }
+}
+
+// For each type a copy loop of its own, without the question inside.
+#define PER_TYPE(copy, work, to, from, step)                                \
+    do {                                                                    \
+        if ((work)->type == FLOAT32) copy(work, to, from, step, FLOAT32);   \
+        if ((work)->type == BFLOAT16) copy(work, to, from, step, BFLOAT16); \
+        if ((work)->type == FLOAT16) copy(work, to, from, step, FLOAT16);   \
+    } while (0)
+
+// Takes tasks until none is left. `scratch` belongs to the calling thread and has, for each of S + 1 rows (2 when
+// direct), `padded` floats, and twice that for backward.
+EXPORT void deformable_attention_run(Work *work, float *scratch) {
+    int64_t row = work->padded, tokens = work->tokens, task;
+    int64_t copied = work->direct ? 0 : tokens * row, step = work->heads * work->channels;
+    Rows rows = {.zeros = scratch + copied, .discarded = scratch + 2 * copied + row};
+    CLEAR(rows.zeros, row * 4);
+    if (work->grad_value) CLEAR(rows.discarded, row * 4);
     while ((task = __atomic_fetch_add(&work->next_task, 1, __ATOMIC_RELAXED)) < work->images * work->heads) {
         int64_t image = task / work->heads, head = task % work->heads;
-        int64_t start = (image * work->tokens * work->heads + head) * work->channels, step = work->heads * work->channels;
-        const char *values = (const char *)work->value + start * size;
-        if (direct) {
-            rows.values = values, rows.value_step = step * size;
-            rows.gradients = backward ? work->grad_value + start : 0, rows.gradient_step = step;
-            if (backward) PER_TYPE(head_backward, work, &rows, image, head, 1)
-            else PER_TYPE(head_forward, work, &rows, image, head, 1)
+        int64_t start = image * tokens * step + head * work->channels;
+        if (work->direct) {
+            rows.values = (const float *)work->value + start, rows.step = step, rows.outside = -1;
+            if (work->grad_value) {
+                rows.gradients = (float *)work->grad_value + start;
+                head_backward(work, &rows, image, head, 1);
+            } else {
+                head_forward(work, &rows, image, head, 1);
+            }
             continue;
         }
-        rows.values = scratch, rows.value_step = row;
-        copy_rows(scratch, row, values, step * size, work->tokens, work->channels * size);
-        if (backward) {
-            rows.gradients = gradients, rows.gradient_step = work->padded;
-            CLEAR(gradients, work->tokens * work->padded * 4);
-            PER_TYPE(head_backward, work, &rows, image, head, 0)
-            copy_rows((char *)(work->grad_value + start), step * 4, (char *)gradients, work->padded * 4, work->tokens,
-                      work->channels * 4);
-        } else PER_TYPE(head_forward, work, &rows, image, head, 0)
+        int64_t size = size_of(work->type);
+        PER_TYPE(copy_in, work, scratch, (const char *)work->value + start * size, step * size);
+        rows.values = scratch, rows.step = row, rows.outside = (int32_t)tokens;
+        if (work->grad_value) {
+            rows.gradients = scratch + copied + row;
+            CLEAR(rows.gradients, copied * 4);
+            head_backward(work, &rows, image, head, 0);
+            PER_TYPE(copy_out, work, (char *)work->grad_value + start * size, rows.gradients, step * size);
+        } else {
+            head_forward(work, &rows, image, head, 0);
+        }
     }
 }
-
-EXPORT void deformable_attention_forward(Work *work, char *scratch) { run(work, scratch, 0); }
-
-EXPORT void deformable_attention_backward(Work *work, char *scratch) { run(work, scratch, 1); }
 
 EXPORT int deformable_attention_interface(void) { return INTERFACE; }
 
-// Whether this processor runs the build for x86-64-v3.
-EXPORT int deformable_attention_has_v3(void) {
+// Whether this processor runs the build with AVX2.
+EXPORT int deformable_attention_has_avx2(void) {
 #if defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else

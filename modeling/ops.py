@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .ops_c import c_backward, c_forward, c_unavailable
 from .ops_reference import deformable_attention_reference
 from .ops_torch import torch_backward, torch_forward
 
@@ -26,10 +27,13 @@ class Backend(NamedTuple):
 
 
 # Best first.
-BACKENDS = {"torch": Backend(torch_forward, torch_backward, lambda device: None)}
+BACKENDS = {
+    "c": Backend(c_forward, c_backward, c_unavailable),
+    "torch": Backend(torch_forward, torch_backward, lambda device: None),
+}
 REFERENCE = "reference"
 # A plain global, which torch.compile understands.
-_requested: str | None = os.getenv("DDETR_BACKEND")
+_requested: str | None = os.getenv("DDETR_BACKEND") or None
 # A copy of this file that travelled with a model's folder registers operators of its own, beside the package's.
 _NAMESPACE = __name__.rpartition(".")[0].replace(".", "_") or "deformable_detr_refine"
 

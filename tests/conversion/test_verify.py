@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_checkpoint import golden_checkpoint
 from safetensors.torch import load_file, save_file
 
 from ddetr.main import main
@@ -168,30 +167,34 @@ def real_mmdet() -> Path:
     return set_up_mmdet()
 
 
-def quick_checkpoint(variant: str) -> dict:
-    """A tiny checkpoint whose images are resized to a quarter of the usual side."""
-    content = golden_checkpoint(f"tiny_{variant}")
-    content["meta"]["cfg"], count = re.subn(r"scale=\(\s*1333,\s*800,\s*\)", "scale=(333, 200)", content["meta"]["cfg"])
-    assert count
-    return content
+@pytest.fixture
+def quick_checkpoint(runner_checkpoint, save):
+    """quick_checkpoint(variant) writes a tiny checkpoint whose images are resized to a quarter of the usual side."""
+
+    def write(variant: str) -> Path:
+        content = runner_checkpoint(variant)
+        text, count = re.subn(r"scale=\(\s*1333,\s*800,\s*\)", "scale=(333, 200)", content["meta"]["cfg"])
+        assert count
+        return save({**content, "meta": {**content["meta"], "cfg": text}})
+
+    return write
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["plain", "refine", "refine_twostage"])
-def test_the_real_mmdetection_agrees(variant, real_mmdet, samples, save, tmp_path, capsys):
-    content = quick_checkpoint(variant)
+def test_the_real_mmdetection_agrees(variant, real_mmdet, samples, quick_checkpoint, tiny_weights, capsys):
     images = [str(samples / name) for name in ("10.jpg", "BloodImage_00000.jpg")]
-    status = main(["verify", str(save(content)), "--images", *images, "--round-trip", "--json"])
+    status = main(["verify", str(quick_checkpoint(variant)), "--images", *images, "--round-trip", "--json"])
     report = json.loads(capsys.readouterr().out)
     assert status == 0 and report["passed"]
     assert [row["shape"] for row in report["same_pixels"]] == [[267, 200], [200, 267], [267, 267], [267, 267]]
     assert max(row["difference"]["logits"] for row in report["same_pixels"]) <= 1e-4
     assert max(row["grey_levels"] for row in report["own_resize"]) <= 1
-    assert report["round_trip"]["equal"] == report["round_trip"]["tensors"] == len(content["state_dict"])
+    assert report["round_trip"]["equal"] == report["round_trip"]["tensors"] == len(tiny_weights[variant])
 
 
 @pytest.mark.slow
-def test_a_wrong_conversion_is_found(real_mmdet, samples, save, tmp_path, capsys, monkeypatch):
+def test_a_wrong_conversion_is_found(real_mmdet, samples, quick_checkpoint, tmp_path, capsys, monkeypatch):
     def convert_wrongly(checkpoint, output, **options):
         report = convert_mmdet_checkpoint(checkpoint, output, **options)
         weights = load_file(output / "model.safetensors")
@@ -202,7 +205,7 @@ def test_a_wrong_conversion_is_found(real_mmdet, samples, save, tmp_path, capsys
     monkeypatch.setattr(verify_inputs, "convert_mmdet_checkpoint", convert_wrongly)
     keep = tmp_path / "keep"
     arguments = ["--images", str(samples / "10.jpg"), "--round-trip", "--json", "--keep", str(keep)]
-    assert main(["verify", str(save(quick_checkpoint("refine_twostage"))), *arguments]) == 1
+    assert main(["verify", str(quick_checkpoint("refine_twostage")), *arguments]) == 1
     report = json.loads(capsys.readouterr().out)
     (row,), trip = report["same_pixels"], report["round_trip"]
     assert row["verdict"] == trip["verdict"] == "FAIL"
