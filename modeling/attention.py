@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .linear import Linear
 from .ops import deformable_attention
 
 
@@ -19,10 +20,10 @@ class DeformableAttention(nn.Module):
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
-        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(width, heads * levels * points)
-        self.value_proj = nn.Linear(width, width)
-        self.output_proj = nn.Linear(width, width)
+        self.sampling_offsets = Linear(width, heads * levels * points * 2)
+        self.attention_weights = Linear(width, heads * levels * points)
+        self.value_proj = Linear(width, width)
+        self.output_proj = Linear(width, width)
 
     def initial_offsets(self) -> Tensor:
         """(heads * levels * points * 2): a head looks in its own direction, its point p at p + 1 pixels (Chebyshev)."""
@@ -35,7 +36,7 @@ class DeformableAttention(nn.Module):
     def forward(
         self,
         query: Tensor,  # (B, Q, D), with its position added
-        reference_points: Tensor,  # (B, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, 0..1 of the padded level
+        reference_points: Tensor,  # (B or 1, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, 0..1 of the padded level
         tokens: Tensor,  # (B, S, D)
         spatial_shapes: Sequence[tuple[int, int]],
         token_mask: Tensor | None = None,  # (B, S), True on the image
@@ -50,12 +51,12 @@ class DeformableAttention(nn.Module):
         # Half-precision offsets would move samples by up to a third of a pixel: coordinates are at least fp32.
         offsets = self.sampling_offsets(query).view(B, Q, H, L, P, 2).to(reference_points.dtype)
         weights = self.attention_weights(query).view(B, Q, H, L * P).softmax(-1).view(B, Q, H, L, P)
-        reference = reference_points[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+        reference = reference_points[:, :, None, :, None]  # (B or 1, Q, 1, L, 1, 2 or 4)
         if reference.shape[-1] == 2:
-            sizes = offsets.new_tensor([(w, h) for h, w in spatial_shapes]).view(L, 1, 2)
-            locations = reference + offsets / sizes
+            pixel = offsets.new_tensor([(1 / w, 1 / h) for h, w in spatial_shapes]).view(L, 1, 2)
+            locations = torch.addcmul(reference, offsets, pixel)
         else:
-            locations = reference[..., :2] + offsets * (reference[..., 2:] * (0.5 / P))
+            locations = torch.addcmul(reference[..., :2], offsets, reference[..., 2:] * (0.5 / P))
         output = deformable_attention(value.view(B, S, H, D // H), spatial_shapes, locations, weights)
         return self.output_proj(output), locations, weights
 
@@ -66,10 +67,10 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor, position: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """x and position (B, Q, D) -> (B, Q, D) and, when asked, the weights (B, H, Q, Q)."""

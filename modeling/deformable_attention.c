@@ -6,15 +6,15 @@
 // 16-bit values at each of their 64 uses costs more than the sums. Few queries on fp32 values do not pay for the copy
 // and read the values where they lie (`direct`).
 //
-// Sums are kept in vectors, since compilers spill an array of floats to memory. GNU C (gcc 9, clang 12, zig) for
-// little-endian processors; of the C library it needs memcpy and memset, and nothing of PyTorch.
+// Sums are kept in vectors, since compilers spill an array of floats to memory. GNU C for little-endian processors,
+// tried with gcc 11 and 12, clang 14 and zig; of the C library it needs memcpy and memset, and nothing of PyTorch.
 
 #include <stdint.h>
 
 #define INTERFACE 1  // ops_c.py refuses a library with another layout of Work
 #define AHEAD 2      // queries to prefetch: rows of a head are H rows apart, which the hardware does not foresee
 
-// gcc keeps a vector that is wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.
+// gcc keeps a vector wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.
 #if defined(__AVX2__)
 #define WIDTH 8
 #define SUMS 2
@@ -157,6 +157,21 @@ typedef struct {
     floats weight, width, height;
 } Corners;
 
+// The pixel whose centre is at or before `x` (0..1 from edge to edge of `size` pixels), and how far x lies beyond it.
+// Rounding x * size could put x on the next pixel's centre, where the derivative is another: with x in two parts of
+// 12 bits, products with up to 4096 pixels are exact.
+INLINE ints pixel(floats x, floats size, floats *beyond) {
+    // Beyond these bounds no corner is inside, and between them integers suffice; NaN becomes the upper one.
+    x = choose(x < 2, x, (floats){0} + 2);
+    x = choose(x > -1, x, (floats){0} - 1);
+    ints towards_zero = __builtin_convertvector(x * size - 0.5f, ints);
+    floats head = (floats)((ints)x & ~0xfff), centre = __builtin_convertvector(towards_zero, floats) + 0.5f;
+    floats rest = head * size - centre + (x - head) * size;
+    ints before = rest < 0;  // true is -1
+    *beyond = rest - __builtin_convertvector(before, floats);
+    return towards_zero + before;
+}
+
 // A location that is not finite gets NaN shares and no pixel, as grid_sample has it.
 INLINE void find_corners(Corners *c, const Work *work, int64_t at, int64_t point, int32_t outside) {
     int64_t from = at * work->points + point, count = work->points - point;
@@ -167,18 +182,9 @@ INLINE void find_corners(Corners *c, const Work *work, int64_t at, int64_t point
     c->weight = load_some(work->weights + from, count, FLOAT32);
     c->width = __builtin_convertvector(width, floats);
     c->height = __builtin_convertvector(height, floats);
-    floats x = EVEN(low, high) * c->width - 0.5f, y = ODD(low, high) * c->height - 0.5f;
-    floats not_finite = (x - x) + (y - y), lowest = (floats){0} - 2;  // not_finite: 0 or NaN
-    // Between these bounds a conversion to integers is defined; NaN becomes the upper one.
-    x = choose(x < c->width, x, c->width);
-    y = choose(y < c->height, y, c->height);
-    x = choose(x > lowest, x, lowest);
-    y = choose(y > lowest, y, lowest);
-    ints left = __builtin_convertvector(x, ints), top = __builtin_convertvector(y, ints);
-    left += __builtin_convertvector(left, floats) > x;  // true is -1
-    top += __builtin_convertvector(top, floats) > y;
-    floats dx = x - __builtin_convertvector(left, floats) + not_finite;
-    floats dy = y - __builtin_convertvector(top, floats) + not_finite;
+    floats x = EVEN(low, high), y = ODD(low, high), not_finite = (x - x) + (y - y);  // 0 or NaN
+    ints left = pixel(x, c->width, &c->dx), top = pixel(y, c->height, &c->dy);
+    floats dx = c->dx += not_finite, dy = c->dy += not_finite;
     ints in_left = (left >= 0) & (left < width), in_right = (left >= -1) & (left < width - 1);
     ints in_top = (top >= 0) & (top < height), in_bottom = (top >= -1) & (top < height - 1);
     ints inside[4] = {in_top & in_left, in_top & in_right, in_bottom & in_left, in_bottom & in_right};
@@ -188,8 +194,6 @@ INLINE void find_corners(Corners *c, const Work *work, int64_t at, int64_t point
     c->share[1] = c->weight * dx * (1 - dy);
     c->share[2] = c->weight * (1 - dx) * dy;
     c->share[3] = c->weight * dx * dy;
-    c->dx = dx;
-    c->dy = dy;
 }
 
 // A head's rows, `step` floats apart. A corner outside reads `zeros` and adds to `discarded`.

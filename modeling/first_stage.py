@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .boxes import inverse_sigmoid
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .heads import BoxHead, FirstStageClassHead
+from .linear import Linear
 from .positions import sine_box_embedding
 
 
@@ -31,16 +32,16 @@ class FirstStage(nn.Module):
         super().__init__()
         width = config.d_model
         self.num_queries = config.num_queries
-        self.memory_proj = nn.Linear(width, width)
+        self.memory_proj = Linear(width, width)
         self.memory_norm = nn.LayerNorm(width)
         self.class_head = FirstStageClassHead(width, config.num_labels, config.focal_prior)
         self.box_head = BoxHead(width)
         # Half of a token's width for each of a box's four coordinates.
-        self.query_proj = nn.Linear(2 * width, 2 * width)
+        self.query_proj = Linear(2 * width, 2 * width)
         self.query_norm = nn.LayerNorm(2 * width)
 
     def forward(self, tokens: Tensor, proposals: Tensor, token_mask: Tensor | None, keep_all: bool) -> Proposals:
-        """tokens (B, S, D), proposals (B, S, 4) cxcywh in 0..1 of the image, token_mask (B, S) True on the image.
+        """tokens (B, S, D), proposals (B or 1, S, 4) cxcywh in 0..1 of the image, token_mask (B, S) True on the image.
 
         Args:
             keep_all: also return the logits and boxes of every token, which the loss needs.
@@ -58,7 +59,7 @@ class FirstStage(nn.Module):
             valid = valid & token_mask.unsqueeze(-1)
         memory = self.memory_norm(self.memory_proj(tokens.masked_fill(~valid, 0)))
         # An infinite logit stays infinite whatever the head adds: the box of an invalid token is (1, 1, 1, 1).
-        anchors = inverse_sigmoid(proposals).masked_fill(~valid, torch.inf)
+        anchors = inverse_sigmoid(proposals).masked_fill(~valid, torch.inf).expand(len(tokens), -1, -1)
 
         all_logits = self.class_head(memory) if keep_all else None
         scores = all_logits[..., 0] if keep_all else self.class_head.foreground(memory)[..., 0]

@@ -5,8 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .linear import Linear
 
-class ClassHead(nn.Linear):
+
+class ClassHead(Linear):
     """Logits, one a class. A new one gives every class the prior probability, so that the focal loss starts small.
 
     Source: section 4.1 of Focal Loss for Dense Object Detection (arXiv:1708.02002).
@@ -45,6 +47,6 @@ class BoxHead(nn.Sequential):
 
     def __init__(self, width: int, size_bias: float = 0.0) -> None:
         super().__init__(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+            Linear(width, width), nn.ReLU(), Linear(width, width), nn.ReLU(), Linear(width, 4)
         )  # fmt: skip
         self.initial_bias = (0.0, 0.0, size_bias, size_bias)

@@ -7,6 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import DeformableAttention, SelfAttention
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
+from .linear import Linear, LinearReLU
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -16,13 +17,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation_dropout: float, dropout: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = LinearReLU(width, hidden)
+        self.fc2 = Linear(hidden, width)
         self.activation_dropout = nn.Dropout(activation_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(self.fc1(x).relu())))
+        return self.dropout(self.fc2(self.activation_dropout(self.fc1(x))))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -42,7 +43,7 @@ class EncoderLayer(GradientCheckpointingLayer):
     def forward(
         self, x: Tensor, position: Tensor, reference_points: Tensor, shapes: Shapes, token_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x, position (B, S, D), reference_points (B, S, L, 2) -> x, sampling locations, attention weights."""
+        """x (B, S, D), position (B or 1, S, D), reference_points (B or 1, S, L, 2) -> x, locations, weights."""
         attended, locations, weights = self.self_attn(x + position, reference_points, x, shapes, token_mask)
         x = self.self_attn_norm(x + self.dropout(attended))
         return self.ffn_norm(x + self.ffn(x)), locations, weights

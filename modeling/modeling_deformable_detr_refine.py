@@ -113,24 +113,23 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
     def _pyramid(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> Pyramid:
         levels = self.neck(self.backbone(pixel_values))
         shapes = [tuple(level.shape[-2:]) for level in levels]
-        tokens, masks, positions, centres, valid_ratios = [], [], [], [], []
-        for level, (shape, embedding) in zip(levels, zip(shapes, self.level_embed, strict=True), strict=True):
-            if pixel_mask is None:
-                mask = torch.ones((level.shape[0], *shape), dtype=torch.bool, device=level.device)
-            else:
-                mask = level_mask(pixel_mask, shape)
-            size = valid_sizes(mask)
-            tokens.append(level.flatten(2).transpose(1, 2))
-            masks.append(mask.flatten(1))
-            positions.append(sine_position_embedding(mask, level.shape[1]).to(embedding.dtype) + embedding)
+        if pixel_mask is not None and _nothing_is_padded(pixel_mask):
+            pixel_mask = None
+        masks, positions, centres, valid_ratios = [], [], [], []
+        for shape, embedding in zip(shapes, self.level_embed, strict=True):
+            mask = None if pixel_mask is None else level_mask(pixel_mask, shape)
+            masks.append(mask)
+            sines = sine_position_embedding(shape, mask, embedding.shape[0], embedding.device)
+            positions.append(sines.to(embedding.dtype) + embedding)
+            size = valid_sizes(shape, mask, embedding.device)
             centres.append(cell_centres(shape, size))
             valid_ratios.append(size / size.new_tensor((shape[1], shape[0])))
         return Pyramid(
-            tokens=torch.cat(tokens, 1),
+            tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1),
             position=torch.cat(positions, 1),
             centres=torch.cat(centres, 1),
             shapes=shapes,
-            token_mask=None if pixel_mask is None else torch.cat(masks, 1),
+            token_mask=None if pixel_mask is None else torch.cat([mask.flatten(1) for mask in masks], 1),
             valid_ratios=torch.stack(valid_ratios, 1),
         )
 
@@ -143,6 +142,11 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
         position, query = self.query_embedding(slots).chunk(2, dim=-1)
         points = self.reference_points(position).sigmoid()
         return Proposals(query, position, points.to(pyramid.centres.dtype), None, None)
+
+
+def _nothing_is_padded(pixel_mask: Tensor) -> bool:
+    # Asking an accelerator would make the program wait for it; a graph cannot ask.
+    return pixel_mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(pixel_mask.all())
 
 
 class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel):

@@ -16,6 +16,7 @@ from torch import Tensor
 from .ops_c import c_backward, c_forward, c_unavailable
 from .ops_reference import deformable_attention_reference
 from .ops_torch import torch_backward, torch_forward
+from .ops_triton import triton_backward, triton_forward, triton_unavailable
 
 
 class Backend(NamedTuple):
@@ -29,6 +30,9 @@ class Backend(NamedTuple):
 # Best first.
 BACKENDS = {
     "c": Backend(c_forward, c_backward, c_unavailable),
+    "triton": Backend(
+        triton_forward, triton_backward, lambda device: triton_unavailable(device, by_name=_requested == "triton")
+    ),
     "torch": Backend(torch_forward, torch_backward, lambda device: None),
 }
 REFERENCE = "reference"

@@ -18,21 +18,33 @@ def level_mask(pixel_mask: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(pixel_mask[:, None].float(), size=shape)[:, 0].bool()
 
 
-def valid_sizes(mask: Tensor) -> Tensor:
-    """mask (B, h, w) -> (B, 2): how many columns and rows of the level hold the image."""
+def valid_sizes(shape: tuple[int, int], mask: Tensor | None, device: torch.device) -> Tensor:
+    """How many columns and rows of a level hold the image, (B or 1, 2); mask as in `sine_position_embedding`."""
+    if mask is None:
+        return torch.tensor([[shape[1], shape[0]]], dtype=torch.float32, device=device)
     return torch.stack((mask[:, 0].sum(1), mask[:, :, 0].sum(1)), -1).float()
 
 
-def sine_position_embedding(mask: Tensor, width: int) -> Tensor:
-    """mask (B, h, w) -> (B, h * w, width): sines and cosines of a cell's place in the image, y before x.
+def sine_position_embedding(shape: tuple[int, int], mask: Tensor | None, width: int, device: torch.device) -> Tensor:
+    """Sines and cosines of each cell's place in the image, y before x -> (B or 1, h * w, width).
 
-    A cell's coordinate is its centre divided by the image's extent (padding not counted), times 2 pi.
+    A cell's coordinate is its centre divided by the image's extent, padding not counted, times 2 pi.
+
+    Args:
+        mask: (B, h, w), True on the image; None when the image fills the level, which needs sines of h + w numbers
+            instead of h * w.
+
     Source: mmdet/models/layers/positional_encoding.py with normalize=True, offset=-0.5, eps=1e-6.
     """
-    rows, columns = mask.cumsum(1, dtype=torch.float32), mask.cumsum(2, dtype=torch.float32)
-    y = (rows - 0.5) / (rows[:, -1:] + 1e-6)
-    x = (columns - 0.5) / (columns[:, :, -1:] + 1e-6)
-    return torch.cat((_sines(y, width // 2), _sines(x, width // 2)), -1).flatten(1, 2)
+    h, w = shape
+    if mask is None:
+        rows = torch.arange(1, h + 1, dtype=torch.float32, device=device).view(1, h, 1)
+        columns = torch.arange(1, w + 1, dtype=torch.float32, device=device).view(1, 1, w)
+    else:
+        rows, columns = mask.cumsum(1, dtype=torch.float32), mask.cumsum(2, dtype=torch.float32)
+    y = _sines((rows - 0.5) / (rows[:, -1:] + 1e-6), width // 2)
+    x = _sines((columns - 0.5) / (columns[:, :, -1:] + 1e-6), width // 2)
+    return torch.cat((y.expand(-1, -1, w, -1), x.expand(-1, h, -1, -1)), -1).flatten(1, 2)
 
 
 def sine_box_embedding(boxes: Tensor, width: int) -> Tensor:

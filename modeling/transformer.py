@@ -13,14 +13,14 @@ from .layers import DecoderLayer, EncoderLayer
 
 
 class Pyramid(NamedTuple):
-    """The flattened levels of a batch of images. Masks are True on the image; None when nothing is padded."""
+    """The flattened levels of a batch of images. Where nothing is padded, what is the same for all is there once."""
 
     tokens: Tensor  # (B, S, D)
-    position: Tensor  # (B, S, D)
-    centres: Tensor  # (B, S, 2), 0..1 of the image
+    position: Tensor  # (B or 1, S, D)
+    centres: Tensor  # (B or 1, S, 2), 0..1 of the image
     shapes: Sequence[tuple[int, int]]  # [(h, w)] * L
-    token_mask: Tensor | None  # (B, S)
-    valid_ratios: Tensor  # (B, L, 2), share of a level's width and height that the image takes
+    token_mask: Tensor | None  # (B, S), True on the image; None when nothing is padded
+    valid_ratios: Tensor  # (B or 1, L, 2), share of a level's width and height that the image takes
 
 
 class EncoderOutput(NamedTuple):
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
     def forward(self, pyramid: Pyramid, keep_hidden: bool, keep_attentions: bool) -> EncoderOutput:
         """Encodes the pyramid's tokens; `keep_hidden` and `keep_attentions` fill the output's tuples."""
-        reference_points = pyramid.centres.unsqueeze(2) * pyramid.valid_ratios.unsqueeze(1)  # (B, S, L, 2)
+        reference_points = pyramid.centres.unsqueeze(2) * pyramid.valid_ratios.unsqueeze(1)  # (B or 1, S, L, 2)
         x = pyramid.tokens
         hidden, locations, weights = [x], [], []
         for layer in self.layers:
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         """query, position (B, Q, D); reference (B, Q, 2) points or (B, Q, 4) cxcywh, 0..1 of the image."""
         hidden, boxes, locations, weights, self_attentions = [query], [], [], [], []
         for index, layer in enumerate(self.layers):
-            ratios = pyramid.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)  # (B, L, 2 or 4)
+            ratios = pyramid.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)  # (B or 1, L, 2 or 4)
             on_levels = reference.unsqueeze(2) * ratios.unsqueeze(1)  # (B, Q, L, 2 or 4), 0..1 of the padded level
             query, *attention = layer(
                 query, position, on_levels, tokens, pyramid.shapes, pyramid.token_mask, keep_attentions

@@ -50,11 +50,11 @@ def check(seed: int) -> None:
     grad_value, grad_locations, grad_weights = torch.autograd.grad(expected, leaves, grad_output.double())
     output = ops_c.c_forward(value, levels, locations, weights)
     gradients = ops_c.c_backward(grad_output, value, levels, locations, weights)
-    eps = max(torch.finfo(value.dtype).eps, 2e-4)
-    # Where fp32 overflows or a location stands on a cell's border, fp64 may say another thing: not counted.
+    eps = max(torch.finfo(value.dtype).eps, 1e-5)
+    # Where fp32 overflows, or where fp64's own rounding decides which cell a location is in, is not counted.
     size = torch.tensor([(w, h) for h, w in levels]).view(1, 1, 1, -1, 1, 2)
     pixels = locations.double() * size - 0.5
-    usual = ((pixels.abs() < 1e6) & ((pixels - pixels.round()).abs() > 1e-4)).all(-1)
+    usual = ((pixels.abs() < 1e6) & ((pixels - pixels.round()).abs() > 1e-9)).all(-1)
     bad = ~locations.isfinite().all(-1)
     _compare(
         "output",
@@ -64,8 +64,8 @@ def check(seed: int) -> None:
         ~(locations.isfinite() & (locations.abs() > 1e37)).flatten(3).any(-1).any(-1, True),
     )
     _compare("grad_value", gradients[0], grad_value, eps, None)
-    _compare("grad_locations", gradients[1], grad_locations, 2e-3, usual.unsqueeze(-1))
-    _compare("grad_weights", gradients[2], grad_weights, 2e-4, usual)
+    _compare("grad_locations", gradients[1], grad_locations, 1e-4, usual.unsqueeze(-1))
+    _compare("grad_weights", gradients[2], grad_weights, 1e-5, usual)
     assert gradients[1][bad].isnan().all() and gradients[2][bad].isnan().all(), "a bad location has a finite gradient"
 
 

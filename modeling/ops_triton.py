@@ -1,0 +1,282 @@
+"""Deformable attention on a GPU, in Triton: one kernel a direction for all levels, compiled at its first call.
+
+Values of 32 and 16 bits with a power of two up to 64 channels a head; other inputs go to the torch backend. Coordinates
+and sums are fp32. A location that is not finite gives NaN in its query and head, NaN gradients for its weight and its
+other coordinate, and reaches no other gradient, as in the reference.
+B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; q = 8 * ROWS queries a program.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .ops_torch import torch_backward, torch_forward
+
+try:
+    import triton
+    import triton.language as tl
+    from triton.language import constexpr
+except ImportError:  # PyTorch comes without it on some systems; `triton_unavailable` says so
+    triton = tl = constexpr = None
+
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+_INTERPRETED = triton is not None and triton.knobs.runtime.interpret
+_RANDOM_ORDER = (
+    "On a GPU the backward of deformable attention adds to the gradient of value in no fixed order, by the triton "
+    "backend's atomics as by the grid_sample of DDETR_BACKEND=torch. Under torch.use_deterministic_algorithms(True) "
+    "train on the CPU, or give it warn_only=True."
+)
+
+
+def triton_unavailable(device: torch.device, by_name: bool) -> str | None:
+    """Why the backend does not run on `device`, or None. `by_name`: it was asked for, not chosen for the device."""
+    if triton is None:
+        return "triton is not installed"
+    if _INTERPRETED:
+        return None if by_name else "TRITON_INTERPRET=1 makes it slow, so it runs only when it is asked for by name"
+    if device.type != "cuda":
+        return f"it computes on a GPU, not on {device.type} (TRITON_INTERPRET=1 emulates one, slowly)"
+    return _driver_failure()
+
+
+def triton_forward(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B, Q, H * C)."""
+    if not _fits(value, spatial_shapes, locations, weights):
+        return torch_forward(value, spatial_shapes, locations, weights)
+    value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
+    output = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+    tensors = {"value": value, "locations": locations, "weights": weights, "output": output}
+    _launch(_forward_kernel, tensors, spatial_shapes, vector=16 // value.element_size(), rows=8)
+    return output
+
+
+def triton_backward(
+    grad_output: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """grad_output (B, Q, H * C) and forward's inputs -> the gradients of value, locations and weights.
+
+    Raises:
+        RuntimeError: under torch.use_deterministic_algorithms(True).
+    """
+    if grad_output.shape != (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]):
+        raise ValueError(f"grad_output {tuple(grad_output.shape)} does not have the output's shape.")
+    if not _fits(value, spatial_shapes, locations, weights):
+        return torch_backward(grad_output, value, spatial_shapes, locations, weights)
+    if torch.are_deterministic_algorithms_enabled():
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(_RANDOM_ORDER)
+        warnings.warn(_RANDOM_ORDER, stacklevel=2)
+    value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
+    # Half values: thousands of queries add to a cell of a coarse level, which half precision would not survive.
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
+    gradients = grad_value, torch.empty_like(locations), torch.empty_like(weights)
+    tensors = {"grad_output": grad_output.contiguous(), "value": value, "locations": locations, "weights": weights}
+    tensors |= dict(zip(("grad_value", "grad_locations", "grad_weights"), gradients, strict=True))
+    # Four channels a thread, of half values too: the widest addition is sm_90's red.v4.f32. Before sm_90 Triton passes
+    # what is added through shared memory, so that the scalar additions of a warp fall on whole cache lines.
+    _launch(_backward_kernel, tensors, spatial_shapes, vector=4, rows=4)
+    return grad_value.to(value.dtype), *gradients[1:]
+
+
+def _fits(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> bool:
+    """Whether the kernels can compute it. ValueError where they would read what is not theirs."""
+    (B, S, H, C), Q, P = value.shape, locations.shape[1], locations.shape[4]
+    sampled = (B, Q, H, len(spatial_shapes), P)
+    if locations.shape != (*sampled, 2) or weights.shape != sampled or sum(h * w for h, w in spatial_shapes) != S:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (value, locations, weights))
+        raise ValueError(
+            f"value, locations and weights {shapes} and levels {list(spatial_shapes)} do not fit together."
+        )
+    if not value.device == locations.device == weights.device:
+        raise ValueError(f"value is on {value.device}, locations on {locations.device}, weights on {weights.device}.")
+    # Inside an image the kernels count in 32 bits.
+    largest = max(S * H * C, Q * H * C, Q * H * len(spatial_shapes) * P * 2)
+    return value.dtype in _TYPES and C in (1, 2, 4, 8, 16, 32, 64) and largest < 2**31
+
+
+@cache
+def _driver_failure() -> str | None:
+    """Triton compiles a few lines of C when it first meets a GPU; without a compiler the torch backend runs."""
+    try:
+        triton.runtime.driver.active.get_current_device()
+    except Exception as error:  # whatever it is, there is another backend
+        return f"Triton does not start: {error}"
+    return None
+
+
+def _launch(
+    kernel, tensors: dict[str, Tensor], spatial_shapes: Sequence[tuple[int, int]], vector: int, rows: int
+) -> None:
+    """Run a kernel over all queries, in tiles of rows x 8, by threads that own `vector` contiguous channels."""
+    (B, S, H, C), (_, Q, _, L, P, _) = tensors["value"].shape, tensors["locations"].shape
+    vector, tiled = min(vector, C), Q == S
+
+    def grid(meta: dict[str, int]) -> tuple[int, int, int]:
+        rows = meta["ROWS"]
+        tiles = sum(-(-h // rows) * -(-w // 8) for h, w in spatial_shapes) if tiled else -(-Q // (8 * rows))
+        return tiles, H, B
+
+    # As floats: for integers in a tuple Triton would compile anew when a side becomes a multiple of 16, or 1.
+    flat_shapes = tuple(float(side) for shape in spatial_shapes for side in shape)
+    # Triton 3.10 no longer fuses multiplications with additions unasked.
+    sizes = {"S": S, "Q": Q, "H": H, "C": C, "L": L, "P": P, "TILED": tiled, "VECTOR": vector, "enable_fp_fusion": True}
+    if os.getenv("DDETR_TRITON_AUTOTUNE", "0") != "0" and not _INTERPRETED:
+        kernel = _tuned(kernel)
+    else:
+        # UNMEASURED, chosen without a GPU by what ptxas reports of 32 channels: two queries a thread in forward
+        # (rows = 8) need no shared memory, one in backward (rows = 4) spills nothing on sm_90, four registers on sm_80.
+        warps = C // vector
+        sizes |= {"ROWS": rows, "num_warps": warps}
+        if not tiled:  # a decoder's few queries: smaller programs occupy more processors
+            sizes |= {"ROWS": rows // 4, "num_warps": max(warps // 4, 1)}
+    with torch.cuda.device_of(tensors["value"]):
+        kernel[grid](**tensors, spatial_shapes=flat_shapes, **sizes)
+
+
+@cache
+def _tuned(kernel) -> Callable:
+    """The kernel, timing these configurations at the first call with new structural sizes or types.
+
+    DDETR_TRITON_AUTOTUNE=1 asks for it.
+    """
+    configurations = [triton.Config({"ROWS": rows}, num_warps=warps) for rows in (2, 4, 8) for warps in (2, 4, 8, 16)]
+    reset = [name for name in kernel.arg_names if name == "grad_value"]
+    return triton.autotune(configurations, key=["C", "L", "P", "TILED"], reset_to_zero=reset)(kernel)
+
+
+def _jit(function: Callable) -> Callable:
+    return triton.jit(function, do_not_specialize=["S", "Q"]) if triton else function
+
+
+@_jit
+def _size(spatial_shapes, level: constexpr):
+    return tl.cast(spatial_shapes[2 * level], tl.int32), tl.cast(spatial_shapes[2 * level + 1], tl.int32)
+
+
+@_jit
+def _queries(spatial_shapes, Q, L: constexpr, TILED: constexpr, ROWS: constexpr):
+    """The queries (q,) of this program, and which of them there are."""
+    program, lane = tl.program_id(0), tl.arange(0, 8 * ROWS)
+    if TILED:
+        # Neighbours on the image read the same cells: a program takes a tile of ROWS x 8, of the last level that
+        # begins at it or before.
+        tile, height, width, first_token = program, 1, 1, 0
+        first_tile, token = 0, 0
+        for level in tl.static_range(L):
+            h, w = _size(spatial_shapes, level)
+            begun = program >= first_tile
+            tile = tl.where(begun, program - first_tile, tile)
+            height = tl.where(begun, h, height)
+            width = tl.where(begun, w, width)
+            first_token = tl.where(begun, token, first_token)
+            first_tile += tl.cdiv(h, ROWS) * tl.cdiv(w, 8)
+            token += h * w
+        across = tl.cdiv(width, 8)
+        row = tile // across * ROWS + lane // 8
+        column = tile % across * 8 + lane % 8
+        query = first_token + row * width + column
+        inside = (row < height) & (column < width)
+    else:
+        query = program * (8 * ROWS) + lane
+        inside = query < Q
+    return query, inside
+
+
+@_jit
+def _sample(locations, weights, sample, inside, h, w):
+    """Samples (q,) of a level -> attention, share of the right and lower cells, upper left cell, which cells exist."""
+    x = tl.load(locations + 2 * sample, mask=inside, other=0.0).to(tl.float32) * w - 0.5
+    y = tl.load(locations + 2 * sample + 1, mask=inside, other=0.0).to(tl.float32) * h - 0.5
+    attention = tl.load(weights + sample, mask=inside, other=0.0).to(tl.float32)
+    column, row = tl.floor(x), tl.floor(y)
+    # On floats: false for NaN and infinity, whose integers mean nothing. Their share is NaN, and 0 * NaN is NaN.
+    left, right = inside & (column >= 0) & (column < w), inside & (column >= -1) & (column < w - 1)
+    upper, lower = (row >= 0) & (row < h), (row >= -1) & (row < h - 1)
+    cell = row.to(tl.int32) * w + column.to(tl.int32)
+    return attention, x - column, y - row, cell, left & upper, right & upper, left & lower, right & lower
+
+
+@_jit
+def _forward_kernel(
+    value, locations, weights, output, spatial_shapes, S, Q, H,
+    C: constexpr, L: constexpr, P: constexpr, TILED: constexpr, VECTOR: constexpr, ROWS: constexpr,
+):  # fmt: skip
+    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    query, inside = _queries(spatial_shapes, Q, L, TILED, ROWS)
+    row, channel = query * H + head, tl.arange(0, C)
+    value += image * S * H * C + head * C
+    locations += image * Q * H * (L * P * 2)
+    weights += image * Q * H * (L * P)
+    total = tl.zeros((8 * ROWS, C), tl.float32)
+    for level in tl.static_range(L):
+        h, w = _size(spatial_shapes, level)
+        for point in range(P):
+            attention, x, y, cell, in00, in01, in10, in11 = _sample(
+                locations, weights, row * (L * P) + level * P + point, inside, h, w
+            )
+            cells = (cell * (H * C))[:, None] + channel
+            upper, lower = attention * (1 - y), attention * y
+            total += _rows(value, cells, in00, VECTOR) * (upper * (1 - x))[:, None]
+            total += _rows(value, cells + H * C, in01, VECTOR) * (upper * x)[:, None]
+            total += _rows(value, cells + w * H * C, in10, VECTOR) * (lower * (1 - x))[:, None]
+            total += _rows(value, cells + (w + 1) * H * C, in11, VECTOR) * (lower * x)[:, None]
+        value += h * w * H * C
+    tl.store(output + image * Q * H * C + (row * C)[:, None] + channel, total, mask=inside[:, None])
+
+
+@_jit
+def _rows(pointer, offsets, inside, VECTOR: constexpr):
+    """(q, C) in fp32, zero outside, read by threads that own VECTOR contiguous channels."""
+    # The hint holds for the line's own sum: on an argument it would be lost when the function is inlined.
+    rows = tl.max_contiguous(pointer + offsets, [1, VECTOR])
+    return tl.load(rows, mask=inside[:, None], other=0.0).to(tl.float32)
+
+
+@_jit
+def _backward_kernel(
+    grad_output, value, locations, weights, grad_value, grad_locations, grad_weights, spatial_shapes, S, Q, H,
+    C: constexpr, L: constexpr, P: constexpr, TILED: constexpr, VECTOR: constexpr, ROWS: constexpr,
+):  # fmt: skip
+    head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    query, inside = _queries(spatial_shapes, Q, L, TILED, ROWS)
+    row, channel = query * H + head, tl.arange(0, C)
+    value += image * S * H * C + head * C
+    grad_value += image * S * H * C + head * C
+    locations += image * Q * H * (L * P * 2)
+    grad_locations += image * Q * H * (L * P * 2)
+    weights += image * Q * H * (L * P)
+    grad_weights += image * Q * H * (L * P)
+    grad = _rows(grad_output + image * Q * H * C, (row * C)[:, None] + channel, inside, VECTOR)
+    for level in tl.static_range(L):
+        h, w = _size(spatial_shapes, level)
+        for point in range(P):
+            sample = row * (L * P) + level * P + point
+            attention, x, y, cell, in00, in01, in10, in11 = _sample(locations, weights, sample, inside, h, w)
+            cells = (cell * (H * C))[:, None] + channel
+            upper, lower = attention * (1 - y), attention * y
+            dot00 = _cell(value, grad_value, cells, in00, upper * (1 - x), grad, VECTOR)
+            dot01 = _cell(value, grad_value, cells + H * C, in01, upper * x, grad, VECTOR)
+            dot10 = _cell(value, grad_value, cells + w * H * C, in10, lower * (1 - x), grad, VECTOR)
+            dot11 = _cell(value, grad_value, cells + (w + 1) * H * C, in11, lower * x, grad, VECTOR)
+            # The bilinear sample of the four products, and its derivatives.
+            above, below = dot00 + (dot01 - dot00) * x, dot10 + (dot11 - dot10) * x
+            slope = (dot01 - dot00) * (1 - y) + (dot11 - dot10) * y
+            tl.store(grad_weights + sample, above + (below - above) * y, mask=inside)
+            tl.store(grad_locations + 2 * sample, slope * attention * w, mask=inside)
+            tl.store(grad_locations + 2 * sample + 1, (below - above) * attention * h, mask=inside)
+        value += h * w * H * C
+        grad_value += h * w * H * C
+
+
+@_jit
+def _cell(value, grad_value, cells, inside, share, grad, VECTOR: constexpr):
+    """Add the cells' gradients (q, C), share times grad; returns the product (q,) of the cells' values and grad."""
+    # Relaxed: nothing here reads grad_value. The result goes unused, so that this is a reduction, not an exchange.
+    tl.atomic_add(grad_value + cells, share[:, None] * grad, mask=inside[:, None], sem="relaxed")
+    return tl.sum(_rows(value, cells, inside, VECTOR) * grad, 1)
