@@ -11,7 +11,7 @@ IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
 	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out)"
-	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (needs gcc)"
+	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (gcc, x86-64)"
 	@echo "make verify  run the real MMDetection beside this package and compare (make verify CHECKPOINT=your.pth)"
 	@echo "make lint    check style (make format mends it)"
 	@echo "make setup   only the environment, in $(VENV), with $(PYTHON) (make PYTHON=python3.12 setup)"

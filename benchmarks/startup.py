@@ -5,11 +5,11 @@
 Prints a Markdown table. Runs are interleaved, so that a busy moment of the machine meets every row.
 """
 
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from timing import interleaved, machine, table
 
 PYTHON = sys.executable
 DDETR = str(Path(PYTHON).with_name("ddetr"))
@@ -28,23 +28,15 @@ ROWS = {
 }
 
 
-def seconds(command: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True, cwd="/")
-    return time.perf_counter() - start
-
-
 def main(runs: int = 7) -> None:
-    times: dict[str, list[float]] = {name: [] for name in ROWS}
-    for run in range(runs + 1):
-        for name, (command, _) in ROWS.items():
-            elapsed = seconds(command)
-            if run:  # the first fills the caches of the disk
-                times[name].append(elapsed)
-    print("| | minimum, s | median, s | of its peer's minimum |\n|---|---|---|---|")
-    for name, (_, peer) in ROWS.items():
-        ratio = f"{min(times[name]) / min(times[peer]):.2f} x {peer}" if peer else ""
-        print(f"| {name} | {min(times[name]):.2f} | {statistics.median(times[name]):.2f} | {ratio} |")
+    times = interleaved(
+        {
+            name: lambda command=command: subprocess.run(command, check=True, capture_output=True, cwd="/")
+            for name, (command, _) in ROWS.items()
+        },
+        runs,
+    )
+    print(f"{machine()}\n\n{table(times, {name: peer for name, (_, peer) in ROWS.items() if peer})}")
 
 
 if __name__ == "__main__":
