@@ -6,13 +6,14 @@ READY := $(VENV)/.ready
 CHECKPOINT ?= demo/checkpoint.pth
 IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
 
-.PHONY: help setup demo test test-fast sanitize verify lint format clean
+.PHONY: help setup demo test test-fast bench bench-full sanitize verify lint format clean
 
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
 	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out)"
 	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (gcc, x86-64)"
 	@echo "make verify  run the real MMDetection beside this package and compare (make verify CHECKPOINT=your.pth)"
+	@echo "make bench   time operator, detector, training and start-up beside transformers' own (make bench-full: more sizes)"
 	@echo "make lint    check style (make format mends it)"
 	@echo "make setup   only the environment, in $(VENV), with $(PYTHON) (make PYTHON=python3.12 setup)"
 
@@ -53,6 +54,12 @@ demo/checkpoint.pth: | $(READY)
 
 verify: $(READY) $(CHECKPOINT)
 	$(BIN)/ddetr verify $(CHECKPOINT) --images $(IMAGES) --round-trip
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+bench-full: $(READY)
+	$(BIN)/python benchmarks/run.py --full
 
 lint: $(READY)
 	$(BIN)/ruff check .

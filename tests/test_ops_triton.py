@@ -179,6 +179,14 @@ def test_custom_code_does_not_require_triton():
     assert "triton" not in get_imports(ops_triton.__file__)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure for minutes")
+def test_benchmark_says_that_there_is_no_gpu(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    command = [sys.executable, script, "--output", tmp_path / "GPU.md"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.startswith("PyTorch sees no GPU") and not list(tmp_path.iterdir())
+
+
 class FakeGPU:
     """What Triton asks a driver before it compiles and, to tune, how long a call takes."""
 
