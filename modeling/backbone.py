@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.modeling_utils import load_state_dict
 
 from .folded_norm import fold_frozen_norms
 
 STRIDES = [8, 16, 32]
+WEIGHT_FILES = {".safetensors", ".pth", ".pt", ".bin"}
 
 
 class Backbone(nn.Module):
@@ -61,13 +63,29 @@ class Backbone(nn.Module):
     def load_weights(self, weights: str | Path) -> None:
         """Load ImageNet weights: a timm name such as 'resnet50.tv_in1k' (downloaded), or a file of this network's.
 
+        A file holds the network's own names, as timm and torchvision write them; what comes after the last stage (the
+        classifier) is left out. It is opened without executing anything in it.
+
         Raises:
-            FileNotFoundError, RuntimeError: from timm, when the file is missing or holds another network.
+            FileNotFoundError: there is no such file.
+            ValueError: the file holds another network, or timm does not know the name.
         """
-        is_file = Path(weights).suffix in {".safetensors", ".pth", ".pt", ".bin"}
-        source = {"pretrained_cfg_overlay": {"file": str(weights)}} if is_file else {}
-        pretrained = _create(self.name if is_file else str(weights), pretrained=True, **source)
-        self.body.load_state_dict(pretrained.state_dict())
+        if Path(weights).suffix not in WEIGHT_FILES:
+            loaded = _create(str(weights), pretrained=True).state_dict()
+        elif not Path(weights).is_file():
+            raise FileNotFoundError(f"There is no file of backbone weights {weights}.")
+        else:
+            loaded = load_state_dict(weights)
+        own = self.body.state_dict()
+        # Some networks flatten 'stages.0' to 'stages_0' when they give features; files have the dots.
+        found = {name: loaded.get(name, loaded.get(_with_dots(name))) for name in own}
+        wrong = [name for name, tensor in found.items() if tensor is None or tensor.shape != own[name].shape]
+        if wrong:
+            raise ValueError(
+                f"{weights} does not hold the weights of {self.name}: "
+                f"{len(wrong)} of {len(own)} tensors are missing or of another shape, {wrong[0]} first."
+            )
+        self.body.load_state_dict(found)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """(B, 3, height, width) -> three maps (B, widths[i], height / stride, width / stride)."""
@@ -84,6 +102,12 @@ def _create(name: str, **kwargs) -> nn.Module:
         if "Unknown model" not in str(error):
             raise
         raise ValueError(f"backbone={name!r} is not a model that timm {timm.__version__} knows.") from error
+
+
+def _with_dots(name: str) -> str:
+    """'stages_1.blocks.0' -> 'stages.1.blocks.0'"""
+    first, _, rest = name.partition(".")
+    return f"{first.replace('_', '.')}.{rest}" if rest else name
 
 
 class NeckLevel(nn.Module):

@@ -32,7 +32,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient: weights of the loss.
 
     Raises:
-        ValueError: for a combination that no model can be built from.
+        huggingface_hub.errors.StrictDataclassError: for a combination that no model can be built from; its cause is a
+            ValueError that says which.
 
     Source: configs/deformable_detr of MMDetection 3.1.0; Zhu et al., Deformable DETR (arXiv:2010.04159).
 
@@ -114,9 +115,15 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
             raise ValueError(f"d_model={self.d_model} is not divisible by 32, the groups of the neck's group norm.")
         if not 0 < self.focal_prior < 1:
             raise ValueError(f"focal_prior={self.focal_prior} is a probability, between 0 and 1.")
-        for name in ("num_feature_levels", "encoder_layers", "decoder_layers", "num_queries"):
+        counts = ("num_feature_levels", "encoder_layers", "decoder_layers", "num_queries", "encoder_n_points")
+        for name in (*counts, "decoder_n_points", "encoder_ffn_dim", "decoder_ffn_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is a probability, from 0 to below 1.")
+        if self.backbone_frozen_stages < -1:
+            raise ValueError(f"backbone_frozen_stages={self.backbone_frozen_stages} must be at least -1 (train all).")
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()

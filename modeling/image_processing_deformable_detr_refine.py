@@ -1,5 +1,6 @@
 """From images to what the model takes, and from its outputs to boxes in the original image."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,12 +72,17 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         if not (size.shortest_edge and size.longest_edge):
             raise ValueError(f"size needs 'shortest_edge' and 'longest_edge', or 'height' and 'width'; got {size}.")
         scale = min(size.longest_edge / max(height, width), size.shortest_edge / min(height, width))
-        return int(height * scale + 0.5), int(width * scale + 0.5)
+        resized = int(height * scale + 0.5), int(width * scale + 0.5)
+        if 0 in resized:
+            raise ValueError(
+                f"An image of {width}x{height} pixels is too thin: a side of 0 would be left after resizing."
+            )
+        return resized
 
     def fetch_images(self, images):
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        return load_image(images) if isinstance(images, str) else super().fetch_images(images)
+        return load_image(images) if isinstance(images, str | os.PathLike) else super().fetch_images(images)
 
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any) -> Tensor:
         if do_convert_rgb and hasattr(image, "convert"):
@@ -143,6 +149,9 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         labels: list[dict] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
+        if do_rescale:
+            for image in images:
+                _hold_0_to_255(image)
         groups, order = group_images_by_shape(images, disable_grouping=disable_grouping)
         for shape, batch in groups.items():
             if do_resize:
@@ -203,6 +212,18 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             {"scores": s[s > threshold], "labels": c[s > threshold], "boxes": b[s > threshold]}
             for s, c, b in zip(scores, labels, boxes, strict=True)
         ]
+
+
+def _hold_0_to_255(image: Tensor) -> None:
+    """Refuse an array whose values cannot be grey levels: 0..1 already, or 16 bits."""
+    if image.dtype == torch.uint8:
+        return
+    largest = image.float().max().item()
+    if largest > 255 or (image.is_floating_point() and 0 < largest <= 1):
+        raise ValueError(
+            f"An image of {image.dtype} has values up to {largest:.4g}, where 0..255 is expected: convert it to uint8, "
+            "or set do_rescale=False for values that are 0..1 already."
+        )
 
 
 def _labels(annotation: dict, image: Tensor) -> dict[str, Any]:

@@ -72,7 +72,10 @@ def _layer_loss(config, logits: Tensor, boxes: Tensor, labels: Labels, num_boxes
 
 
 def _num_boxes(labels: Labels, logits: Tensor, num_items_in_batch: Tensor | int | None, over_ranks: bool) -> Tensor:
-    """What every term is divided by. Ranks are averaged because DDP averages their gradients."""
+    """What every term is divided by. Ranks are averaged because DDP averages their gradients.
+
+    All boxes count, also those beyond the number of queries, which stay unmatched; MMDetection counts the matched ones.
+    """
     if num_items_in_batch is not None:
         return torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=logits.device).clamp(min=1)
     count = sum(len(target["class_labels"]) for target in labels)
@@ -96,14 +99,18 @@ def _check_labels(labels: Labels, images: int, classes: int) -> None:
             )
         if not len(class_labels):
             continue
-        if class_labels.min() < 0 or class_labels.max() >= classes:
+        # One question to the device for both. Half of a box may stand outside the image, no more: pixels or xyxy given
+        # by mistake end here.
+        fits = (class_labels >= 0).all() & (class_labels < classes).all()
+        normalised = ((boxes >= 0) & (boxes <= 1.001)).all()
+        if fits & normalised:
+            continue
+        if not fits:
             raise ValueError(
                 f"labels[{index}]: class labels run from {class_labels.min()} to {class_labels.max()}, "
                 f"but the model has classes 0 to {classes - 1}."
             )
-        # Half of a box may stand outside the image, no more: pixels or xyxy given by mistake end here.
-        if not (boxes.isfinite().all() and (boxes >= 0).all() and (boxes <= 1.001).all()):
-            raise ValueError(
-                f"labels[{index}]: boxes must be cxcywh normalised by the image itself, in 0..1; "
-                f"found values from {boxes.min():.4g} to {boxes.max():.4g}."
-            )
+        raise ValueError(
+            f"labels[{index}]: boxes must be cxcywh normalised by the image itself, in 0..1; "
+            f"found values from {boxes.min():.4g} to {boxes.max():.4g}."
+        )

@@ -42,18 +42,36 @@ def test_sizes_are_those_of_mmcv(height, width, expected):
 
 def test_every_kind_of_input_gives_the_same(processor, picture, tmp_path):
     picture.save(tmp_path / "picture.png")
-    array = np.asarray(picture)
+    array = np.asarray(picture).copy()
     expected = processor(picture, return_tensors="pt").pixel_values
     assert expected.shape == (1, 3, 60, 100)
     for same in (
         array,
         array.transpose(2, 0, 1).copy(),
-        torch.from_numpy(array.copy()),
-        torch.from_numpy(array.copy()).permute(2, 0, 1),
+        torch.from_numpy(array),
+        torch.from_numpy(array).permute(2, 0, 1),
         str(tmp_path / "picture.png"),
+        tmp_path / "picture.png",
         [picture],
     ):
         assert torch.equal(processor(same, return_tensors="pt").pixel_values, expected)
+
+
+def test_values_that_are_not_grey_levels_are_refused(processor, picture):
+    array = np.asarray(picture)
+    with pytest.raises(ValueError, match=r"torch.float32 has values up to 1, .* do_rescale=False"):
+        processor(array.astype(np.float32) / array.max(), return_tensors="pt")
+    with pytest.raises(ValueError, match=r"torch.uint16 has values up to"):
+        processor(array.astype(np.uint16) * 257, return_tensors="pt")
+    floats = processor(array.astype(np.float32), return_tensors="pt").pixel_values
+    torch.testing.assert_close(floats, processor(array.copy(), return_tensors="pt").pixel_values, rtol=0, atol=0.02)
+    scaled = processor(array.astype(np.float32) / 255, do_rescale=False, return_tensors="pt").pixel_values
+    torch.testing.assert_close(scaled, floats, rtol=0, atol=1e-5)
+
+
+def test_image_too_thin_to_resize_is_refused(processor):
+    with pytest.raises(ValueError, match="5000x1 pixels is too thin"):
+        processor(Image.new("RGB", (5000, 1)), return_tensors="pt")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from goldens_mmdet import NO_DROPOUT, VARIANTS, golden_config
+from huggingface_hub.errors import StrictDataclassError
 
 from deformable_detr_refine import (
     DeformableDetrRefineConfig,
@@ -215,8 +216,11 @@ def test_config_says_what_cannot_be_built():
         ({"d_model": 288, "decoder_attention_heads": 7}, "decoder_attention_heads=7"),
         ({"focal_prior": 1.0}, "focal_prior"),
         ({"num_queries": 0}, "num_queries=0"),
+        ({"encoder_n_points": 0}, "encoder_n_points=0"),
+        ({"dropout": 3.0}, "dropout=3"),
+        ({"backbone_frozen_stages": -5}, "backbone_frozen_stages=-5"),
     ]:
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(StrictDataclassError, match=message):
             DeformableDetrRefineConfig(**kwargs)
     assert ConfigFromModule is DeformableDetrRefineConfig
 

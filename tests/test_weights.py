@@ -96,7 +96,6 @@ def test_bare_model_loads_from_the_detector(saved, detector):
     ids=["auto", "cpu", "disk"],
 )
 def test_device_map(device_map, saved, detector, pixels, tmp_path):
-    pytest.importorskip("accelerate", reason="device_map is accelerate's")
     loaded = DeformableDetrRefineForObjectDetection.from_pretrained(
         saved, device_map=device_map, offload_folder=tmp_path
     )
@@ -117,6 +116,36 @@ def test_backbone_weights_from_a_file(tmp_path):
     body = model.model.backbone.body
     assert not torch.equal(body.conv1.weight, before)
     assert all(torch.equal(value, donor.state_dict()[name]) for name, value in body.state_dict().items())
+
+
+def test_backbone_weights_of_another_network_are_refused(tmp_path):
+    model = DeformableDetrRefineForObjectDetection(golden_config())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    body = model.model.backbone.body.state_dict()
+    body.pop("layer4.1.conv2.weight")
+    torch.save(body, tmp_path / "partial.pth")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"partial.pth does not hold the weights of resnet18: 1 of .* layer4.1.conv2"):
+        model.load_backbone_weights(tmp_path / "partial.pth")
+    with pytest.raises(ValueError, match=r"other\.pth does not hold the weights of resnet18"):
+        model.load_backbone_weights(tmp_path / "other.pth")
+    with pytest.raises(FileNotFoundError, match="no file of backbone weights"):
+        model.load_backbone_weights(tmp_path / "absent.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "convnext_atto"])
+def test_backbone_weights_of_other_networks_load(backbone, tmp_path):
+    import timm
+
+    torch.manual_seed(5)
+    donor = timm.create_model(backbone)
+    torch.save(donor.state_dict(), tmp_path / "weights.pth")
+    model = DeformableDetrRefineForObjectDetection(golden_config(backbone=backbone))
+    model.load_backbone_weights(tmp_path / "weights.pth")
+    theirs = donor.state_dict()
+    for name, tensor in model.model.backbone.body.state_dict().items():
+        assert torch.equal(tensor, theirs.get(name, theirs.get(name.replace("_", ".", 1)))), name
 
 
 def test_config_builds_without_the_network(monkeypatch):
