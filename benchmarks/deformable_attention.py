@@ -10,14 +10,13 @@ of the minima. An 800 x 1333 image, batch 1, fp32: 22,223 tokens, 8 heads, 4 lev
 import argparse
 import multiprocessing
 import platform
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from timing import resident
 
 from deformable_detr_refine.ops import deformable_attention, use_backend
 from deformable_detr_refine.ops_reference import deformable_attention_reference
@@ -112,14 +111,9 @@ def _peak(backend: str, queue) -> None:
     arguments = inputs("encoder, around the pixel")
     with use_backend(backend):  # small, so that libraries are loaded and threads started
         forward_and_backward(arguments[0], LEVELS, arguments[2][:, :300], arguments[3][:, :300])
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     timed(forward_and_backward, backend, arguments)
-    queue.put(_resident("VmHWM") - before)
-
-
-def _resident(name: str) -> int:
-    """Kilobytes of this process's memory now (VmRSS) or at most so far (VmHWM)."""
-    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    queue.put(resident("VmHWM") - before)
 
 
 def memory_table() -> list[str]:

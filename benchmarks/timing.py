@@ -37,3 +37,8 @@ def machine() -> str:
     model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "timm"))
     return f"{model[1] if model else platform.machine()}, Python {platform.python_version()}, {packages}"
+
+
+def resident(name: str) -> int:
+    """Kilobytes of this process's memory now ('VmRSS') or at most so far ('VmHWM'); Linux."""
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ DESCRIPTION = """\
 Finds objects in images. DIR/detections.json lists, in the order of the images:
   {"image", "width", "height", "boxes": [[x0, y0, x1, y1]], "scores", "labels"}
 Boxes are corners in pixels of the original image (turned upright by its EXIF orientation), best first; labels are
-names. An image that cannot be read is told and has an entry with "error"; the others go on, and the exit status is 1.
+names. An image that fails is told and has an entry with "error"; the others go on, and the exit status is 1.
 """
 EXAMPLES = """\
 examples:
@@ -58,23 +59,28 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.images)
     names = picture_names(images)
     pictures = args.output / "drawn"
-    (pictures if args.draw else args.output).mkdir(parents=True, exist_ok=True)
 
     from ddetr.loading import load_detector
-    from deformable_detr_refine.conversion.model_folder import new_path
+    from deformable_detr_refine.conversion.model_folder import check_new_file, new_path
 
     model, processor = load_detector(args.model, args.device, args.revision)
+    check_new_file(args.output / "detections.json", force=True)
+    for folder in (args.output, pictures) if args.draw else (args.output,):
+        _make_writable(folder)
     records: list[dict[str, Any]] = [{} for _ in images]
     with tqdm(total=len(images), unit="image", disable=None) as progress:
-        readable = _read(images, records, progress)
+        readable = _read(images, processor, records, progress)
         for batch in batches_of_equal_shape(readable, processor.resized_shape, args.batch_size):
-            found = detect(model, processor, [image for _, image in batch], args.threshold, args.top_k)
-            for (index, image), detections in zip(batch, found, strict=True):
-                records[index] = _record(images[index], detections)
+            found = _detect_each(model, processor, [image for _, image in batch], args.threshold, args.top_k)
+            for (index, image), result in zip(batch, found, strict=True):
+                progress.update()
+                if isinstance(result, ValueError):
+                    records[index] = _failure(images[index], f"{images[index]}: {result}", image.size)
+                    continue
+                records[index] = _record(images[index], result)
                 if args.draw:
                     with new_path(pictures / f"{names[index]}.jpg") as new:
-                        detections.draw(image).save(new, format="JPEG", quality=92)
-                progress.update()
+                        result.draw(image).save(new, format="JPEG", quality=92)
 
     text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
     with new_path(args.output / "detections.json") as new:
@@ -113,21 +119,56 @@ def detect(model: Any, processor: Any, images: Sequence[Any], threshold: float =
     return [Detections.from_post_process(result, model.config.id2label, size) for result, size in pairs]
 
 
-def _read(images: Sequence[str], records: list[dict[str, Any]], progress: tqdm) -> Iterator[tuple[int, Any]]:
-    """The images that can be read, with their numbers; the others get their record here."""
+def _make_writable(folder: Path) -> None:
+    """Make a folder and hold, before the work, that files can be written in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"Nothing can be written in {folder}: {error.strerror or error}.") from error
+
+
+def _detect_each(
+    model: Any, processor: Any, images: Sequence[Any], threshold: float, top_k: int
+) -> list[Any | ValueError]:
+    """`detect`, with the error of an image in its place; when a batch fails, its images are tried one by one."""
+    try:
+        return detect(model, processor, images, threshold, top_k)
+    except ValueError as error:
+        if len(images) == 1:
+            return [error]
+    return [result for image in images for result in _detect_each(model, processor, [image], threshold, top_k)]
+
+
+def _read(
+    images: Sequence[str], processor: Any, records: list[dict[str, Any]], progress: tqdm
+) -> Iterator[tuple[int, Any]]:
+    """The images that can be read and resized, with their numbers; the others get their record here."""
     from deformable_detr_refine import load_image
 
     for index, name in enumerate(images):
         try:
             image = load_image(name)
         except (OSError, ValueError) as error:
-            text = " ".join(str(error).split())
-            tqdm.write(f"ddetr detect: {text}", file=sys.stderr)
-            empty = {"width": None, "height": None, "boxes": [], "scores": [], "labels": []}
-            records[index] = {"image": name, **empty, "error": text}
+            records[index] = _failure(name, str(error))
+            progress.update()
+            continue
+        try:
+            processor.resized_shape(image.height, image.width)
+        except ValueError as error:
+            records[index] = _failure(name, f"{name}: {error}", image.size)
             progress.update()
             continue
         yield index, image
+
+
+def _failure(name: str, error: str, size: tuple[int, int] | tuple[None, None] = (None, None)) -> dict[str, Any]:
+    """Tells of an image without result, and gives its record; its size is (width, height)."""
+    text = " ".join(error.split())
+    tqdm.write(f"ddetr detect: {text}", file=sys.stderr)
+    width, height = size
+    return {"image": name, "width": width, "height": height, "boxes": [], "scores": [], "labels": [], "error": text}
 
 
 def _record(name: str, detections: Any) -> dict[str, Any]:
@@ -149,7 +190,7 @@ def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
     rows = [("image", "size", "boxes", "found")]
     for record in records[:TABLE_ROWS]:
         if "error" in record:
-            rows.append((_short(record["image"]), "-", "-", "not readable"))
+            rows.append((_short(record["image"]), "-", "-", "failed"))
         else:
             counts = Counter(record["labels"])
             found = ", ".join(f"{count} {name}" for name, count in counts.most_common(4))
@@ -165,7 +206,7 @@ def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
     boxes = sum(len(record["labels"]) for record in records)
     bad = sum("error" in record for record in records)
     total = f"{len(records)} image{'s' * (len(records) != 1)}, {boxes} box{'es' * (boxes != 1)} above {threshold:g}"
-    return "\n".join([*lines, total + (f", {bad} not readable" if bad else "")])
+    return "\n".join([*lines, total + (f", {bad} failed" if bad else "")])
 
 
 def _short(name: str, length: int = 48) -> str:

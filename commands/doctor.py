@@ -14,7 +14,8 @@ from ddetr.main import DISTRIBUTION
 DESCRIPTION = """\
 Prints versions, processor, accelerator, the backends of the attention operator with the one that runs and why, and
 which extras are installed. Then computes the operator with every backend that runs here and compares it with the
-reference; the exit status is 1 when one differs by more than rounding.
+reference. The exit status is 1 when one differs by more than rounding, or when models would refuse to run because
+DDETR_BACKEND asks for a backend that does not exist or does not run here.
 
 example:
   ddetr doctor
@@ -49,7 +50,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     report = examine()
     print(json.dumps(report, indent=2) if args.json else _text(report))
-    return 0 if all(test["passed"] for test in report["self_test"]) else 1
+    runs = any(row["chosen"] for row in report["backends"])
+    return 0 if runs and all(test["passed"] for test in report["self_test"]) else 1
 
 
 def examine() -> dict[str, Any]:
@@ -76,7 +78,7 @@ def examine() -> dict[str, Any]:
 
 
 def _why(backends: list[dict[str, Any]], device: str) -> str:
-    requested = os.environ.get("DDETR_BACKEND")
+    requested = os.environ.get("DDETR_BACKEND") or None
     if requested is None:
         return f"the first in this order that runs on {device}; DDETR_BACKEND is not set"
     state = {row["backend"]: row["available"] for row in backends}.get(requested)

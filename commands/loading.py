@@ -1,5 +1,6 @@
 """A detector from a folder or the Hub, with errors in one sentence."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,38 +26,29 @@ def load_detector(
     Raises:
         FileNotFoundError: there is no such folder.
         OSError: a file is missing, or the Hub does not give it.
-        ValueError: it is another kind of model, lacks weights, or the device is not there.
+        ValueError: it is another kind of model, its files are damaged or do not fit together, the device is not
+            there, or DDETR_BACKEND asks for a backend that does not run on it.
     """
     if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
         raise FileNotFoundError(f"There is no model folder {model}.")
     where = choose_device(device)
 
-    from transformers import AutoConfig
     from transformers.utils import logging
 
-    from deformable_detr_refine import (
-        DeformableDetrRefineConfig,
-        DeformableDetrRefineForObjectDetection,
-        DeformableDetrRefineImageProcessor,
-    )
+    from deformable_detr_refine import DeformableDetrRefineImageProcessor
+    from deformable_detr_refine.conversion.load_model import load_model
+    from deformable_detr_refine.ops import backend_report
 
+    if not any(row["chosen"] for row in backend_report(where)):
+        name = os.environ.get("DDETR_BACKEND")
+        raise ValueError(f"DDETR_BACKEND={name} asks for a backend that does not run on {where}; see `ddetr doctor`.")
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False)
+        detector = load_model(model, revision=revision)
     except OSError as error:
         if Path(model).exists():
             raise
         raise OSError(f"{model} is no folder here, and the Hub does not give it: {error}") from error
-    if not isinstance(config, DeformableDetrRefineConfig):
-        raise ValueError(
-            f"{model} is a model of type {config.model_type}, expected {DeformableDetrRefineConfig.model_type}; "
-            "`ddetr convert` turns a MMDetection checkpoint into one."
-        )
-    detector, info = DeformableDetrRefineForObjectDetection.from_pretrained(
-        model, config=config, revision=revision, output_loading_info=True
-    )
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{model} lacks {len(missing)} weights of its model, the first is {missing[0]}.")
     processor = DeformableDetrRefineImageProcessor.from_pretrained(model, revision=revision)
     return detector.eval().to(where), processor
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ decoder layers; scores and corners of the final detections, and how many of them
 
 exit status: 0 all agree, 1 a difference is over the tolerance, 2 it could not be found out
 """
+SAMPLES = ("10.jpg", "BloodImage_00000.jpg")
 EXAMPLES = """\
 examples:
+  ddetr verify checkpoint.pth
   ddetr verify checkpoint.pth --images photo.jpg another.jpg
   ddetr verify checkpoint.pth --images photos/ --config config.py --round-trip --json
 """
@@ -41,8 +44,7 @@ def add_parser(subparsers: Any) -> None:
         "--images",
         metavar="IMAGE",
         nargs="+",
-        required=True,
-        help="files, folders or glob patterns; two shapes are best",
+        help="files, folders or glob patterns; two shapes are best (default in a source checkout: two of its samples)",
     )
     parser.add_argument(
         "--config", metavar="FILE.py", type=Path, help="its config, if the checkpoint does not carry it"
@@ -58,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    images = find_images(args.images)
+    images = find_images(args.images) if args.images else sample_images()
     for image in images:
         if not Path(image).is_file():
             raise FileNotFoundError(f"{image} is not a file; MMDetection reads images from files only.")
@@ -80,3 +82,17 @@ def run(args: argparse.Namespace) -> int:
     )
     print(json.dumps(report.to_dict(), indent=2) if args.json else report)
     return 0 if report.passed else 1
+
+
+def sample_images() -> list[str]:
+    """Two images of different shape out of the checkout that this package runs from.
+
+    Raises:
+        ValueError: it does not run from one.
+    """
+    spec = find_spec("deformable_detr_refine")
+    folder = Path(spec.origin).parents[1] / "samples" / "images" if spec and spec.origin else Path()
+    images = [folder / name for name in SAMPLES]
+    if not all(image.is_file() for image in images):
+        raise ValueError("Give images with --images; two of different shape are best.")
+    return [str(image) for image in images]

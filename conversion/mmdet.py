@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from deformable_detr_refine import (
@@ -118,8 +119,9 @@ def _configuration(fields: dict[str, Any], labels: list[str], where: str) -> Def
         return DeformableDetrRefineConfig(
             **fields, id2label=id2label, label2id={name: index for index, name in id2label.items()}
         )
-    except ValueError as error:
-        raise CheckpointError(f"{where} cannot become a model of this package: {error}") from error
+    except (ValueError, StrictDataclassError) as error:
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
+        raise CheckpointError(f"{where} cannot become a model of this package: {reason or error}") from error
 
 
 def _check_values(source: MMDetSource) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from deformable_detr_refine.conversion.comparison import Found, Prediction
 
 _RUNNER = Path(__file__).with_name("mmdet_runner.py")
+_LAST_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run_mmdet(
         Per run its passes: one per image, then the batch if there is one.
 
     Raises:
-        ChildProcessError: MMDetection failed; its whole output is in FOLDER/mmdet.log.
+        ChildProcessError: MMDetection failed; with the last lines of its output, all of which is in FOLDER/mmdet.log.
     """
     outputs = [folder / f"mmdet{number}.npz" for number in range(len(runs))]
     job = {
@@ -89,9 +90,18 @@ def run_mmdet(
         command = [sys.executable, str(_RUNNER), str(job_file)]
         status = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
     if status:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"]
-        raise ChildProcessError(f"The real MMDetection stopped ({lines[-1]}); all of its output is in {log}.")
+        raise ChildProcessError(
+            f"The real MMDetection stopped with status {status} (`ddetr verify --keep DIR` keeps all of its output). "
+            f"The end of it: {_end(log)}"
+        )
     return [_read(output, request["groups"]) for output, request in zip(outputs, job["runs"], strict=True)]
+
+
+def _end(log: Path) -> str:
+    """The last lines in one: the log's folder may be gone before anybody can look."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [" ".join(line.split()) for line in lines if line.strip()]
+    return " | ".join(lines[-_LAST_LINES:]) or "no message"
 
 
 def _read(file: Path, groups: dict[str, list[int]]) -> list[MMDetectionPass]:

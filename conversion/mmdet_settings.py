@@ -45,7 +45,13 @@ def settle(
         _agree(settings.fields, name, value, f"{where}: the config says", "the weights")
     settings.fields |= said
     for name, flag in _FLAGS.items():
-        _agree(settings.fields, name, flags.get(name), f"{where}: {flag} says", "the weights or the config")
+        _agree(
+            settings.fields,
+            name,
+            flags.get(name),
+            f"{where}: {_spelt(flag, flags.get(name))} says",
+            "the weights or the config",
+        )
     for name in _HEADS:
         _agree(settings.fields, name, flags.get("num_heads"), f"{where}: --num-heads says", "the config")
     settings.fields |= {name: flags[name] for name in _FLAGS if flags.get(name) is not None}
@@ -62,6 +68,11 @@ def settle(
 def _agree(known: dict[str, Any], name: str, value: Any, speaker: str, others: str) -> None:
     if value is not None and name in known and known[name] != value:
         raise CheckpointError(f"{speaker} {name}={value!r}, but {others} {known[name]!r}.")
+
+
+def _spelt(flag: str, value: Any) -> str:
+    """The flag as it was given: --no-two-stage says two_stage=False."""
+    return f"--no-{flag.removeprefix('--')}" if value is False else flag
 
 
 def _assume(settings: Settings, text: ConfigFacts | None) -> None:

@@ -61,15 +61,24 @@ def open_checkpoint(path: str | Path) -> dict:
     return content
 
 
+def other_kind(start: bytes) -> str | None:
+    """What a file that begins so is instead of weights, as the end of a sentence; None if it may be weights.
+
+    >>> other_kind(b"<!DOCTYPE html>")
+    'is a web page, not a checkpoint: download it again'
+    """
+    start = start.lstrip().lower()
+    return next((meaning for prefix, meaning in _OTHER_FILES if start.startswith(prefix)), None)
+
+
 def _names(path: Path, stream: BinaryIO) -> set[str]:
     """Every name that the file's pickles would import."""
     start = stream.read(512)
     stream.seek(0)
     if not start:
         raise CheckpointError(f"{path} is empty.")
-    for prefix, meaning in _OTHER_FILES:
-        if start.lstrip().lower().startswith(prefix):
-            raise CheckpointError(f"{path} {meaning}.")
+    if kind := other_kind(start):
+        raise CheckpointError(f"{path} {kind}.")
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         raise CheckpointError(f"{path} is a safetensors file; a checkpoint of MMDetection is a .pth file.")
     if start.startswith(_ZIP_START):
@@ -167,4 +176,4 @@ def _reason(error: Exception) -> str:
     return shown(lines[0].strip().rstrip("."), 300)
 
 
-__all__ = ["open_checkpoint"]
+__all__ = ["open_checkpoint", "other_kind"]

@@ -6,12 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deformable_detr_refine import (
-    DeformableDetrRefineConfig,
-    DeformableDetrRefineForObjectDetection,
-    DeformableDetrRefineImageProcessor,
-)
-from deformable_detr_refine.conversion.errors import CheckpointError
+from deformable_detr_refine import DeformableDetrRefineImageProcessor
+from deformable_detr_refine.conversion.load_model import load_model
 from deformable_detr_refine.conversion.mmdet_config_writer import mmdet_config_text
 from deformable_detr_refine.conversion.mmdet_weights import weights_to_3x
 from deformable_detr_refine.conversion.model_folder import check_new_file, new_path
@@ -32,19 +28,15 @@ def export_mmdet_checkpoint(model_dir: str | Path, output: str | Path, force: bo
 
     Raises:
         FileNotFoundError: there is no model folder.
-        CheckpointError: the folder holds another model, or the output is taken.
+        CheckpointError: the folder holds another model or a damaged one, or the output is taken.
     """
     model_dir, output = Path(model_dir), Path(output)
     check_new_file(output, force)
     if not (model_dir / "config.json").is_file():
         raise FileNotFoundError(f"There is no model folder {model_dir} (no config.json in it).")
-    config = _config(model_dir)
+    model = load_model(model_dir, local_files_only=True)
+    config = model.config
     labels = [config.id2label[index] for index in range(config.num_labels)]
-    model, found = DeformableDetrRefineForObjectDetection.from_pretrained(
-        model_dir, config=config, output_loading_info=True, local_files_only=True
-    )
-    if wrong := [f"{kind}: {', '.join(map(str, sorted(names)[:3]))}" for kind, names in found.items() if names]:
-        raise CheckpointError(f"{model_dir}: the weights do not fit the model ({'; '.join(wrong)}).")
     has_processor = (model_dir / "preprocessor_config.json").is_file()
     processor = (
         DeformableDetrRefineImageProcessor.from_pretrained(model_dir, local_files_only=True)
@@ -60,13 +52,6 @@ def export_mmdet_checkpoint(model_dir: str | Path, output: str | Path, force: bo
     with new_path(output) as file:
         torch.save({"meta": meta, "state_dict": weights}, file)
     return weights
-
-
-def _config(model_dir: Path) -> DeformableDetrRefineConfig:
-    values, _ = DeformableDetrRefineConfig.get_config_dict(model_dir, local_files_only=True)
-    if values.get("model_type") != DeformableDetrRefineConfig.model_type:
-        raise CheckpointError(f"{model_dir} holds a {values.get('model_type', 'model without a type')}, not our model.")
-    return DeformableDetrRefineConfig.from_dict(values)
 
 
 __all__ = ["export_mmdet_checkpoint"]

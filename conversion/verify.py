@@ -180,7 +180,7 @@ def _versions() -> dict[str, str]:
         "deformable-detr-refine": version("deformable-detr-refine"),
         "torch": version("torch"),
         "transformers": version("transformers"),
-        "attention by": next(str(entry["backend"]) for entry in backend_report("cpu") if entry["chosen"]),
+        "attention by": next((str(entry["backend"]) for entry in backend_report("cpu") if entry["chosen"]), "none"),
     }
 
 

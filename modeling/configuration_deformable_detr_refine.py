@@ -108,17 +108,18 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
             raise ValueError(
                 "two_stage=True needs with_box_refine=True: the first stage's boxes are there to be refined."
             )
-        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+        heads = ("encoder_attention_heads", "decoder_attention_heads")
+        layers = ("num_feature_levels", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
+        for name in (*heads, *layers, "num_queries", "encoder_n_points", "decoder_n_points"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in heads:
             if self.d_model % getattr(self, name):
                 raise ValueError(f"d_model={self.d_model} is not divisible by {name}={getattr(self, name)}.")
         if self.d_model % 32:
             raise ValueError(f"d_model={self.d_model} is not divisible by 32, the groups of the neck's group norm.")
         if not 0 < self.focal_prior < 1:
             raise ValueError(f"focal_prior={self.focal_prior} is a probability, between 0 and 1.")
-        counts = ("num_feature_levels", "encoder_layers", "decoder_layers", "num_queries", "encoder_n_points")
-        for name in (*counts, "decoder_n_points", "encoder_ffn_dim", "decoder_ffn_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a probability, from 0 to below 1.")

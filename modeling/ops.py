@@ -101,13 +101,20 @@ def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]
     """What can compute the operator on `device` and which backend a call takes, for `ddetr doctor`.
 
     Returns:
-        A dict per backend, best first: backend, available, reason (why not, '' when available), chosen.
+        A dict per backend, best first: backend, available, reason (why not, '' when available), chosen. None is
+        chosen when the one asked for does not exist or does not run here: a call would raise.
     """
     reasons = {name: backend.unavailable(torch.device(device)) for name, backend in BACKENDS.items()}
     reasons[REFERENCE] = None
-    chosen = _requested if _requested in reasons else next(name for name, reason in reasons.items() if reason is None)
+    available = [name for name, reason in reasons.items() if reason is None]
+    chosen = available[0] if _requested is None else _requested
     return [
-        {"backend": name, "available": reason is None, "reason": reason or "", "chosen": name == chosen}
+        {
+            "backend": name,
+            "available": reason is None,
+            "reason": reason or "",
+            "chosen": reason is None and name == chosen,
+        }
         for name, reason in reasons.items()
     ]
 

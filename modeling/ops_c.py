@@ -26,9 +26,8 @@ SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # Rows to read, in about 0.15 ms: with fewer, waking another thread takes longer than it saves.
 _ROWS_WORTH_THREADS = 50_000
-_pool: tuple[int, ThreadPoolExecutor] | None = (
-    None  # and the process that it belongs to: a fork has none of its threads
-)
+# With the process that it belongs to: a fork has none of its threads.
+_pool: tuple[int, ThreadPoolExecutor] | None = None
 
 
 class _Work(ctypes.Structure):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from http_server import serving
 from PIL import Image
 
+from ddetr.detect import detect
 from ddetr.grouping import batches_of_equal_shape
 from ddetr.images import find_images, natural_key, picture_names
 from ddetr.main import VERBS, main
@@ -130,7 +132,7 @@ def test_urls_and_turned_photos(model_folder, tmp_path):
 
 def test_an_earlier_result_stays_when_a_run_fails(model_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "detections.json").write_text("[]")
-    monkeypatch.setattr("ddetr.detect.detect", lambda *args: (_ for _ in ()).throw(ValueError("out of luck")))
+    monkeypatch.setattr("ddetr.detect.detect", lambda *args: (_ for _ in ()).throw(OSError("out of luck")))
     assert main(["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "ddetr detect: error: out of luck\n"
     assert [file.name for file in tmp_path.iterdir()] == ["detections.json"]
@@ -165,6 +167,117 @@ def test_errors_are_one_line_with_exit_status_2(model_folder, tmp_path, capsys):
         assert captured.out == ""
         last = captured.err.splitlines()[-1]
         assert last.startswith("ddetr detect: error: ") and message in last
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def thin(tmp_path) -> str:
+    Image.new("RGB", (5000, 1)).save(tmp_path / "thin.png")
+    return str(tmp_path / "thin.png")
+
+
+@pytest.mark.parametrize("size", ["1", "2"])
+def test_an_image_too_thin_to_resize_is_told_and_the_others_go_on(size, thin, model_folder, tmp_path, capsys):
+    sources = [str(PHOTOS / "10.jpg"), thin, str(PHOTOS / "11.jpg")]
+    assert main(["detect", model_folder, *sources, "--output", str(tmp_path / "out"), "--batch-size", size]) == 1
+    good, bad, other = written(tmp_path / "out")
+    assert "error" not in good and "error" not in other and good["boxes"] and other["boxes"]
+    assert bad["image"] == thin and (bad["width"], bad["height"]) == (5000, 1) and bad["boxes"] == []
+    captured = capsys.readouterr()
+    assert captured.err == f"ddetr detect: {bad['error']}\n" and thin in bad["error"] and "5000x1" in bad["error"]
+    assert "3 images" in captured.out and ", 1 failed" in captured.out
+
+
+def test_an_image_with_fewer_tokens_than_queries_is_told(model_folder, tmp_path):
+    folder = tmp_path / "many"
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_queries": 60}))
+    Image.new("RGB", (200, 2)).save(tmp_path / "low.png")
+    sources = [str(tmp_path / "low.png"), str(PHOTOS / "10.jpg")]
+    assert main(["detect", str(folder), *sources, "--output", str(tmp_path / "out"), "--draw"]) == 1
+    low, good = written(tmp_path / "out")
+    assert "fewer than num_queries=60" in low["error"] and "error" not in good
+    assert [file.name for file in (tmp_path / "out" / "drawn").iterdir()] == ["10.jpg"]
+
+
+def test_one_odd_image_does_not_fail_its_batch(model_folder, tmp_path, monkeypatch):
+    for number, colour in enumerate(["white", "red", "blue"]):
+        Image.new("RGB", (60, 40), colour).save(tmp_path / f"{number}.png")
+    sizes = []
+
+    def fail_on_red(model, processor, images, *args):
+        sizes.append(len(images))
+        if any(image.getpixel((0, 0)) == (255, 0, 0) for image in images):
+            raise ValueError("red")
+        return detect(model, processor, images, *args)
+
+    monkeypatch.setattr("ddetr.detect.detect", fail_on_red)
+    arguments = [model_folder, str(tmp_path), "--output", str(tmp_path / "out"), "--batch-size", "3"]
+    assert main(["detect", *arguments]) == 1
+    assert sizes == [3, 1, 1, 1]
+    assert ["error" in record for record in written(tmp_path / "out")] == [False, True, False]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(model_folder, tmp_path, monkeypatch, capsys):
+    arguments = ["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path)]
+    monkeypatch.setattr("ddetr.detect.detect", lambda *args: pytest.fail("it began to work"))
+    (tmp_path / "detections.json").mkdir()
+    assert main(arguments) == 2
+    assert "detections.json is a folder" in capsys.readouterr().err
+    (tmp_path / "detections.json").rmdir()
+
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", f"{dir}/tmpabc")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert main(arguments) == 2
+    told = f"ddetr detect: error: Nothing can be written in {tmp_path}: Permission denied.\n"
+    assert capsys.readouterr().err == told
+
+
+def with_config(**changes):
+    def change(folder: Path):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return change
+
+
+def with_weights(edit):
+    def change(folder: Path):
+        file = folder / "model.safetensors"
+        file.write_bytes(edit(file.read_bytes()))
+
+    return change
+
+
+BROKEN_FOLDERS = {
+    "empty": (with_weights(lambda data: b""), "model.safetensors is empty"),
+    "cut short": (with_weights(lambda data: data[:-1000]), "the weights are damaged or cut short"),
+    "pointer": (with_weights(lambda data: b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "other sizes": (with_config(encoder_ffn_dim=32), "the weights do not fit config.json (3 of another shape: model."),
+    "more layers": (with_config(encoder_layers=2), "missing: model.encoder.layers.1."),
+    "fewer layers": (with_config(decoder_layers=1), "not of this model: model.decoder.box_heads.1.0.bias"),
+    "width": (with_config(d_model=40), "config.json is refused: d_model=40 is not divisible by 32"),
+    "type": (with_config(d_model="wide"), "config.json is refused: Field 'd_model' expected int, got str"),
+    "no labels": (with_config(id2label=[1]), "config.json does not describe a model"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FOLDERS)
+@pytest.mark.parametrize("verb", ["detect", "convert"])
+def test_a_broken_model_folder_is_one_line(case, verb, model_folder, tmp_path, capsys):
+    folder = tmp_path / "broken"
+    shutil.copytree(model_folder, folder)
+    change, message = BROKEN_FOLDERS[case]
+    change(folder)
+    detecting = ["detect", str(folder), str(PHOTOS / "10.jpg"), "--output", str(tmp_path / "out")]
+    converting = ["convert", "--to", "mmdet", str(folder), str(tmp_path / "out.pth")]
+    assert main(detecting if verb == "detect" else converting) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ddetr {verb}: error: {folder}") and message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +376,17 @@ def test_doctor_says_why(capsys, monkeypatch):
             monkeypatch.setenv("DDETR_BACKEND", value)
         main(["doctor", "--json"])
         assert told in json.loads(capsys.readouterr().out)["why"]
+
+
+def test_a_backend_that_does_not_run_is_told(model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DDETR_BACKEND", "abacus")
+    monkeypatch.setattr("deformable_detr_refine.ops._requested", "abacus")
+    assert main(["doctor", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not any(row["chosen"] for row in report["backends"]) and "names no backend" in report["why"]
+    assert main(["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path / "out")]) == 2
+    assert "DDETR_BACKEND=abacus asks for a backend that does not run on" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_are_found_in_the_order_people_count(tmp_path):

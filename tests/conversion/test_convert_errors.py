@@ -125,8 +125,8 @@ def test_two_stage_without_refinement(refuses, runner_checkpoint):
     ("arguments", "message"),
     [
         ({"num_queries": 31}, "--num-queries says num_queries=31"),
-        ({"two_stage": True}, "--two-stage says two_stage=True"),
-        ({"with_box_refine": False}, "--box-refine says with_box_refine=False"),
+        ({"two_stage": True}, ": --two-stage says two_stage=True"),
+        ({"with_box_refine": False}, "--no-box-refine says with_box_refine=False"),
         ({"num_heads": 4}, "--num-heads says"),
         ({"raw_weights": True}, "no ema_state_dict"),
     ],
@@ -226,7 +226,7 @@ def test_output_that_is_taken(tmp_path, save):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         export_mmdet_checkpoint(out, tmp_path / "x.pth")
     (out / "config.json").write_text(json.dumps({"model_type": "detr"}))
-    with pytest.raises(CheckpointError, match="holds a detr"):
+    with pytest.raises(CheckpointError, match="model of type detr"):
         export_mmdet_checkpoint(out, tmp_path / "x.pth")
     assert not (tmp_path / "x.pth").exists()
 
@@ -256,3 +256,24 @@ def test_a_model_larger_than_its_file_takes_no_memory(refuses, runner_checkpoint
     """Without a text nothing contradicts the width; a model so wide would need terabytes."""
     content = change(runner_checkpoint("refine"), "level_embed", torch.ones(4, 1 << 20))
     refuses(content["state_dict"], "of another shape")
+
+
+def test_a_flag_is_told_as_it_was_given(refuses, runner_checkpoint):
+    refuses(runner_checkpoint("refine_twostage"), ": --no-two-stage says two_stage=False, but", two_stage=False)
+
+
+def test_a_width_that_no_model_has(refuses, tiny_weights):
+    """Told by the config class, whose errors are no ValueError."""
+    weights = {}
+    for name, tensor in tiny_weights["refine"].items():
+        kept = [40 if size == 256 else 80 if size == 512 else size for size in tensor.shape]
+        if "sampling_offsets" in name:
+            kept[0] = tensor.shape[0]
+        if "in_proj" in name:
+            kept[0] = 120
+        if name.startswith("backbone"):
+            kept = tensor.shape
+        if name == "query_embedding.weight":
+            kept = [30, 80]
+        weights[name] = tensor[tuple(slice(size) for size in kept)].clone()
+    refuses(weights, "cannot become a model of this package: d_model=40 is not divisible by 32")

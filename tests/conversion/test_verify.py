@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddetr.main import main
+from ddetr.verify import sample_images
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
 from deformable_detr_refine.conversion import CheckpointError, convert_mmdet_checkpoint, verify_inputs
 from deformable_detr_refine.conversion.comparison import Difference
@@ -20,6 +21,7 @@ from deformable_detr_refine.conversion.config_text import read_config_text
 from deformable_detr_refine.conversion.mmdet_environment import MMDETECTION, mmdet_folder, set_up_mmdet
 from deformable_detr_refine.conversion.mmdet_job import detector_settings
 from deformable_detr_refine.conversion.mmdet_names import name_2x_from_3x
+from deformable_detr_refine.conversion.mmdet_process import run_mmdet
 from deformable_detr_refine.conversion.our_predictions import Detector
 from deformable_detr_refine.conversion.verify_inputs import prepare
 from deformable_detr_refine.conversion.verify_report import OwnResize, Report, RoundTrip, SamePixels
@@ -153,6 +155,27 @@ def test_errors_come_in_one_line(arguments, message, samples, capsys):
     assert main(["verify", *(argument.format(samples=samples) for argument in arguments)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_failure_of_mmdetection_tells_its_last_lines(tmp_path, monkeypatch):
+    """Its log stands in a folder that is thrown away."""
+    runner = tmp_path / "runner.py"
+    runner.write_text("for n in range(20):\n    print('line', n, flush=True)\nprint()\nraise SystemExit('it broke')")
+    monkeypatch.setattr("deformable_detr_refine.conversion.mmdet_process._RUNNER", runner)
+    with pytest.raises(ChildProcessError) as caught:
+        run_mmdet(tmp_path, [], [], tmp_path)
+    told = str(caught.value)
+    assert "status 1" in told and "--keep DIR" in told and str(tmp_path) not in told
+    assert told.endswith(" | ".join([*(f"line {n}" for n in range(6, 20)), "it broke"]))
+
+
+def test_images_of_the_checkout_are_the_default(samples, monkeypatch, capsys):
+    assert sample_images() == [str(samples / "10.jpg"), str(samples / "BloodImage_00000.jpg")]
+    assert main(["verify", "missing.pth"]) == 2
+    assert "There is no checkpoint missing.pth" in capsys.readouterr().err
+    monkeypatch.setattr("ddetr.verify.find_spec", lambda name: None)
+    assert main(["verify", "missing.pth"]) == 2
+    assert capsys.readouterr().err.startswith("ddetr verify: error: Give images with --images")
 
 
 @pytest.fixture(scope="module")
