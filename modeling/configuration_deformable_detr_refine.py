@@ -105,9 +105,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Called by `@strict` after construction."""
         if self.two_stage and not self.with_box_refine:
-            raise ValueError(
-                "two_stage=True needs with_box_refine=True: the first stage's boxes are there to be refined."
-            )
+            raise ValueError("two_stage=True needs with_box_refine=True, which refines the first stage's boxes.")
         heads = ("encoder_attention_heads", "decoder_attention_heads")
         layers = ("num_feature_levels", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
         for name in (*heads, *layers, "num_queries", "encoder_n_points", "decoder_n_points"):
