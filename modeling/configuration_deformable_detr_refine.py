@@ -28,6 +28,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         dropout: after attention and feed-forward; `attention_dropout`: of the decoder's self-attention weights;
             `activation_dropout`: inside the feed-forward.
         focal_prior: probability that a new class head gives to every class.
+        category_ids: the ids that the training data itself gives to its classes, in the order of `id2label` (COCO's 80
+            classes have ids up to 90), so that detections can be written with them.
         class_cost, bbox_cost, giou_cost: weights of the matcher.
         class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient: weights of the loss.
 
@@ -93,6 +95,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     class_loss_coefficient: float | int = 2.0
     bbox_loss_coefficient: float | int = 5.0
     giou_loss_coefficient: float | int = 2.0
+    category_ids: list[int] | None = None
     is_encoder_decoder: bool = True
 
     @property

@@ -1,0 +1,1 @@
+"""Detection data sets: formats in and out, label map, augmentation, collation, inspection."""

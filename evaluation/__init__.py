@@ -1,0 +1,1 @@
+"""How good a detector is: COCO metrics, Azure ML metrics, curves and a report."""
