@@ -4,19 +4,16 @@ transformers' own `load_image` puts no limit on size or time, takes a server's e
 16 bit images white; hence this one.
 """
 
-import http.client
 import io
 import os
-import time
-import urllib.error
-import urllib.request
 import warnings
 from functools import cache
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from .url_io import copy_url, is_url
 
 MAX_PIXELS = 100_000_000
 MAX_DOWNLOAD_BYTES = 100 * 2**20
@@ -62,7 +59,10 @@ def load_image(
         kind = type(source).__name__
         raise TypeError(f"An image is a path, a URL, bytes or a PIL image, not {kind}.")
     if is_url(source):
-        return _open(io.BytesIO(_download(source, timeout, max_download_bytes)), source, max_pixels)
+        content = io.BytesIO()
+        copy_url(source, content, timeout=timeout, max_bytes=max_download_bytes)
+        content.seek(0)
+        return _open(content, source, max_pixels)
     path = Path(source)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not an image.")
@@ -101,16 +101,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "La":
         image = image.convert("LA")
     return image.convert("RGB")
-
-
-def is_url(source: object) -> bool:
-    """Whether this is an http or https URL, in a string.
-
-    Example:
-        >>> is_url("https://example.org/a.jpg"), is_url("http_photo.jpg"), is_url("file:///a.jpg")
-        (True, False, False)
-    """
-    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def _open(file: io.BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
@@ -156,42 +146,3 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
 def _formats() -> tuple[str, ...]:
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-class _WebOnlyRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, file, code, message, headers, url):
-        if not is_url(url):
-            raise OSError(f"it redirects to {urlsplit(url).scheme}, only http and https are read.")
-        return super().redirect_request(request, file, code, message, headers, url)
-
-
-def _download(url: str, timeout: float, max_bytes: int) -> bytes:
-    deadline = time.monotonic() + timeout
-    opener = urllib.request.build_opener(_WebOnlyRedirects)
-    # Blanks and letters beyond ASCII are escaped; what is escaped already stays.
-    escaped = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
-    request = urllib.request.Request(escaped, headers={"User-Agent": "deformable-detr-refine"})
-    try:
-        with opener.open(request, timeout=timeout) as response:
-            parts, length = [], 0
-            # read1 returns what has arrived, so a server that drips bytes meets the deadline too.
-            while part := response.read1(1 << 16):
-                parts.append(part)
-                length += len(part)
-                if length > max_bytes:
-                    raise ValueError(f"{url} is longer than {max_bytes / 2**20:.0f} MiB: the download was broken off.")
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-            expected = response.headers.get("Content-Length")
-    except urllib.error.HTTPError as error:
-        raise OSError(f"{url} cannot be read: the server answers {error.code} {error.reason}.") from error
-    except TimeoutError as error:
-        raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds.") from error
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, TimeoutError):
-            raise OSError(f"{url} cannot be read: not finished within {timeout:g} seconds.") from error
-        raise OSError(f"{url} cannot be read: {reason}.") from error
-    if expected is not None and length < int(expected):
-        raise OSError(f"{url} cannot be read: the connection ended after {length} of {expected} bytes.")
-    return b"".join(parts)
