@@ -12,7 +12,6 @@ from typing import Any
 from tqdm import tqdm
 
 from ddetr.arguments import at_least_one, fraction
-from ddetr.grouping import batches_of_equal_shape
 from ddetr.images import find_images, picture_names
 
 DESCRIPTION = """\
@@ -62,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ddetr.loading import load_detector
     from deformable_detr_refine.conversion.model_folder import check_new_file, new_path
+    from deformable_detr_refine.evaluation.grouping import batches_of_equal_shape
 
     model, processor = load_detector(args.model, args.device, args.revision)
     check_new_file(args.output / "detections.json", force=True)

@@ -17,7 +17,6 @@ from http_server import serving
 from PIL import Image
 
 from ddetr.detect import detect
-from ddetr.grouping import batches_of_equal_shape
 from ddetr.images import find_images, natural_key, picture_names
 from ddetr.main import VERBS, main
 from deformable_detr_refine import (
@@ -414,25 +413,3 @@ def test_picture_names_differ_and_are_safe():
     assert names[:4] == ["a", "a_2", "A_3", "a_2_2"]
     assert len({name.casefold() for name in names}) == len(images)
     assert not any(set(name) & set('/\\:*?"<>|') for name in names)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-@pytest.mark.parametrize("look_ahead", [0, 500, 10**9])
-def test_grouping_loses_nothing_mixes_nothing_and_waits_for_little(batch_size, look_ahead):
-    random = np.random.default_rng(0)
-    sizes = [((10, 20), (20, 10), (15, 15))[i] for i in random.integers(0, 3, 40)]
-    read = []
-
-    def images():
-        for key, size in enumerate(sizes):
-            read.append(key)
-            yield key, Image.new("L", size)
-
-    done = []
-    for batch in batches_of_equal_shape(images(), lambda h, w: (h, w), batch_size, look_ahead):
-        assert 1 <= len(batch) <= batch_size
-        assert len({image.size for _, image in batch}) == 1
-        done += [key for key, _ in batch]
-        waiting = sum(w * h for w, h in (sizes[key] for key in set(read) - set(done)))
-        assert waiting <= look_ahead
-    assert sorted(done) == list(range(40))
