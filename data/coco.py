@@ -1,0 +1,162 @@
+"""COCO's JSON: reading the layouts that people have."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from deformable_detr_refine.data.defects import (
+    DUPLICATE_IMAGE,
+    UNKNOWN_IMAGE,
+    UNREADABLE_ANNOTATION,
+    DataError,
+    shown,
+)
+from deformable_detr_refine.data.image_files import ImageFiles
+from deformable_detr_refine.data.json_stream import stream_object
+from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.data.split_columns import SplitColumns, _is_whole, to_box
+from deformable_detr_refine.data.split_names import split_token, standard_split
+
+ROBOFLOW = "_annotations.coco.json"
+_ANNOTATION_FOLDERS = ("annotations", "Annotations")
+_HEAD = 2**16
+_COCO_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+
+
+def find(source: Path) -> dict[str, Path]:
+    """The COCO files of a folder, by split; none when it holds none."""
+    if source.is_file():
+        return {standard_split(source.stem) or "train": source} if _looks_like_coco(source) else {}
+    files = sorted(file for file in source.glob(f"*/{ROBOFLOW}") if _looks_like_coco(file))
+    if files:
+        return _by_split(files, [file.parent.name for file in files])
+    folders = [source / name for name in _ANNOTATION_FOLDERS] + [source]
+    files = [file for folder in folders for file in sorted(folder.glob("*.json")) if _looks_like_coco(file)]
+    # Beside COCO's boxes lie its captions and key points of the same images.
+    instances = [file for file in files if file.name.startswith("instances_")]
+    files = instances or files
+    if len(files) == 1:
+        return {standard_split(files[0].stem) or "train": files[0]}
+    return _by_split(files, [file.stem for file in files])
+
+
+def read(split: str, file: Path, root: Path) -> SplitColumns:
+    """Reads one COCO file; segmentations are passed over.
+
+    Args:
+        split: its name.
+        file: the JSON.
+        root: the data folder, below which images lie.
+
+    Raises:
+        DataError: it is no COCO JSON.
+    """
+    columns = SplitColumns(split)
+    categories: list[tuple[Any, Any, int]] = []
+    images: list[tuple] = []
+    boxes: list[tuple] = []
+    name = str(file)
+    for key, item, line in stream_object(file):
+        if key not in ("images", "annotations", "categories"):
+            continue
+        if not isinstance(item, dict):
+            loses = "image" if key == "images" else "object"
+            text = f"an item of {key} is {shown(repr(item))}, not an object"
+            columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=name, loses=loses)
+        elif key == "images":
+            images.append((item.get("id"), item.get("file_name"), item.get("width"), item.get("height"), line))
+        elif key == "categories":
+            categories.append((item.get("id"), item.get("name"), line))
+        else:
+            try:
+                box = to_box(item.get("bbox"))
+            except ValueError as error:
+                text = f"the annotation {shown(repr(item.get('id')))} has no usable bbox: {error}"
+                columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=name)
+                continue
+            keys = (item.get("image_id"), item.get("category_id"), item.get("id"))
+            boxes.append((box, *keys, item.get("area"), item.get("iscrowd", 0), line))
+    _add_categories(columns, categories, name)
+    numbers = _add_images(columns, images, name, file, root)
+    for box, image_id, category_id, box_id, area, crowd, line in boxes:
+        image = numbers.get(image_id) if isinstance(image_id, int | str) else None
+        if image is None:
+            text = f"the annotation {shown(repr(box_id))} is of image {shown(repr(image_id))}, which is not listed"
+            columns.add_defect(UNKNOWN_IMAGE, line, text, file=name)
+            continue
+        category = category_id if isinstance(category_id, int | str) else repr(category_id)
+        columns.add_box(image, box, category, line, area, crowd, box_id)
+    return columns
+
+
+def _add_categories(columns: SplitColumns, categories: list[tuple[Any, Any, int]], file: str) -> None:
+    if not categories:
+        raise DataError(f"{file} has no list of categories, as a COCO JSON of boxes needs.")
+    for number, name, line in categories:
+        if not isinstance(number, int | str) or not isinstance(name, str):
+            raise DataError(f"{file}:{line}: a category needs an id and a name, not {shown(repr((number, name)))}.")
+        if number in columns.category_names:
+            raise DataError(f"{file}:{line}: the category {shown(repr(number))} is there twice.")
+        columns.category_names[number] = name.strip()
+    try:
+        if all(_is_whole(number) for number in columns.category_names):
+            ids = tuple(sorted(columns.category_names))
+            columns.declared = LabelMap(tuple(columns.category_names[number] for number in ids), ids)
+        else:
+            columns.declared = LabelMap(tuple(columns.category_names.values()))
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def _add_images(columns: SplitColumns, images: list[tuple], name: str, file: Path, root: Path) -> dict[int | str, int]:
+    """Adds the images, and gives the number of each id."""
+    found = ImageFiles(root, _image_folders(file, root), (image[1] for image in images if isinstance(image[1], str)))
+    numbers: dict[int | str, int] = {}
+    for image_id, file_name, width, height, line in images:
+        shown_name = str(file_name)
+        if not isinstance(image_id, int | str):
+            text = f"the image {shown(shown_name)} has no usable id ({shown(repr(image_id))})"
+            columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=name, image=shown_name, loses="image")
+            continue
+        if image_id in numbers:
+            text = f"the image id {shown(repr(image_id))} ({shown(shown_name)}) is there twice"
+            columns.add_defect(DUPLICATE_IMAGE, line, text, file=name, image=shown_name, loses="image")
+            continue
+        path, kind, text = found.find(file_name)
+        if path is None:
+            columns.add_defect(kind, line, text, file=name, image=shown_name, loses="image")
+        numbers[image_id] = columns.add_image(shown_name, path, width, height, name, image_id)
+    return numbers
+
+
+def _image_folders(file: Path, root: Path) -> Iterable[Path]:
+    """Where the images of a COCO file may be, the likeliest first."""
+    token = split_token(file.stem) or split_token(file.parent.name)
+    places = [file.parent, file.parent.parent, root]
+    if token:
+        for place in places:
+            yield from (place / token, place / "images" / token, place / token / "images")
+    for place in places:
+        yield from (place / "images", place / "JPEGImages", place / "data", place)
+
+
+def _by_split(files: list[Path], names: list[str]) -> dict[str, Path]:
+    splits: dict[str, Path] = {}
+    for file, name in zip(files, names, strict=True):
+        split = standard_split(name) or re.sub(r"\W+", "_", name).strip("_") or "train"
+        if split in splits:
+            raise DataError(f"{splits[split]} and {file} both look like the {split} split; give one of the files.")
+        splits[split] = file
+    return splits
+
+
+def _looks_like_coco(file: Path) -> bool:
+    if file.suffix.lower() != ".json" or not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD)
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and _COCO_KEY.search(head) is not None
+
+
+__all__ = ["find", "read"]

@@ -1,0 +1,191 @@
+"""What can be wrong with a data set: the kinds of defects, and the checks of boxes that find them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+# Boxes end a little beyond the edge where their corners were rounded, or counted from 1.
+EDGE_TOLERANCE = 0.5  # pixels
+SHOWN_DEFECTS = 5
+
+
+class DataError(ValueError):
+    """One clear sentence: which file and line, what is wrong there, and what to do."""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing that is wrong with a data set.
+
+    Args:
+        kind: one of the kinds below, the same words for the same fault in every format.
+        where: 'file:line' of the annotation; the split and row for a set without lines.
+        image: the image's file name, as the data set gives it ("" where it is of no image).
+        text: what is wrong, with the numbers.
+        loses: "object" or "image" when leaving it out costs one; "" when nothing is lost (a box that gets clipped).
+    """
+
+    kind: str
+    where: str
+    image: str
+    text: str
+    loses: str = "object"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+# Kinds that readers find, beside those of boxes.
+ABSENT_IMAGE = "absent image"
+UNREADABLE_IMAGE = "unreadable image"
+OUTSIDE_FOLDER = "outside the folder"
+DUPLICATE_IMAGE = "duplicate image"
+UNREADABLE_ANNOTATION = "unreadable annotation"
+UNKNOWN_IMAGE = "unknown image"
+UNKNOWN_LABEL = "unknown label"
+OTHER_NAME = "other file name"
+BOX_FORM = "box form"
+
+
+class BoxFault(IntEnum):
+    """What `box_faults` finds; the worst first."""
+
+    NONE = 0
+    NOT_FINITE = 1
+    SWAPPED_CORNERS = 2
+    NO_AREA = 3
+    OUTSIDE = 4
+    PARTLY_OUTSIDE = 5
+
+    @property
+    def kind(self) -> str:
+        return _KINDS[self]
+
+    @property
+    def loses(self) -> str:
+        return "" if self in (BoxFault.NONE, BoxFault.PARTLY_OUTSIDE) else "object"
+
+
+_KINDS = {
+    BoxFault.NONE: "",
+    BoxFault.NOT_FINITE: "not finite",
+    BoxFault.SWAPPED_CORNERS: "swapped corners",
+    BoxFault.NO_AREA: "no area",
+    BoxFault.OUTSIDE: "outside the image",
+    BoxFault.PARTLY_OUTSIDE: "partly outside",
+}
+
+
+def box_faults(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Checks boxes against the size of their image.
+
+    Args:
+        boxes: (N, 4) x, y, width, height in pixels of the upright image.
+        sizes: (N, 2) width and height of each box's image.
+
+    Returns:
+        (N,) int8, a `BoxFault` each; 0 is a sound box. Up to half a pixel over the edge is sound.
+
+    Example:
+        >>> boxes = [[1, 1, 5, 5], [1, 1, 0, 5], [9, 1, -5, 5], [20, 1, 5, 5], [8, 1, 5, 5], [float("nan"), 1, 5, 5]]
+        >>> [BoxFault(fault).kind for fault in box_faults(np.array(boxes), np.array([[10, 10]] * 6))]
+        ['', 'no area', 'swapped corners', 'outside the image', 'partly outside', 'not finite']
+    """
+    boxes, sizes = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(sizes).reshape(-1, 2)
+    low, extent = boxes[:, :2], boxes[:, 2:]
+    with np.errstate(invalid="ignore", over="ignore"):
+        high = low + extent
+        over_edge = (low < -EDGE_TOLERANCE).any(1) | (high > sizes + EDGE_TOLERANCE).any(1)
+        faults = np.where(over_edge, BoxFault.PARTLY_OUTSIDE, BoxFault.NONE)
+        faults[(low >= sizes).any(1) | (high <= 0).any(1)] = BoxFault.OUTSIDE
+        faults[(extent == 0).any(1)] = BoxFault.NO_AREA
+        faults[(extent < 0).any(1)] = BoxFault.SWAPPED_CORNERS
+    faults[~np.isfinite(high).all(1)] = BoxFault.NOT_FINITE
+    return faults.astype(np.int8)
+
+
+def fault_text(fault: int, name: str, box: Sequence[float], size: Sequence[int]) -> str:
+    """What is wrong with one box, for a person.
+
+    Args:
+        fault: a `BoxFault`.
+        name: the class of the box.
+        box: x, y, width, height in pixels.
+        size: width and height of the image.
+
+    Example:
+        >>> fault_text(BoxFault.NO_AREA, "Platelets", (6, 20, 30, 0), (640, 480))
+        'the box of Platelets has no area (x 6, y 20, width 30, height 0)'
+    """
+    x, y, width, height = (float(value) for value in box)
+    numbers = f"x {x:g}, y {y:g}, width {width:g}, height {height:g}"
+    image = f"{int(size[0])}x{int(size[1])} image"
+    said = {
+        BoxFault.NOT_FINITE: f"is not made of finite numbers ({numbers})",
+        BoxFault.SWAPPED_CORNERS: f"ends before it begins, as with swapped corners ({numbers})",
+        BoxFault.NO_AREA: f"has no area ({numbers})",
+        BoxFault.OUTSIDE: f"lies outside its {image} ({numbers})",
+        BoxFault.PARTLY_OUTSIDE: f"stands over the edge of its {image} ({numbers})",
+    }
+    return f"the box of {shown(name)} {said[BoxFault(fault)]}"
+
+
+def count_defects(defects: Iterable[Defect]) -> dict[str, int]:
+    """How many there are of each kind, the most frequent first.
+
+    Example:
+        >>> count_defects([Defect("no area", "a.xml:7", "a.jpg", "..."), Defect("no area", "a.xml:9", "a.jpg", "...")])
+        {'no area': 2}
+    """
+    return dict(Counter(defect.kind for defect in defects).most_common())
+
+
+def refuse_losses(defects: Iterable[Defect], source: str) -> None:
+    """Raises one `DataError` that names the first defects that would lose an object or an image."""
+    lost = [defect for defect in defects if defect.loses]
+    if not lost:
+        return
+    counts = Counter(defect.loses for defect in lost)
+    what = " and ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in sorted(counts.items()))
+    kinds = ", ".join(f"{kind} {count}" for kind, count in count_defects(lost).items())
+    first = "\n".join(f"  {defect}" for defect in lost[:SHOWN_DEFECTS])
+    rest = f"\n  ... and {len(lost) - SHOWN_DEFECTS} more" if len(lost) > SHOWN_DEFECTS else ""
+    raise DataError(
+        f'{source}: {what} would be lost ({kinds}); mend the annotations, or leave them out with defects="skip".\n'
+        f"{first}{rest}"
+    )
+
+
+def shown(text: str, longest: int = 100) -> str:
+    """Text out of a data set, fit for a message: one line, of bounded length, without terminal escapes.
+
+    >>> shown("milk_bottle"), shown("\\x1b[2J")
+    ('milk_bottle', '\\\\x1b[2J')
+    """
+    text = text[: longest + 1]
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+__all__ = [
+    "ABSENT_IMAGE",
+    "BOX_FORM",
+    "DUPLICATE_IMAGE",
+    "OTHER_NAME",
+    "OUTSIDE_FOLDER",
+    "UNKNOWN_IMAGE",
+    "UNKNOWN_LABEL",
+    "UNREADABLE_ANNOTATION",
+    "UNREADABLE_IMAGE",
+    "BoxFault",
+    "DataError",
+    "Defect",
+    "box_faults",
+    "count_defects",
+    "fault_text",
+    "refuse_losses",
+    "shown",
+]

@@ -1,0 +1,219 @@
+"""Pascal VOC's XML: reading the layouts that people have."""
+
+from array import array
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from deformable_detr_refine.data.defects import ABSENT_IMAGE, OTHER_NAME, UNREADABLE_ANNOTATION, DataError, shown
+from deformable_detr_refine.data.image_files import ImageFiles, natural_key
+from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.data.split_columns import SplitColumns
+from deformable_detr_refine.data.split_names import standard_split
+
+LABELS = "labels.txt"
+_ANNOTATION_FOLDERS = ("Annotations", "annotations", "")
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_OBJECT = ("annotation", "object")
+_TEXTS = {("annotation", "filename"), ("annotation", "size", "width"), ("annotation", "size", "height")}
+_OBJECT_TEXTS = {(*_OBJECT, "name"), (*_OBJECT, "iscrowd"), *((*_OBJECT, "bndbox", corner) for corner in _CORNERS)}
+
+
+@dataclass
+class VocSplit:
+    """The XML files of one split and the folder that they and their images are below."""
+
+    folder: Path
+    files: list[Path]
+
+
+@dataclass
+class VocObject:
+    """One object of a VOC file: its texts as they stand there, and the line its element begins at."""
+
+    line: int
+    texts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.texts.get("name", "")
+
+    def corners(self) -> array:
+        """xmin, ymin, xmax, ymax in pixels.
+
+        Raises:
+            ValueError: one is missing or no number.
+        """
+        missing = [corner for corner in _CORNERS if corner not in self.texts]
+        if missing:
+            raise ValueError(f"the object {shown(self.name)} has no {missing[0]}")
+        try:
+            return array("d", [float(self.texts[corner]) for corner in _CORNERS])
+        except ValueError as error:
+            raise ValueError(f"the object {shown(self.name)} has a corner that is no number: {error}") from error
+
+
+@dataclass
+class VocFile:
+    """What one VOC file says of its image; sizes are 0 where it says nothing usable."""
+
+    file_name: str = ""
+    width: int = 0
+    height: int = 0
+    objects: list[VocObject] = field(default_factory=list)
+
+
+def read_voc_file(path: str | Path) -> VocFile:
+    """Reads one Pascal VOC file. Documents with a DTD are refused, so no entity is ever expanded or fetched.
+
+    Raises:
+        DataError: it is no VOC file; the message says the line.
+    """
+    found, stack, text = VocFile(), [], []
+    parser = expat.ParserCreate()
+
+    def start(tag: str, _: dict) -> None:
+        stack.append(tag)
+        text.clear()
+        if tuple(stack) == _OBJECT:
+            found.objects.append(VocObject(parser.CurrentLineNumber))
+
+    def end(_: str) -> None:
+        path_here, value = tuple(stack), "".join(text).strip()
+        if path_here in _OBJECT_TEXTS:
+            found.objects[-1].texts[path_here[-1]] = value
+        elif path_here in _TEXTS:
+            if path_here[-1] == "filename":
+                found.file_name = value
+            else:
+                setattr(found, path_here[-1], int(value) if value.isascii() and value.isdigit() else 0)
+        stack.pop()
+        text.clear()
+
+    def refuse(*_: object) -> None:
+        raise DataError(f"{path}:{parser.CurrentLineNumber}: a DTD in an annotation is refused; take it out.")
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = text.append
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    try:
+        with open(path, "rb") as file:
+            parser.ParseFile(file)
+    except expat.ExpatError as error:
+        reason = expat.ErrorString(error.code)
+        raise DataError(f"{path}:{error.lineno}: this is not valid XML: {reason}.") from error
+    return found
+
+
+def find(source: Path) -> dict[str, VocSplit]:
+    """The VOC files of a folder, by split; none when it holds none."""
+    if source.is_file():
+        return {}
+    if files := _xml_files(source):
+        return _by_lists(source, files) or {"train": VocSplit(source, files)}
+    splits: dict[str, VocSplit] = {}
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        if (split := standard_split(folder.name)) and (files := _xml_files(folder)):
+            if split in splits:
+                raise DataError(f"{splits[split].folder} and {folder} both look like the {split} split; give one.")
+            splits[split] = VocSplit(folder, files)
+    return splits
+
+
+def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
+    """Reads the VOC files of one split.
+
+    xmin, ymin, xmax, ymax become x, y, xmax - xmin, ymax - ymin, without an offset.
+
+    Args:
+        split: its name.
+        found: its files.
+        root: the data folder, below which images lie.
+    """
+    columns = SplitColumns(split)
+    labels = next((folder / LABELS for folder in (found.folder, root) if (folder / LABELS).is_file()), None)
+    if labels is not None:
+        names = [line.strip() for line in labels.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        columns.declared = LabelMap(tuple(names))
+    folders = [found.folder / name for name in _IMAGE_FOLDERS]
+    images = ImageFiles(root, folders, (f"{file.stem}{end}" for end in (".jpg", ".png") for file in found.files[:50]))
+    for file in found.files:
+        name = str(file)
+        try:
+            voc = read_voc_file(file)
+        except (DataError, OSError) as error:
+            line = str(error).removeprefix(f"{name}:").split(":")[0]
+            text = str(error).removeprefix(f"{name}:{line}: ").rstrip(".")
+            columns.add_defect(
+                UNREADABLE_ANNOTATION,
+                int(line) if line.isdigit() else 1,
+                text,
+                file=name,
+                image=file.stem,
+                loses="image",
+            )
+            continue
+        file_name, path = _image(columns, voc, file, images)
+        image = columns.add_image(file_name, path, voc.width, voc.height, name)
+        for item in voc.objects:
+            try:
+                x0, y0, x1, y1 = item.corners()
+            except ValueError as error:
+                columns.add_defect(UNREADABLE_ANNOTATION, item.line, str(error), file=name, image=file_name)
+                continue
+            columns.category_names.setdefault(item.name, item.name)
+            box = array("d", (x0, y0, x1 - x0, y1 - y0))
+            columns.add_box(image, box, item.name, item.line, crowd=item.texts.get("iscrowd", 0))
+    return columns
+
+
+def _image(columns: SplitColumns, voc: VocFile, file: Path, images: ImageFiles) -> tuple[str, str | None]:
+    """File name and path of the image: the one named like the XML, as VOC has it, else the one that it names."""
+    path, kind, text = images.find(voc.file_name or f"{file.stem}.jpg")
+    by_stem = images.find_stem(file.stem)
+    if by_stem is not None and by_stem != path:
+        name = Path(by_stem).name
+        if path is not None:
+            said = f"the file names {shown(voc.file_name)}, but {shown(name)} is taken, named like the annotation"
+            columns.add_defect(OTHER_NAME, 1, said, file=str(file), image=name, loses="")
+        return name, by_stem
+    if path is None:
+        columns.add_defect(kind, 1, text, file=str(file), image=voc.file_name, loses="image")
+    return voc.file_name or file.stem, path
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    for name in _ANNOTATION_FOLDERS:
+        files = sorted((folder / name).glob("*.xml"), key=natural_key)
+        if files and _looks_like_voc(files[0]):
+            return files
+    return []
+
+
+def _by_lists(folder: Path, files: list[Path]) -> dict[str, VocSplit]:
+    """The splits of ImageSets/Main, where there are lists of them."""
+    by_stem = {file.stem: file for file in files}
+    splits: dict[str, VocSplit] = {}
+    lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
+    # VOC has also a list for every class (cat_train.txt), and trainval, which is train and val together.
+    for stem in ("train", "val", "valid", "validation", "test", "trainval"):
+        if stem not in lists or (stem == "trainval" and splits.keys() & {"train", "validation"}):
+            continue
+        names = [line.split()[0] for line in lists[stem].read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        missing = [name for name in names if name not in by_stem]
+        if missing:
+            raise DataError(
+                f"{lists[stem]}:{names.index(missing[0]) + 1}: {shown(missing[0])} has no annotation in "
+                f"{files[0].parent} ({len(missing)} such)."
+            )
+        splits[standard_split(stem)] = VocSplit(folder, [by_stem[name] for name in names])
+    return splits
+
+
+def _looks_like_voc(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return b"<annotation" in opened.read(2**16)
+
+
+__all__ = ["ABSENT_IMAGE", "VocFile", "VocObject", "find", "read", "read_voc_file"]
