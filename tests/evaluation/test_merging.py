@@ -18,7 +18,7 @@ def test_padded_shares_give_the_metrics_of_one_process(ranks):
     merged = merge_images(shares)
     assert [image.image_id for image in merged] == sorted(image.image_id for image in images)
     assert coco_metrics(merged, "abcd") == coco_metrics(images, "abcd")
-    assert len(merge_images([sum(shares, [])])) == len(images)
+    assert len(merge_images([[image for share in shares for image in share]])) == len(images)
 
 
 def test_the_first_of_equal_images_is_kept():
