@@ -9,13 +9,14 @@ from deformable_detr_refine.data.defects import (
     DUPLICATE_IMAGE,
     UNKNOWN_IMAGE,
     UNREADABLE_ANNOTATION,
+    AnnotationError,
     DataError,
     shown,
 )
 from deformable_detr_refine.data.image_files import ImageFiles
 from deformable_detr_refine.data.json_stream import stream_object
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.data.split_columns import SplitColumns, _is_whole, to_box
+from deformable_detr_refine.data.split_columns import SplitColumns, is_whole, to_box
 from deformable_detr_refine.data.split_names import split_token, standard_split
 
 ROBOFLOW = "_annotations.coco.json"
@@ -53,10 +54,11 @@ def read(split: str, file: Path, root: Path) -> SplitColumns:
         DataError: it is no COCO JSON.
     """
     columns = SplitColumns(split)
-    categories: list[tuple[Any, Any, int]] = []
-    images: list[tuple] = []
-    boxes: list[tuple] = []
     name = str(file)
+    images: list[tuple] = []
+    categories: list[tuple] = []
+    numbers: dict[int | str, int] | None = None
+    too_early = False
     for key, item, line in stream_object(file):
         if key not in ("images", "annotations", "categories"):
             continue
@@ -68,26 +70,37 @@ def read(split: str, file: Path, root: Path) -> SplitColumns:
             images.append((item.get("id"), item.get("file_name"), item.get("width"), item.get("height"), line))
         elif key == "categories":
             categories.append((item.get("id"), item.get("name"), line))
+        elif not images:
+            too_early = True
         else:
-            try:
-                box = to_box(item.get("bbox"))
-            except ValueError as error:
-                text = f"the annotation {shown(repr(item.get('id')))} has no usable bbox: {error}"
-                columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=name)
-                continue
-            keys = (item.get("image_id"), item.get("category_id"), item.get("id"))
-            boxes.append((box, *keys, item.get("area"), item.get("iscrowd", 0), line))
+            if numbers is None:
+                numbers = _add_images(columns, images, name, file, root)
+            _add_annotation(columns, item, line, name, numbers)
     _add_categories(columns, categories, name)
-    numbers = _add_images(columns, images, name, file, root)
-    for box, image_id, category_id, box_id, area, crowd, line in boxes:
-        image = numbers.get(image_id) if isinstance(image_id, int | str) else None
-        if image is None:
-            text = f"the annotation {shown(repr(box_id))} is of image {shown(repr(image_id))}, which is not listed"
-            columns.add_defect(UNKNOWN_IMAGE, line, text, file=name)
-            continue
-        category = category_id if isinstance(category_id, int | str) else repr(category_id)
-        columns.add_box(image, box, category, line, area, crowd, box_id)
+    if numbers is None:
+        numbers = _add_images(columns, images, name, file, root)
+    if too_early:  # read them again, rather than hold a million of them
+        for key, item, line in stream_object(file):
+            if key == "annotations" and isinstance(item, dict):
+                _add_annotation(columns, item, line, name, numbers)
     return columns
+
+
+def _add_annotation(columns: SplitColumns, item: dict, line: int, file: str, numbers: dict[int | str, int]) -> None:
+    box_id, image_id, category_id = item.get("id"), item.get("image_id"), item.get("category_id")
+    image = numbers.get(image_id) if isinstance(image_id, int | str) else None
+    if image is None:
+        text = f"the annotation {shown(repr(box_id))} is of image {shown(repr(image_id))}, which is not listed"
+        columns.add_defect(UNKNOWN_IMAGE, line, text, file=file)
+        return
+    try:
+        box = to_box(item.get("bbox"))
+    except ValueError as error:
+        text = f"the annotation {shown(repr(box_id))} has no usable bbox: {error}"
+        columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=file, image=columns.file_names[image])
+        return
+    category = category_id if isinstance(category_id, int | str) else repr(category_id)
+    columns.add_box(image, box, category, line, item.get("area"), item.get("iscrowd", 0), box_id)
 
 
 def _add_categories(columns: SplitColumns, categories: list[tuple[Any, Any, int]], file: str) -> None:
@@ -95,12 +108,12 @@ def _add_categories(columns: SplitColumns, categories: list[tuple[Any, Any, int]
         raise DataError(f"{file} has no list of categories, as a COCO JSON of boxes needs.")
     for number, name, line in categories:
         if not isinstance(number, int | str) or not isinstance(name, str):
-            raise DataError(f"{file}:{line}: a category needs an id and a name, not {shown(repr((number, name)))}.")
+            raise AnnotationError(file, line, f"a category needs an id and a name, not {shown(repr((number, name)))}")
         if number in columns.category_names:
-            raise DataError(f"{file}:{line}: the category {shown(repr(number))} is there twice.")
+            raise AnnotationError(file, line, f"the category {shown(repr(number))} is there twice")
         columns.category_names[number] = name.strip()
     try:
-        if all(_is_whole(number) for number in columns.category_names):
+        if all(is_whole(number) for number in columns.category_names):
             ids = tuple(sorted(columns.category_names))
             columns.declared = LabelMap(tuple(columns.category_names[number] for number in ids), ids)
         else:

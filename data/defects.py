@@ -9,11 +9,25 @@ import numpy as np
 
 # Boxes end a little beyond the edge where their corners were rounded, or counted from 1.
 EDGE_TOLERANCE = 0.5  # pixels
+_FARTHEST = 1e9  # pixels; float32 holds it
 SHOWN_DEFECTS = 5
 
 
 class DataError(ValueError):
     """One clear sentence: which file and line, what is wrong there, and what to do."""
+
+
+class AnnotationError(DataError):
+    """A `DataError` at one line of a file.
+
+    Example:
+        >>> str(AnnotationError("a.xml", 7, "the tag is not closed"))
+        'a.xml:7: the tag is not closed.'
+    """
+
+    def __init__(self, file: object, line: int, reason: str):
+        super().__init__(f"{file}:{line}: {reason}.")
+        self.line, self.reason = line, reason
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ def box_faults(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         faults[(low >= sizes).any(1) | (high <= 0).any(1)] = BoxFault.OUTSIDE
         faults[(extent == 0).any(1)] = BoxFault.NO_AREA
         faults[(extent < 0).any(1)] = BoxFault.SWAPPED_CORNERS
-    faults[~np.isfinite(high).all(1)] = BoxFault.NOT_FINITE
+        faults[~((np.abs(low) < _FARTHEST) & (np.abs(high) < _FARTHEST)).all(1)] = BoxFault.NOT_FINITE
     return faults.astype(np.int8)
 
 
@@ -180,6 +194,7 @@ __all__ = [
     "UNKNOWN_LABEL",
     "UNREADABLE_ANNOTATION",
     "UNREADABLE_IMAGE",
+    "AnnotationError",
     "BoxFault",
     "DataError",
     "Defect",

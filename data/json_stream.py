@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from deformable_detr_refine.data.defects import DataError, shown
+from deformable_detr_refine.data.defects import AnnotationError, DataError, shown
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _CHUNK = 2**22
@@ -38,7 +38,7 @@ def stream_object(path: str | Path) -> Iterator[tuple[str, Any, int]]:
         try:
             yield from _items(window)
         except RecursionError as error:
-            raise DataError(f"{path}:{window.line_here()}: the JSON is nested too deeply.") from error
+            raise AnnotationError(path, window.line_here(), "the JSON is nested too deeply") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not a text of UTF-8: {error}.") from error
 
@@ -113,7 +113,7 @@ class _Window:
         return self._line
 
     def fail(self, reason: str) -> None:
-        raise DataError(f"{self._path}:{self.line_here()}: this is not valid JSON: {reason}.")
+        raise AnnotationError(self._path, self.line_here(), f"this is not valid JSON: {reason}")
 
     def _more(self) -> bool:
         self.line_here()

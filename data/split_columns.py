@@ -8,7 +8,6 @@ import numpy as np
 
 from deformable_detr_refine.data.defects import (
     UNKNOWN_LABEL,
-    UNREADABLE_ANNOTATION,
     UNREADABLE_IMAGE,
     BoxFault,
     DataError,
@@ -115,7 +114,7 @@ class SplitColumns:
         self._crowd.append(crowd in (1, True, "1"))
         self._codes.append(self._code_of.setdefault(category, len(self._code_of)))
         if self._box_ids is not None:
-            if _is_whole(box_id):
+            if is_whole(box_id):
                 self._box_ids.append(box_id)
             else:
                 self._box_ids = None  # all are numbered anew
@@ -264,12 +263,13 @@ def _clip(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, rows: np.ndar
 def _image_ids(ids: list[Any], lost: np.ndarray) -> np.ndarray:
     """The data set's own ids when all are whole numbers, each once; else 0, 1, 2, ... over the images that are left."""
     kept = [image_id for image_id, gone in zip(ids, lost, strict=True) if not gone]
-    if all(_is_whole(image_id) for image_id in kept) and len(set(kept)) == len(kept):
+    if all(is_whole(image_id) for image_id in kept) and len(set(kept)) == len(kept):
         return np.array([0 if gone else image_id for image_id, gone in zip(ids, lost, strict=True)], np.int64)
     return np.where(lost, 0, np.cumsum(~lost) - 1)
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number that a column can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
@@ -279,4 +279,4 @@ def _pixels(value: Any) -> int:
     return int(value) if number and 1 <= value <= _MOST_PIXELS_A_SIDE and value == int(value) else 0
 
 
-__all__ = ["UNREADABLE_ANNOTATION", "SplitColumns", "to_box"]
+__all__ = ["SplitColumns", "is_whole", "to_box"]

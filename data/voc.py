@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from deformable_detr_refine.data.defects import ABSENT_IMAGE, OTHER_NAME, UNREADABLE_ANNOTATION, DataError, shown
+from deformable_detr_refine.data.defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, DataError, shown
 from deformable_detr_refine.data.image_files import ImageFiles, natural_key
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.data.split_columns import SplitColumns
@@ -68,7 +68,7 @@ def read_voc_file(path: str | Path) -> VocFile:
     """Reads one Pascal VOC file. Documents with a DTD are refused, so no entity is ever expanded or fetched.
 
     Raises:
-        DataError: it is no VOC file; the message says the line.
+        AnnotationError: it is no XML; the message says the line.
     """
     found, stack, text = VocFile(), [], []
     parser = expat.ParserCreate()
@@ -92,7 +92,7 @@ def read_voc_file(path: str | Path) -> VocFile:
         text.clear()
 
     def refuse(*_: object) -> None:
-        raise DataError(f"{path}:{parser.CurrentLineNumber}: a DTD in an annotation is refused; take it out.")
+        raise AnnotationError(path, parser.CurrentLineNumber, "a DTD in an annotation is refused; take it out")
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = text.append
@@ -102,7 +102,7 @@ def read_voc_file(path: str | Path) -> VocFile:
             parser.ParseFile(file)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
-        raise DataError(f"{path}:{error.lineno}: this is not valid XML: {reason}.") from error
+        raise AnnotationError(path, error.lineno, f"this is not valid XML: {reason}") from error
     return found
 
 
@@ -142,16 +142,9 @@ def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
         name = str(file)
         try:
             voc = read_voc_file(file)
-        except (DataError, OSError) as error:
-            line = str(error).removeprefix(f"{name}:").split(":")[0]
-            text = str(error).removeprefix(f"{name}:{line}: ").rstrip(".")
+        except AnnotationError as error:
             columns.add_defect(
-                UNREADABLE_ANNOTATION,
-                int(line) if line.isdigit() else 1,
-                text,
-                file=name,
-                image=file.stem,
-                loses="image",
+                UNREADABLE_ANNOTATION, error.line, error.reason, file=name, image=file.stem, loses="image"
             )
             continue
         file_name, path = _image(columns, voc, file, images)
@@ -216,4 +209,4 @@ def _looks_like_voc(file: Path) -> bool:
         return b"<annotation" in opened.read(2**16)
 
 
-__all__ = ["ABSENT_IMAGE", "VocFile", "VocObject", "find", "read", "read_voc_file"]
+__all__ = ["VocFile", "VocObject", "find", "read", "read_voc_file"]
