@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
+from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, corners_to_xywh
 
 # Indices into the axes of COCOeval's precision (T, R, K, A, M) and recall (T, K, A, M):
 # T IoU 0.50, 0.55 ... 0.95, R recall 0.00, 0.01 ... 1.00, K classes, A areas, M most detections an image.
@@ -139,7 +139,7 @@ class _Table:
 
     @classmethod
     def of_detections(cls, images: Sequence[EvaluatedImage]) -> "_Table":
-        boxes = [_xywh(image.boxes) for image in images]
+        boxes = [corners_to_xywh(image.boxes) for image in images]
         areas = [box[:, 2] * box[:, 3] for box in boxes]
         scores = [image.scores.astype(np.float64) for image in images]
         return cls([image.labels for image in images], bbox=boxes, area=areas, score=scores)
@@ -147,7 +147,7 @@ class _Table:
     @classmethod
     def of_truth(cls, images: Sequence[EvaluatedImage]) -> "_Table":
         crowds = [image.true_crowd.astype(np.int64) for image in images]
-        boxes = [_xywh(image.true_boxes) for image in images]
+        boxes = [corners_to_xywh(image.true_boxes) for image in images]
         labels, areas = [image.true_labels for image in images], [image.true_area for image in images]
         return cls(labels, bbox=boxes, area=areas, iscrowd=crowds)
 
@@ -157,11 +157,6 @@ class _Table:
         keys = ("id", "image_id", "category_id", "iscrowd", *self.columns)
         rows = zip(self.image[part].tolist(), *(column[part].tolist() for column in self.columns.values()), strict=True)
         return [dict(zip(keys, (i, image, 1, 0, *rest), strict=True)) for i, (image, *rest) in enumerate(rows, 1)]
-
-
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    boxes = boxes.astype(np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def _evaluator(library: str | None) -> Callable[[list[dict], list[dict]], tuple[np.ndarray, np.ndarray]]:

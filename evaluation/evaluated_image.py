@@ -124,6 +124,17 @@ def evaluated_image(result: Mapping[str, Any], row: Mapping[str, Any]) -> Evalua
     )
 
 
+def corners_to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4) x0, y0, x1, y1 -> (N, 4) x, y, width, height, in float64, where the difference of float32 is exact.
+
+    Example:
+        >>> corners_to_xywh(np.array([[8, 4, 40, 20]], dtype=np.float32)).tolist()
+        [[8.0, 4.0, 32.0, 16.0]]
+    """
+    boxes = boxes.astype(np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
 def _to_numpy(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -131,4 +142,4 @@ def _to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-__all__ = ["EvaluatedImage", "evaluated_image"]
+__all__ = ["EvaluatedImage", "corners_to_xywh", "evaluated_image"]
