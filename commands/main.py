@@ -16,6 +16,7 @@ VERBS = {
     "detect": "find objects in images, folders or URLs",
     "convert": "turn a MMDetection checkpoint into a model folder, or back",
     "verify": "compare a checkpoint's numbers with the real MMDetection",
+    "data": "download, inspect and convert data sets",
     "doctor": "print versions, hardware and the operator backend that runs, and why",
 }
 EXIT_ERROR = 2
