@@ -11,13 +11,14 @@ from deformable_detr_refine.data.defects import (
     UNREADABLE_ANNOTATION,
     AnnotationError,
     DataError,
+    described,
     shown,
 )
 from deformable_detr_refine.data.image_files import ImageFiles
 from deformable_detr_refine.data.json_stream import stream_object
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.data.split_columns import SplitColumns, is_whole, to_box
-from deformable_detr_refine.data.split_names import split_token, standard_split
+from deformable_detr_refine.data.split_names import by_split, split_token, standard_split
 
 ROBOFLOW = "_annotations.coco.json"
 _ANNOTATION_FOLDERS = ("annotations", "Annotations")
@@ -31,15 +32,14 @@ def find(source: Path) -> dict[str, Path]:
         return {standard_split(source.stem) or "train": source} if _looks_like_coco(source) else {}
     files = sorted(file for file in source.glob(f"*/{ROBOFLOW}") if _looks_like_coco(file))
     if files:
-        return _by_split(files, [file.parent.name for file in files])
+        return by_split((file.parent.name, file) for file in files)
     folders = [source / name for name in _ANNOTATION_FOLDERS] + [source]
     files = [file for folder in folders for file in sorted(folder.glob("*.json")) if _looks_like_coco(file)]
     # Beside COCO's boxes lie its captions and key points of the same images.
-    instances = [file for file in files if file.name.startswith("instances_")]
-    files = instances or files
+    files = [file for file in files if file.name.startswith("instances_")] or files
     if len(files) == 1:
         return {standard_split(files[0].stem) or "train": files[0]}
-    return _by_split(files, [file.stem for file in files])
+    return by_split((file.stem, file) for file in files)
 
 
 def read(split: str, file: Path, root: Path) -> SplitColumns:
@@ -64,7 +64,7 @@ def read(split: str, file: Path, root: Path) -> SplitColumns:
             continue
         if not isinstance(item, dict):
             loses = "image" if key == "images" else "object"
-            text = f"an item of {key} is {shown(repr(item))}, not an object"
+            text = f"an item of {key} is {described(item)}, not an object"
             columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=name, loses=loses)
         elif key == "images":
             images.append((item.get("id"), item.get("file_name"), item.get("width"), item.get("height"), line))
@@ -90,13 +90,13 @@ def _add_annotation(columns: SplitColumns, item: dict, line: int, file: str, num
     box_id, image_id, category_id = item.get("id"), item.get("image_id"), item.get("category_id")
     image = numbers.get(image_id) if isinstance(image_id, int | str) else None
     if image is None:
-        text = f"the annotation {shown(repr(box_id))} is of image {shown(repr(image_id))}, which is not listed"
+        text = f"the annotation {described(box_id)} is of image {described(image_id)}, which is not listed"
         columns.add_defect(UNKNOWN_IMAGE, line, text, file=file)
         return
     try:
         box = to_box(item.get("bbox"))
     except ValueError as error:
-        text = f"the annotation {shown(repr(box_id))} has no usable bbox: {error}"
+        text = f"the annotation {described(box_id)} has no usable bbox: {error}"
         columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=file, image=columns.file_names[image])
         return
     category = category_id if isinstance(category_id, int | str) else repr(category_id)
@@ -108,9 +108,9 @@ def _add_categories(columns: SplitColumns, categories: list[tuple[Any, Any, int]
         raise DataError(f"{file} has no list of categories, as a COCO JSON of boxes needs.")
     for number, name, line in categories:
         if not isinstance(number, int | str) or not isinstance(name, str):
-            raise AnnotationError(file, line, f"a category needs an id and a name, not {shown(repr((number, name)))}")
+            raise AnnotationError(file, line, f"a category needs an id and a name, not {described((number, name))}")
         if number in columns.category_names:
-            raise AnnotationError(file, line, f"the category {shown(repr(number))} is there twice")
+            raise AnnotationError(file, line, f"the category {described(number)} is there twice")
         columns.category_names[number] = name.strip()
     try:
         if all(is_whole(number) for number in columns.category_names):
@@ -129,11 +129,11 @@ def _add_images(columns: SplitColumns, images: list[tuple], name: str, file: Pat
     for image_id, file_name, width, height, line in images:
         shown_name = str(file_name)
         if not isinstance(image_id, int | str):
-            text = f"the image {shown(shown_name)} has no usable id ({shown(repr(image_id))})"
+            text = f"the image {shown(shown_name)} has no usable id ({described(image_id)})"
             columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=name, image=shown_name, loses="image")
             continue
         if image_id in numbers:
-            text = f"the image id {shown(repr(image_id))} ({shown(shown_name)}) is there twice"
+            text = f"the image id {described(image_id)} ({shown(shown_name)}) is there twice"
             columns.add_defect(DUPLICATE_IMAGE, line, text, file=name, image=shown_name, loses="image")
             continue
         path, kind, text = found.find(file_name)
@@ -152,16 +152,6 @@ def _image_folders(file: Path, root: Path) -> Iterable[Path]:
             yield from (place / token, place / "images" / token, place / token / "images")
     for place in places:
         yield from (place / "images", place / "JPEGImages", place / "data", place)
-
-
-def _by_split(files: list[Path], names: list[str]) -> dict[str, Path]:
-    splits: dict[str, Path] = {}
-    for file, name in zip(files, names, strict=True):
-        split = standard_split(name) or re.sub(r"\W+", "_", name).strip("_") or "train"
-        if split in splits:
-            raise DataError(f"{splits[split]} and {file} both look like the {split} split; give one of the files.")
-        splits[split] = file
-    return splits
 
 
 def _looks_like_coco(file: Path) -> bool:

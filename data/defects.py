@@ -1,5 +1,6 @@
 """What can be wrong with a data set: the kinds of defects, and the checks of boxes that find them."""
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy as np
 EDGE_TOLERANCE = 0.5  # pixels
 _FARTHEST = 1e9  # pixels; float32 holds it
 SHOWN_DEFECTS = 5
+_BOUNDED = reprlib.Repr()
+_BOUNDED.maxstring = _BOUNDED.maxother = 100
 
 
 class DataError(ValueError):
@@ -184,6 +187,15 @@ def shown(text: str, longest: int = 100) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
+def described(value: object) -> str:
+    """A value out of a data set, fit for a message; however large or nested it is, a bounded part is looked at.
+
+    >>> described([1, "a", None, 4, 5, 6, 7, 8])
+    "[1, 'a', None, 4, 5, 6, ...]"
+    """
+    return shown(_BOUNDED.repr(value))
+
+
 __all__ = [
     "ABSENT_IMAGE",
     "BOX_FORM",
@@ -200,6 +212,7 @@ __all__ = [
     "Defect",
     "box_faults",
     "count_defects",
+    "described",
     "fault_text",
     "refuse_losses",
     "shown",

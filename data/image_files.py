@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from deformable_detr_refine.data.defects import ABSENT_IMAGE, OUTSIDE_FOLDER, DataError, shown
+from deformable_detr_refine.data.defects import ABSENT_IMAGE, OUTSIDE_FOLDER, DataError, described, shown
 from deformable_detr_refine.image_io import FORMATS
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _TRIED_NAMES = 100
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic", ".ppm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic", ".ppm")
 
 
 class ImageFiles:
@@ -43,13 +43,13 @@ class ImageFiles:
     def find(self, name: object) -> tuple[str | None, str, str]:
         """(path, "", "") of an image; where there is none (None, the defect's kind, what is wrong)."""
         if not isinstance(name, str) or not name.strip() or "\0" in name:
-            return None, ABSENT_IMAGE, f"the image has no usable file name ({shown(repr(name))})"
+            return None, ABSENT_IMAGE, f"the image has no usable file name ({described(name)})"
         return self._path(self._folder, name)
 
     def find_stem(self, stem: str) -> str | None:
         """Path of the image in the folder that is named `stem` before its suffix, as Pascal VOC names its images."""
         if self._stems is None:
-            names = [name for name in sorted(self._listed(self._folder)) if name.lower().endswith(_SUFFIXES)]
+            names = [name for name in sorted(self._listed(self._folder)) if name.lower().endswith(IMAGE_SUFFIXES)]
             self._stems = {os.path.splitext(name)[0]: name for name in names}
         name = self._stems.get(stem)
         return None if name is None else os.path.join(self._folder, name)
@@ -107,4 +107,4 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-__all__ = ["ImageFiles", "image_size", "natural_key"]
+__all__ = ["IMAGE_SUFFIXES", "ImageFiles", "image_size", "natural_key"]

@@ -6,18 +6,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from deformable_detr_refine.data import coco, voc
+from deformable_detr_refine.data import azure_jsonl, coco, voc, yolo
 from deformable_detr_refine.data.defects import DataError, refuse_losses
 from deformable_detr_refine.data.detection_data import DetectionData, import_datasets
 from deformable_detr_refine.data.label_map import LabelMap, merge
 from deformable_detr_refine.data.split_columns import SplitColumns
-from deformable_detr_refine.data.split_names import in_order, standard_split
+from deformable_detr_refine.data.split_names import standard_split
 
 if TYPE_CHECKING:
     import datasets
 
 # The order decides for a folder that looks like several.
-FORMATS: dict[str, ModuleType] = {"voc": voc, "coco": coco}
+FORMATS: dict[str, ModuleType] = {"azure": azure_jsonl, "yolo": yolo, "voc": voc, "coco": coco}
 _FOLDERS_DOWN = 3
 
 
@@ -85,7 +85,7 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
     folder = path
     for _ in range(_FOLDERS_DOWN):
         for form, module in FORMATS.items():
-            if found := in_order(module.find(folder)):
+            if found := module.find(folder):
                 root = folder if folder.is_dir() else _root_of(folder)
                 return str(path), form, lambda key: module.read(key, found[key], root), found  # noqa: B023
         inside = [item for item in folder.iterdir() if not item.name.startswith((".", "__"))] if folder.is_dir() else []

@@ -13,6 +13,7 @@ from deformable_detr_refine.data.defects import (
     DataError,
     Defect,
     box_faults,
+    described,
     fault_text,
     shown,
 )
@@ -111,7 +112,7 @@ class SplitColumns:
         self._box_images.append(image)
         self._box_lines.append(line)
         self._areas.append(area if isinstance(area, int | float) and 0 <= area < 1e18 else np.nan)
-        self._crowd.append(crowd in (1, True, "1"))
+        self._crowd.append(crowd in (1, True, "1", "true", "True"))
         self._codes.append(self._code_of.setdefault(category, len(self._code_of)))
         if self._box_ids is not None:
             if is_whole(box_id):
@@ -246,9 +247,9 @@ def to_box(values: Any) -> array:
     try:
         box = array("d", values)
     except (TypeError, OverflowError, ValueError) as error:
-        raise ValueError(f"{shown(repr(values))} are not four numbers") from error
+        raise ValueError(f"{described(values)} are not four numbers") from error
     if len(box) != 4 or isinstance(values, bytes | bytearray):
-        raise ValueError(f"{shown(repr(values))} are not four numbers")
+        raise ValueError(f"{described(values)} are not four numbers")
     return box
 
 

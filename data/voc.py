@@ -1,20 +1,22 @@
 """Pascal VOC's XML: reading the layouts that people have."""
 
+import re
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from deformable_detr_refine.data.defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, DataError, shown
+from deformable_detr_refine.data.defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, shown
 from deformable_detr_refine.data.image_files import ImageFiles, natural_key
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.data.split_columns import SplitColumns
-from deformable_detr_refine.data.split_names import standard_split
+from deformable_detr_refine.data.split_names import by_split, standard_split
 
 LABELS = "labels.txt"
 _ANNOTATION_FOLDERS = ("Annotations", "annotations", "")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_CLASS_LIST = re.compile("_(train|val|trainval|test)$")  # VOC also lists the images of every class: cat_train.txt
 _OBJECT = ("annotation", "object")
 _TEXTS = {("annotation", "filename"), ("annotation", "size", "width"), ("annotation", "size", "height")}
 _OBJECT_TEXTS = {(*_OBJECT, "name"), (*_OBJECT, "iscrowd"), *((*_OBJECT, "bndbox", corner) for corner in _CORNERS)}
@@ -26,6 +28,10 @@ class VocSplit:
 
     folder: Path
     files: list[Path]
+    missing: list[tuple[Path, int, str]] = field(default_factory=list)  # list, line and name without an XML file
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
 
 @dataclass
@@ -112,13 +118,8 @@ def find(source: Path) -> dict[str, VocSplit]:
         return {}
     if files := _xml_files(source):
         return _by_lists(source, files) or {"train": VocSplit(source, files)}
-    splits: dict[str, VocSplit] = {}
-    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
-        if (split := standard_split(folder.name)) and (files := _xml_files(folder)):
-            if split in splits:
-                raise DataError(f"{splits[split].folder} and {folder} both look like the {split} split; give one.")
-            splits[split] = VocSplit(folder, files)
-    return splits
+    folders = (path for path in sorted(source.iterdir()) if path.is_dir() and standard_split(path.name))
+    return by_split((path.name, VocSplit(path, files)) for path in folders if (files := _xml_files(path)))
 
 
 def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
@@ -136,6 +137,9 @@ def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
     if labels is not None:
         names = [line.strip() for line in labels.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         columns.declared = LabelMap(tuple(names))
+    for file, line, stem in found.missing:
+        text = f"the image {shown(stem)} is listed, but has no annotation"
+        columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=str(file), image=stem, loses="image")
     folders = [found.folder / name for name in _IMAGE_FOLDERS]
     images = ImageFiles(root, folders, (f"{file.stem}{end}" for end in (".jpg", ".png") for file in found.files[:50]))
     for file in found.files:
@@ -143,9 +147,8 @@ def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
         try:
             voc = read_voc_file(file)
         except AnnotationError as error:
-            columns.add_defect(
-                UNREADABLE_ANNOTATION, error.line, error.reason, file=name, image=file.stem, loses="image"
-            )
+            kind = UNREADABLE_ANNOTATION
+            columns.add_defect(kind, error.line, error.reason, file=name, image=file.stem, loses="image")
             continue
         file_name, path = _image(columns, voc, file, images)
         image = columns.add_image(file_name, path, voc.width, voc.height, name)
@@ -187,20 +190,18 @@ def _xml_files(folder: Path) -> list[Path]:
 def _by_lists(folder: Path, files: list[Path]) -> dict[str, VocSplit]:
     """The splits of ImageSets/Main, where there are lists of them."""
     by_stem = {file.stem: file for file in files}
-    splits: dict[str, VocSplit] = {}
-    lists = {path.stem: path for path in (folder / "ImageSets" / "Main").glob("*.txt")}
-    # VOC has also a list for every class (cat_train.txt), and trainval, which is train and val together.
-    for stem in ("train", "val", "valid", "validation", "test", "trainval"):
-        if stem not in lists or (stem == "trainval" and splits.keys() & {"train", "validation"}):
-            continue
-        names = [line.split()[0] for line in lists[stem].read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        missing = [name for name in names if name not in by_stem]
-        if missing:
-            raise DataError(
-                f"{lists[stem]}:{names.index(missing[0]) + 1}: {shown(missing[0])} has no annotation in "
-                f"{files[0].parent} ({len(missing)} such)."
-            )
-        splits[standard_split(stem)] = VocSplit(folder, [by_stem[name] for name in names])
+    lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+    lists = [path for path in lists if not _CLASS_LIST.search(path.stem)]
+    if len(lists) > 1:  # trainval is train and val once more
+        lists = [path for path in lists if path.stem != "trainval"]
+    splits = by_split((path.stem, path) for path in lists)
+    for split, path in splits.items():
+        splits[split] = VocSplit(folder, [])
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+            if stem := next((stem for stem in (line.strip(), *line.split()[:1]) if stem in by_stem), None):
+                splits[split].files.append(by_stem[stem])
+            elif line.strip():
+                splits[split].missing.append((path, number, line.strip()))
     return splits
 
 
