@@ -26,8 +26,8 @@ Downloads {title}.
 The folder is written whole or not at all: a broken connection, a damaged archive or one with entries that lead out of
 the folder leave nothing behind.
 
-The archive comes from, in this order: --url, the environment variable {variable}, its published address. All may
-also be the path of an archive that was downloaded before.
+The archive comes from, in this order: --url, the environment variable {variable}, its published address. The
+first two may also be the path of an archive that was downloaded before.
 """
 LAYOUT = {
     "fridge": "Every 5th image (1, 6, 11, ...) goes to validation, as in Azure's sample: 102 to train, 26 to validate.",

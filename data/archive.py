@@ -1,6 +1,7 @@
 """Zip archives from elsewhere: every entry is checked before the first one is unpacked."""
 
 import re
+import shutil
 import stat
 import zipfile
 import zlib
@@ -25,7 +26,7 @@ def open_archive(file: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
 
     Raises:
         DataError: it is no zip archive or cut short; an entry leads out of the folder (`..`, an absolute path, a
-            link), occurs twice or is encrypted; or it would unpack to more than 4 GiB or 100,000 files. Errors of
+            link), occurs twice, is encrypted or packed in an unusual way; or it would unpack to more than 4 GiB or 100,000 files. Errors of
             reading inside the block become this one too.
     """
     try:
@@ -52,7 +53,8 @@ def unpack(archive: zipfile.ZipFile, targets: Mapping[Path, zipfile.ZipInfo]) ->
     """Writes entries of a checked archive to new files; zipfile holds that each has its stated length and CRC."""
     for target, info in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(archive.read(info))
+        with archive.open(info) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)
 
 
 def _check(entries: list[zipfile.ZipInfo], name: str) -> None:
@@ -84,6 +86,8 @@ def _fault(entry: zipfile.ZipInfo) -> str | None:
         return "is a link or a device"
     if entry.flag_bits & 1:
         return "is encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is packed in an unusual way"
     return None
 
 

@@ -99,7 +99,7 @@ def _decode(split: str, dataset: "datasets.Dataset", index: int, source: str) ->
     except (OSError, ValueError) as error:
         text = str(error).rstrip(".")
         for own_name in (str(image["path"]), "The given file"):
-            text = f"the image{text.removeprefix(own_name)}" if text.startswith(own_name) else text
+            text = f"the file{text.removeprefix(own_name)}" if text.startswith(own_name) else text
         return DecodedImage(split, name, where, None, Defect(UNREADABLE_IMAGE, where, name, shown(text, 200), "image"))
     defect = None
     if picture.size != (row["width"], row["height"]):

@@ -27,7 +27,7 @@ SAME_OBJECT_IOU = 0.9
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What one split holds, without what is defective.
+    """What one split holds, without what was defective when it was loaded.
 
     Args:
         images: how many.
@@ -192,7 +192,7 @@ def _notes_of(split: SplitSummary) -> Iterator[str]:
     if split.boxed_twice:
         number, first = sum(split.boxed_twice.values()), shown(next(iter(split.boxed_twice)))
         seem = f"{number} object{'s seem' if number > 1 else ' seems'} to be boxed twice"
-        yield f"{seem} (two boxes of one class with an IoU of {SAME_OBJECT_IOU:g} or more), the first in {first}"
+        yield f"{seem} (same class, IoU {SAME_OBJECT_IOU:g} or more), the first in {first}"
 
 
 def _some(names: list[str], most: int = 5) -> str:

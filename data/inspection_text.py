@@ -23,9 +23,9 @@ def report(inspection: "Inspection") -> str:
     parts.append(_table(_split_rows(inspection)))
     parts.append(_table(_class_rows(inspection)))
     parts.append(_table(_image_rows(inspection), right=(1,)))
-    coco = ("box size", "boxes", "small is below 32x32 pixels of area, large from 96x96 on")
+    coco = ("box size", "boxes", "by area in the original image: small below 32x32 pixels, large from 96x96 on")
     parts.append(_table([coco, *_bars(split.box_sizes for split in splits.values())], right=(1,)))
-    sides = ("box side", "boxes", "as a share of the image's: the root of the share of its area")
+    sides = ("box side", "boxes", "as a share of the image's side: the root of the share of its area")
     parts.append(_table([sides, *_bars(split.box_sides for split in splits.values())], right=(1,)))
     if inspection.notes:
         parts.append("\n".join(["Notes", *(f"  {note}" for note in inspection.notes)]))

@@ -101,6 +101,13 @@ def encrypted() -> bytes:
     return bytes(content)
 
 
+def packed_with(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr(f"{ROOT}/10.jpg", b"content")
+    return buffer.getvalue()
+
+
 def altered(content: bytes, part: bytes) -> bytes:
     """One byte changed inside the data that begins with `part`."""
     at = content.index(part) + len(part) + 100
@@ -117,6 +124,7 @@ REFUSED = {
     "link": (link(f"{ROOT}/99.jpg"), "99.jpg is a link"),
     "capitals": (zipped(fridge_files() | {f"{ROOT}/10.JPG": b"x"}), "10.JPG occurs twice"),
     "encrypted": (encrypted(), "is encrypted"),
+    "method": (packed_with(zipfile.ZIP_BZIP2), "is packed in an unusual way"),
     "half": (GOOD[: len(GOOD) // 2], "is not a zip archive, or it is damaged or cut short"),
     "end cut off": (GOOD[:-30], "cut short"),
     "empty": (b"", "is not a zip archive"),
