@@ -20,8 +20,10 @@ from deformable_detr_refine.data.defects import (
     described,
     shown,
 )
+from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import ImageFiles, image_size
 from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns, to_box
 from deformable_detr_refine.data.split_names import by_split, standard_split
 from deformable_detr_refine.image_io import is_url
@@ -29,6 +31,18 @@ from deformable_detr_refine.image_io import is_url
 MLTABLE = "MLTable"
 LABELS = "labels.txt"
 CORNERS = ("topX", "topY", "bottomX", "bottomY")
+_MLTABLE_TEXT = """\
+paths:
+  - file: ./{name}
+transformations:
+  - read_json_lines:
+      encoding: utf8
+      invalid_lines: error
+      include_path_column: false
+  - convert_column_types:
+      - columns: image_url
+        column_type: stream_info
+"""
 _REMOTE = ("azureml:", "amldatastore:")
 _LONGEST_LINE = 2**26
 _LARGEST_MLTABLE = 2**20
@@ -88,6 +102,44 @@ def read(split: str, found: AzureSplit, root: Path) -> SplitColumns:
                     UNREADABLE_ANNOTATION, line, error.reason, file=str(file), image=str(name), loses="image"
                 )
     return columns
+
+
+def write_azure(data: DetectionData, folder: str | Path) -> None:
+    """Writes a folder for each split, with MLTable, SPLIT.jsonl, images/ and labels.txt with the class names.
+
+    Corners are parts of the image, exact to 1e-6 pixels; boxes that stand over the edge are cut there. Images behind
+    URLs stay there. The form has no place for the ids of images, objects and categories and for areas.
+
+    Args:
+        data: a data set.
+        folder: a new or empty folder.
+
+    Raises:
+        DataError: there is something in the folder, or an image cannot be copied.
+    """
+    with new_data_folder(folder) as new:
+        for split, dataset in data.splits.items():
+            place = new / split
+            place.mkdir()
+            (place / MLTABLE).write_text(_MLTABLE_TEXT.format(name=f"{split}.jsonl"), encoding="utf-8")
+            (place / LABELS).write_text("\n".join(data.label_map.names) + "\n", encoding="utf-8")
+            images = NewImages(place / "images")
+            with (place / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+                for row, objects in rows_of(dataset):
+                    path = row["image"]["path"]
+                    url = path if is_url(path) else f"./images/{images.put(row)}"
+                    file.write(json.dumps(_item(url, row, objects, data.label_map), ensure_ascii=False) + "\n")
+
+
+def _item(url: str, row: dict[str, Any], objects: list[tuple], label_map: LabelMap) -> dict[str, Any]:
+    width, height = row["width"], row["height"]
+    labels = []
+    for _, (x, y, w, h), label, _, crowd in objects:
+        corners = (x / width, y / height, (x + w) / width, (y + h) / height)
+        entry = dict(zip(CORNERS, (round(min(max(value, 0), 1), 12) for value in corners), strict=True))
+        labels.append({"label": label_map.names[label], **entry, "isCrowd": crowd})
+    kind = Path(url.partition("?")[0]).suffix.removeprefix(".").lower() or "jpg"
+    return {"image_url": url, "image_details": {"format": kind, "width": width, "height": height}, "label": labels}
 
 
 def _add_line(columns: SplitColumns, item: Any, file: str, line: int, images: "_Images") -> None:
@@ -216,4 +268,4 @@ def _looks_like_azure(file: Path) -> bool:
         return b'"image_url"' in opened.read(2**16)
 
 
-__all__ = ["find", "read"]
+__all__ = ["find", "read", "write_azure"]

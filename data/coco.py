@@ -1,9 +1,10 @@
-"""COCO's JSON: reading the layouts that people have."""
+"""COCO's JSON: reading the layouts that people have, and writing it."""
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from deformable_detr_refine.data.defects import (
     DUPLICATE_IMAGE,
@@ -14,11 +15,14 @@ from deformable_detr_refine.data.defects import (
     described,
     shown,
 )
+from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import ImageFiles
 from deformable_detr_refine.data.json_stream import stream_object
 from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns, is_whole, to_box
 from deformable_detr_refine.data.split_names import by_split, split_token, standard_split
+from deformable_detr_refine.detections import short_floats
 
 ROBOFLOW = "_annotations.coco.json"
 _ANNOTATION_FOLDERS = ("annotations", "Annotations")
@@ -84,6 +88,57 @@ def read(split: str, file: Path, root: Path) -> SplitColumns:
             if key == "annotations" and isinstance(item, dict):
                 _add_annotation(columns, item, line, name, numbers)
     return columns
+
+
+def write_coco(data: DetectionData, folder: str | Path) -> None:
+    """Writes annotations/instances_SPLIT.json and SPLIT/ with the images; nothing is lost but unusual file names.
+
+    Args:
+        data: a data set.
+        folder: a new or empty folder.
+
+    Raises:
+        DataError: there is something in the folder, or an image cannot be copied.
+    """
+    categories = [
+        {"id": number, "name": name}
+        for number, name in zip(data.label_map.category_ids, data.label_map.names, strict=True)
+    ]
+    with new_data_folder(folder) as new:
+        (new / "annotations").mkdir()
+        for split, dataset in data.splits.items():
+            with (new / "annotations" / f"instances_{split}.json").open("w", encoding="utf-8") as file:
+                file.write('{"images": [')
+                images = NewImages(new / split)
+                _write_items(file, (_image_item(row, images.put(row)) for row in dataset))
+                file.write('], "annotations": [')
+                _write_items(file, _annotation_items(dataset, data.label_map))
+                file.write('], "categories": [')
+                _write_items(file, categories)
+                file.write("]}\n")
+
+
+def _image_item(row: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"id": row["image_id"], "file_name": name, "width": row["width"], "height": row["height"]}
+
+
+def _annotation_items(dataset: Any, label_map: LabelMap) -> Iterator[dict[str, Any]]:
+    for row, objects in rows_of(dataset.remove_columns("image")):
+        for box_id, bbox, label, area, crowd in objects:
+            yield {
+                "id": box_id,
+                "image_id": row["image_id"],
+                "category_id": label_map.category_ids[label],
+                "bbox": short_floats(bbox),
+                "area": short_floats(area),
+                "iscrowd": crowd,
+            }
+
+
+def _write_items(file: TextIO, items: Iterable[dict[str, Any]]) -> None:
+    """Writes the items of a list, one a line."""
+    for index, item in enumerate(items):
+        file.write((",\n" if index else "\n") + json.dumps(item, ensure_ascii=False))
 
 
 def _add_annotation(columns: SplitColumns, item: dict, line: int, file: str, numbers: dict[int | str, int]) -> None:
@@ -162,4 +217,4 @@ def _looks_like_coco(file: Path) -> bool:
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and _COCO_KEY.search(head) is not None
 
 
-__all__ = ["find", "read"]
+__all__ = ["find", "read", "write_coco"]

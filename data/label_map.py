@@ -1,8 +1,10 @@
 """The classes of a data set: names, order, and the data set's own ids."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.data.defects import DataError, shown
@@ -116,9 +118,28 @@ def merge(declared: Mapping[str, LabelMap | None], used: Iterable[str]) -> Label
     return LabelMap(tuple(by_id[number] for number in sorted(by_id)), tuple(sorted(by_id)))
 
 
+def read_label_map(file: Path) -> LabelMap:
+    """Reads what `write_label_map` wrote.
+
+    Raises:
+        DataError: it is no label map.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return LabelMap(tuple(content["names"]), tuple(content["category_ids"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(f"{file} is no label map ({{names: [...], category_ids: [...]}}): {error}.") from error
+
+
+def write_label_map(label_map: LabelMap, file: Path) -> None:
+    """Keeps the classes and their ids in a file, for forms that have no room for the ids."""
+    content = {"names": label_map.names, "category_ids": label_map.category_ids}
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def _first_twice(values: tuple) -> Any:
     seen: set = set()
     return next((value for value in values if value in seen or seen.add(value)), None)
 
 
-__all__ = ["LabelMap", "merge"]
+__all__ = ["LabelMap", "merge", "read_label_map", "write_label_map"]

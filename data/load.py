@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from deformable_detr_refine.data import azure_jsonl, coco, voc, yolo
+from deformable_detr_refine.data import azure_jsonl, coco, hub, voc, yolo
 from deformable_detr_refine.data.defects import DataError, refuse_losses
 from deformable_detr_refine.data.detection_data import DetectionData, import_datasets
 from deformable_detr_refine.data.label_map import LabelMap, merge
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 # The order decides for a folder that looks like several.
-FORMATS: dict[str, ModuleType] = {"azure": azure_jsonl, "yolo": yolo, "voc": voc, "coco": coco}
+FORMATS: dict[str, ModuleType] = {"datasets": hub, "azure": azure_jsonl, "yolo": yolo, "voc": voc, "coco": coco}
 _FOLDERS_DOWN = 3
 
 
@@ -79,15 +80,21 @@ def _finish(
 
 def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[str, Any]]:
     """Name, form, reader of a split, and the splits of a source."""
-    path = Path(os.fspath(source)).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
+    if not isinstance(source, str | os.PathLike):
+        found = hub.from_datasets(source)
+        return "the data set", "datasets", lambda key: hub.read(key, found[key], None, "the data set"), found
+    path = Path(source).expanduser()
+    if not path.exists() or str(source).startswith(hub.HUB):
+        if not hub.is_hub_name(str(source)):
+            raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
+        found = hub.open_hub(str(source))
+        return str(source), "datasets", lambda key: hub.read(key, found[key], None, str(source)), found
     folder = path
     for _ in range(_FOLDERS_DOWN):
         for form, module in FORMATS.items():
             if found := module.find(folder):
-                root = folder if folder.is_dir() else _root_of(folder)
-                return str(path), form, lambda key: module.read(key, found[key], root), found  # noqa: B023
+                root = Path(os.path.abspath(folder if folder.is_dir() else _root_of(folder)))
+                return str(path), form, partial(_read, module, found, root), found
         inside = [item for item in folder.iterdir() if not item.name.startswith((".", "__"))] if folder.is_dir() else []
         folders = [item for item in inside if item.is_dir()]
         if len(folders) != 1:  # an archive often holds one folder with all in it
@@ -97,6 +104,10 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
         f"{path} is no data set of a known form. Known are COCO JSON (annotations/*.json), Pascal VOC "
         "(Annotations/*.xml), YOLO (data.yaml), Azure's MLTable with JSONL, and folders of `datasets` or parquet."
     )
+
+
+def _read(module: ModuleType, found: Mapping[str, Any], root: Path, split: str) -> SplitColumns:
+    return module.read(split, found[split], root)
 
 
 def _root_of(file: Path) -> Path:

@@ -124,14 +124,19 @@ class SplitColumns:
         """Notes what is wrong at a line of a file of annotations."""
         self.defects.append(Defect(kind, f"{file}:{line}", shown(image), text, loses))
 
+    def lose_image(self, image: int) -> None:
+        """Leaves an image out after all; the caller notes why."""
+        self._lost[image] = True
+
+    @property
+    def used_keys(self) -> list[Hashable]:
+        """Category keys that boxes have."""
+        return list(self._code_of)
+
     @property
     def used_names(self) -> set[str]:
         """Names of the classes that boxes have."""
         return {self.category_names[key] for key in self._code_of if key in self.category_names}
-
-    @property
-    def lost_images(self) -> int:
-        return sum(self._lost)
 
     def to_dataset(self, label_map: LabelMap, skip: bool) -> "datasets.Dataset":
         """Checks all, notes the defects in `defects`, and gives the rest in the canonical form.

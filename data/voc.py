@@ -1,14 +1,17 @@
-"""Pascal VOC's XML: reading the layouts that people have."""
+"""Pascal VOC's XML: reading the layouts that people have, and writing it."""
 
 import re
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
+from xml.sax.saxutils import escape
 
-from deformable_detr_refine.data.defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, shown
+from deformable_detr_refine.data.defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, DataError, shown
+from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import ImageFiles, natural_key
 from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns
 from deformable_detr_refine.data.split_names import by_split, standard_split
 
@@ -164,6 +167,62 @@ def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
     return columns
 
 
+def write_voc(data: DetectionData, folder: str | Path) -> None:
+    """Writes Annotations/, JPEGImages/, ImageSets/Main/SPLIT.txt and labels.txt with the class names in their order.
+
+    VOC has no place for the ids of images, objects and categories and for areas. Crowds get an element `iscrowd`, which
+    other readers pass over. Corners that are no whole numbers are written as they are.
+
+    Args:
+        data: a data set.
+        folder: a new or empty folder.
+
+    Raises:
+        DataError: there is something in the folder, or an image cannot be copied.
+    """
+    names = [_xml_text(name) for name in data.label_map.names]
+    with new_data_folder(folder) as new:
+        for place in ("Annotations", "ImageSets/Main"):
+            (new / place).mkdir(parents=True)
+        (new / LABELS).write_text("\n".join(data.label_map.names) + "\n", encoding="utf-8")
+        images = NewImages(new / "JPEGImages", flat=True)
+        for split, dataset in data.splits.items():
+            list_name = "val" if split == "validation" else split
+            with (new / "ImageSets" / "Main" / f"{list_name}.txt").open("w", encoding="utf-8") as stems:
+                for row, objects in rows_of(dataset):
+                    name = Path(images.put(row))
+                    xml = new / "Annotations" / f"{name.stem}.xml"
+                    xml.write_text(_xml(row, name.name, objects, names), encoding="utf-8")
+                    stems.write(f"{name.stem}\n")
+
+
+def _xml(row: dict, file_name: str, objects: list[tuple], names: list[str]) -> str:
+    size = f"<width>{row['width']}</width><height>{row['height']}</height><depth>3</depth>"
+    lines = ["<annotation>", f"\t<filename>{_xml_text(file_name)}</filename>", f"\t<size>{size}</size>"]
+    for _, (x, y, width, height), label, _, crowd in objects:
+        corners = zip(_CORNERS, (x, y, x + width, y + height), strict=True)
+        box = "".join(f"<{corner}>{_number(value)}</{corner}>" for corner, value in corners)
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{names[label]}</name>",
+            "\t\t<pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>",
+            *(["\t\t<iscrowd>1</iscrowd>"] if crowd else []),
+            f"\t\t<bndbox>{box}</bndbox>",
+            "\t</object>",
+        ]
+    return "\n".join([*lines, "</annotation>"]) + "\n"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _xml_text(text: str) -> str:
+    if not text.isprintable():
+        raise DataError(f"The name {shown(text)!r} holds characters that XML cannot; rename it.")
+    return escape(text)
+
+
 def _image(columns: SplitColumns, voc: VocFile, file: Path, images: ImageFiles) -> tuple[str, str | None]:
     """File name and path of the image: the one named like the XML, as VOC has it, else the one that it names."""
     path, kind, text = images.find(voc.file_name or f"{file.stem}.jpg")
@@ -210,4 +269,4 @@ def _looks_like_voc(file: Path) -> bool:
         return b"<annotation" in opened.read(2**16)
 
 
-__all__ = ["VocFile", "VocObject", "find", "read", "read_voc_file"]
+__all__ = ["VocFile", "VocObject", "find", "read", "read_voc_file", "write_voc"]

@@ -1,6 +1,7 @@
 """YOLO's text files: a data.yaml with names and folders, a line `class cx cy w h` for each box, normalised."""
 
 import os
+import warnings
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from deformable_detr_refine.data.defects import (
     described,
     shown,
 )
+from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import IMAGE_SUFFIXES, ImageFiles, image_size, natural_key
 from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns
 from deformable_detr_refine.data.split_names import standard_split
 
@@ -103,6 +106,44 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
             f"{found.config}: no image of {split} has a file of labels; YOLO has labels/1.txt for images/1.jpg."
         )
     return columns
+
+
+def write_yolo(data: DetectionData, folder: str | Path) -> None:
+    """Writes data.yaml, images/SPLIT/ and labels/SPLIT/; numbers have ten digits, exact to 1e-6 pixels.
+
+    YOLO's lines have no place for ids, areas and crowds: crowds are left out, with a warning that says how many. Boxes
+    that stand over the edge are cut there, for readers of this form refuse an image with others.
+
+    Args:
+        data: a data set.
+        folder: a new or empty folder.
+
+    Raises:
+        DataError: there is something in the folder, or an image cannot be copied.
+    """
+    crowds = 0
+    with new_data_folder(folder) as new:
+        keys = {split: "val" if split == "validation" else split for split in data.splits}
+        config = {**{key: f"images/{key}" for key in keys.values()}, "names": data.label_map.id2label}
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        (new / "data.yaml").write_text(text, encoding="utf-8")
+        for split, dataset in data.splits.items():
+            images = NewImages(new / "images" / keys[split], flat=True)
+            (new / "labels" / keys[split]).mkdir(parents=True)
+            for row, objects in rows_of(dataset):
+                labels = new / "labels" / keys[split] / Path(images.put(row)).with_suffix(".txt")
+                lines = [_line(label, bbox, row) for _, bbox, label, _, crowd in objects if not crowd]
+                labels.write_text("".join(lines), encoding="utf-8")
+                crowds += len(objects) - len(lines)
+    if crowds:
+        warnings.warn(f"{folder}: {crowds} crowds are left out, since YOLO's form has none.", stacklevel=2)
+
+
+def _line(label: int, bbox: list[float], row: dict[str, Any]) -> str:
+    x, y, w, h = bbox
+    x0, x1 = (min(max(value / row["width"], 0), 1) for value in (x, x + w))
+    y0, y1 = (min(max(value / row["height"], 0), 1) for value in (y, y + h))
+    return f"{label} {(x0 + x1) / 2:.10g} {(y0 + y1) / 2:.10g} {x1 - x0:.10g} {y1 - y0:.10g}\n"
 
 
 def labels_path(image: str | Path) -> str:
@@ -213,4 +254,4 @@ def _text(path: str) -> str:
         raise DataError(f"{path} is not a text of UTF-8: {error}.") from error
 
 
-__all__ = ["find", "labels_path", "read"]
+__all__ = ["find", "labels_path", "read", "write_yolo"]
