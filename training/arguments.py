@@ -1,0 +1,110 @@
+"""What a training run is told: the model, the data, and transformers' TrainingArguments with a detector's defaults."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class ModelArguments:
+    """Where the model comes from: a trained detector (`model`), or a new one from `model_config`."""
+
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub name of a detector to fine-tune. Without it a new one is built."},
+    )
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model of the Hub."})
+    model_config: str = field(
+        default="{}",
+        metadata={"help": "Fields of DeformableDetrRefineConfig to change, as JSON or a YAML mapping."},
+    )
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={"help": "ImageNet weights of a new model's backbone: a file, or 'pretrained' (from timm, by name)."},
+    )
+    freeze: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Parameters to keep as they are, by parts of their names: backbone neck encoder ..."},
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which images and boxes, and what is done to them."""
+
+    data: str = field(
+        default="",
+        metadata={"help": "Data set: a folder or file (COCO, VOC, YOLO, Azure JSONL, datasets) or a Hub name."},
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    validation_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
+    validation_data: str | None = field(default=None, metadata={"help": "Data set to evaluate on, when not `data`."})
+    split_every: int | None = field(
+        default=None, metadata={"help": "Take every n-th training image for validation (Azure's sample: 5)."}
+    )
+    defects: str = field(
+        default="error",
+        metadata={"help": "'error' stops at data that would be lost; 'skip' leaves it out and says how much."},
+    )
+    augmentation: str = field(default="light", metadata={"help": "mmdet (the recipe of COCO), light or none."})
+    vertical_flip: bool = field(default=False, metadata={"help": "Also mirror top and bottom (cells, aerial views)."})
+    shortest_edge: int | None = field(
+        default=None, metadata={"help": "Images are resized to this shortest edge (default: the model's own, or 800)."}
+    )
+    longest_edge: int | None = field(
+        default=None, metadata={"help": "... unless the longest would exceed this (default 5/3 of the shortest)."}
+    )
+
+
+@dataclass
+class DetectionTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments, with MMDetection's optimiser and what a detector needs of the Trainer."""
+
+    learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate (MMDetection: 2e-4 for 32)."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, of all parameters as in MMDetection."})
+    max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this L2 norm."})
+    slow_parameters: list[str] = field(
+        default_factory=lambda: ["backbone", "sampling_offsets", "reference_points"],
+        metadata={"help": "Parameters with any of these in their name learn slower ..."},
+    )
+    slow_factor: float = field(default=0.1, metadata={"help": "... by this factor."})
+    lr_drop_epochs: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Multiply the learning rate by 0.1 after these epochs, instead of lr_scheduler_type."},
+    )
+    scale_lr_by_batch: int | None = field(
+        default=None,
+        metadata={"help": "Images a step that learning_rate is meant for; it is scaled to this run's."},
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Keep an exponential moving average of the weights; it is evaluated and saved."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+    )
+    head_surgery: bool = field(
+        default=True,
+        metadata={"help": "With new classes, copy the class rows of names that the model knows already."},
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Draw a batch as the model sees it, time loader and model, and stop before training."},
+    )
+    report_to: list[str] | str | None = field(
+        default="none", metadata={"help": "Integrations to report to: none, mlflow, tensorboard, wandb, ..."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: all columns are used."})
+    eval_do_concat_batches: bool = field(default=False, metadata={"help": "Must stay off: targets are ragged."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={"help": "Every parameter has its part in the loss."},
+    )
+    metric_for_best_model: str | None = field(default="AP", metadata={"help": "AP, AP50, ... or loss."})
+    greater_is_better: bool | None = field(default=None, metadata={"help": "Whether that metric should grow."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Key of the targets."})
+    dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that load and augment images."})
+
+    def __post_init__(self) -> None:
+        if self.greater_is_better is None and self.metric_for_best_model:
+            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
+        super().__post_init__()

@@ -1,0 +1,82 @@
+"""The detector that a run trains: a new one, or a trained one with its heads made for the data's classes."""
+
+import json
+from typing import Any
+
+from deformable_detr_refine import (
+    DeformableDetrRefineConfig,
+    DeformableDetrRefineForObjectDetection,
+    DeformableDetrRefineImageProcessor,
+)
+from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.training.arguments import DataArguments, ModelArguments
+from deformable_detr_refine.training.surgery import transfer
+
+
+def build_model(
+    args: ModelArguments, label_map: LabelMap, by_name: bool = True
+) -> tuple[DeformableDetrRefineForObjectDetection, str]:
+    """The detector for these classes, and a sentence on where its weights come from.
+
+    Raises:
+        ValueError: `model_config` is not JSON or names a field that there is not; backbone weights do not fit.
+        OSError: the model cannot be read.
+    """
+    classes = {
+        "id2label": label_map.id2label,
+        "label2id": label_map.label2id,
+        "category_ids": list(label_map.category_ids),
+    }
+    fields = _fields(args.model_config)
+    if args.model is None:
+        model = DeformableDetrRefineForObjectDetection(DeformableDetrRefineConfig(**fields, **classes))
+        said = "A new detector"
+        if args.backbone_weights:
+            name = model.config.backbone if args.backbone_weights == "pretrained" else args.backbone_weights
+            model.load_backbone_weights(name)
+            said += f" on a backbone with the weights of {name}"
+        else:
+            said += " with random weights, the backbone's too"
+        return _frozen(model, args.freeze), f"{said}."
+    trained = DeformableDetrRefineForObjectDetection.from_pretrained(args.model, revision=args.revision)
+    config = DeformableDetrRefineConfig.from_dict({**trained.config.to_dict(), **fields, **classes})
+    model = DeformableDetrRefineForObjectDetection(config)
+    copied = transfer(trained, model, by_name)
+    known = f"the rows of {', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}" if copied else "no class row"
+    return _frozen(model, args.freeze), (
+        f"{args.model}, with {known} of its class heads kept and {len(label_map) - len(copied)} new."
+    )
+
+
+def build_processor(model_args: ModelArguments, data_args: DataArguments) -> DeformableDetrRefineImageProcessor:
+    """The model's own image processor, or MMDetection's, with the size that was asked for."""
+    sizes = {}
+    if data_args.shortest_edge:
+        longest = data_args.longest_edge or round(data_args.shortest_edge * 1333 / 800)
+        sizes = {"size": {"shortest_edge": data_args.shortest_edge, "longest_edge": longest}}
+    if model_args.model is None:
+        return DeformableDetrRefineImageProcessor(**sizes)
+    return DeformableDetrRefineImageProcessor.from_pretrained(model_args.model, revision=model_args.revision, **sizes)
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"model_config is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"model_config is {text}, expected fields of DeformableDetrRefineConfig with their values.")
+    known = DeformableDetrRefineConfig().to_dict()
+    if unknown := sorted(set(fields) - set(known)):
+        raise ValueError(f"model_config has {unknown[0]!r}, which is no field of DeformableDetrRefineConfig.")
+    return fields
+
+
+def _frozen(model: DeformableDetrRefineForObjectDetection, parts: list[str]) -> DeformableDetrRefineForObjectDetection:
+    for part in parts:
+        frozen = [parameter for name, parameter in model.named_parameters() if part in name]
+        if not frozen:
+            raise ValueError(f"freeze: no parameter of the model has {part!r} in its name.")
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return model

@@ -1,0 +1,140 @@
+"""A whole training run: settings, data, model, training, evaluation, report."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import transformers
+
+from deformable_detr_refine.conversion.model_folder import new_path
+from deformable_detr_refine.data.augmentation import training_transform
+from deformable_detr_refine.data.detection_data import DetectionData, split_every
+from deformable_detr_refine.data.examples import Examples
+from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.training.arguments import DataArguments
+from deformable_detr_refine.training.checkpoints import newest_whole_checkpoint
+from deformable_detr_refine.training.model import build_model, build_processor
+from deformable_detr_refine.training.settings import Settings, read_settings
+from deformable_detr_refine.training.trainer import DetectionTrainer
+
+logger = logging.getLogger(__name__)
+# Smaller images are left out of training, as in MMDetection (filter_cfg min_size).
+LEAST_SIDE = 32
+
+
+def train(words: Sequence[str]) -> dict[str, float]:
+    """Trains as `[CONFIG.yaml] [--key value ...]` says, and writes the detector, metrics and report to output_dir.
+
+    Returns:
+        The metrics of the last evaluation; empty after a dry run.
+
+    Raises:
+        ValueError, OSError: settings, data or model that cannot be used, before any work.
+        FloatingPointError: a loss that is not finite; its batch is kept for `ddetr train --replay`.
+    """
+    return run(read_settings(words))
+
+
+def run(settings: Settings) -> dict[str, float]:
+    """`train`, with the settings in hand."""
+    model_args, data_args, args = settings
+    output = Path(args.output_dir)
+    transformers.set_seed(args.seed)
+    checkpoint = _checkpoint(args, output)
+    say = print if args.process_index == 0 else lambda *_: None
+
+    with args.main_process_first(desc="reading the data set"):
+        data, train_rows, validation_rows = _rows(data_args)
+    say(f"Data: {data!r}")
+    processor = build_processor(model_args, data_args)
+    size = processor.size["shortest_edge"], processor.size["longest_edge"]
+    augmentation = training_transform(data_args.augmentation, *size, vertical_flip=data_args.vertical_flip)
+    examples = Examples(train_rows, processor, augmentation, args.seed)
+    validation = Examples(validation_rows, processor) if validation_rows is not None else None
+    model, origin = build_model(model_args, data.label_map, args.head_surgery)
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    say(f"Model: {origin} {parameters / 1e6:.1f} million parameters are trained.")
+    if args.dry_run:
+        from deformable_detr_refine.training.dry_run import dry_run
+
+        say(dry_run(model, examples, args, output))
+        return {}
+
+    trainer = DetectionTrainer(model, args, examples, validation)
+    if checkpoint:
+        say(f"Going on from {checkpoint}.")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model()
+    trainer.save_state()
+    if validation is None:
+        return {}
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        _write_evaluation(trainer, data, output)
+        say(f"Written: {output} (the detector, metrics.json, report.html)")
+    return metrics
+
+
+def _checkpoint(args, output: Path) -> Path | None:
+    """The checkpoint to go on from; held before the data is read."""
+    asked = args.resume_from_checkpoint
+    if asked in (None, False, "false", "False", ""):
+        if newest_whole_checkpoint(output, args.world_size) and not args.dry_run:
+            raise ValueError(
+                f"{output} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, "
+                "or choose another --output_dir."
+            )
+        return None
+    if asked in (True, "true", "True"):
+        return newest_whole_checkpoint(output, args.world_size)
+    if not Path(asked).is_dir():
+        raise FileNotFoundError(f"There is no checkpoint {asked} to resume from.")
+    return Path(asked)
+
+
+def _rows(args: DataArguments) -> tuple[DetectionData, object, object]:
+    """The data, its training rows and its validation rows (None when there are none)."""
+    if not args.data:
+        raise ValueError("There is no data set to train on: give --data FOLDER (or `data:` in the settings file).")
+    data = load_detection_data(args.data, defects=args.defects)
+    if data.defects and args.defects == "skip":
+        print(f"Left out or clipped: {dict(Counter(defect.kind for defect in data.defects))}")
+    rows = data[args.train_split]
+    if args.validation_data:
+        other = load_detection_data(args.validation_data, label_map=data.label_map, defects=args.defects)
+        validation = other[args.validation_split]
+    elif args.split_every:
+        split = split_every(rows, args.split_every)
+        rows, validation = split["train"], split["validation"]
+    else:
+        validation = data.splits.get(args.validation_split)
+    sides = zip(rows["width"], rows["height"], strict=True)
+    kept = [index for index, sides in enumerate(sides) if min(sides) >= LEAST_SIDE]
+    if len(kept) < len(rows):
+        print(f"{len(rows) - len(kept)} images with a side below {LEAST_SIDE} pixels are left out of training.")
+        rows = rows.select(kept)
+    return data, rows, validation
+
+
+def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Path) -> None:
+    from deformable_detr_refine.evaluation.coco import coco_metrics
+    from deformable_detr_refine.evaluation.predict import row_image
+    from deformable_detr_refine.evaluation.report import write_report
+
+    names = data.label_map.names
+    metrics = coco_metrics(trainer.evaluated, names)
+    with new_path(output / "metrics.json") as new:
+        new.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    rows = trainer.eval_dataset.rows
+    index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
+    write_report(
+        trainer.evaluated,
+        metrics,
+        names,
+        output,
+        image_of=lambda image: row_image(rows[index_of[image.image_id]]),
+        title=f"Validation of {output.name}",
+        history=trainer.state.log_history,
+    )

@@ -1,0 +1,235 @@
+"""transformers' Trainer for a detector: its optimiser, its batches, its loss terms in the log, and COCO's metrics."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
+from deformable_detr_refine.evaluation.coco import coco_metrics
+from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
+from deformable_detr_refine.evaluation.merging import merge_images
+from deformable_detr_refine.evaluation.predict import TOP_K
+from deformable_detr_refine.training.arguments import DetectionTrainingArguments
+from deformable_detr_refine.training.ema import MovingAverage
+from deformable_detr_refine.training.optimizer import drops_at, parameter_groups, scaled_learning_rate
+from deformable_detr_refine.training.progress import DetectionProgress
+from deformable_detr_refine.training.replay import save_batch
+
+
+class DetectionTrainer(Trainer):
+    """Trains and evaluates a `DeformableDetrRefineForObjectDetection`; everything else is transformers' Trainer.
+
+    Args:
+        model: the detector; its config's `id2label` names the classes.
+        args: `DetectionTrainingArguments`.
+        train_dataset, eval_dataset: `Examples`, which hold the image processor.
+        kwargs: as of `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: DetectionTrainingArguments,
+        train_dataset: Examples | None = None,
+        eval_dataset: Examples | None = None,
+        **kwargs: Any,
+    ) -> None:
+        processor = (train_dataset or eval_dataset).processor
+        super().__init__(
+            model,
+            args,
+            data_collator=Collator(processor),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+            **kwargs,
+        )
+        # The model divides by the number of boxes that `_get_num_items_in_batch` counts.
+        self.model_accepts_loss_kwargs = True
+        self.ema = MovingAverage(self.model, args.ema_decay) if args.ema_decay else None
+        if self.ema:
+            self.add_callback(self.ema)
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(DetectionProgress)
+        self.evaluated: list[EvaluatedImage] = []
+        self._terms = _LossTerms()
+
+    # Optimiser and schedule
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            args, learning_rate = self.args, self.args.learning_rate
+            if args.scale_lr_by_batch:
+                images = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+                learning_rate = scaled_learning_rate(learning_rate, args.scale_lr_by_batch, images)
+            groups = parameter_groups(
+                model.named_parameters(), learning_rate, args.weight_decay, args.slow_parameters, args.slow_factor
+            )
+            kind, options = self.get_optimizer_cls_and_kwargs(args, model)
+            self.optimizer = kind(groups, **{**options, "lr": learning_rate})
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None and self.args.lr_drop_epochs:
+            steps_an_epoch = num_training_steps / self.args.num_train_epochs
+            drops = [round(epoch * steps_an_epoch) for epoch in self.args.lr_drop_epochs]
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = drops_at(optimizer or self.optimizer, drops, warmup)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # Batches
+
+    def _get_train_sampler(self, train_dataset: Examples | None = None) -> OrientationSampler:
+        rows = (train_dataset or self.train_dataset).rows
+        is_wide = [width >= height for width, height in zip(rows["width"], rows["height"], strict=True)]
+        self._train_sampler = OrientationSampler(is_wide, self.args.train_batch_size, self.args.seed)
+        return self._train_sampler
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
+        self._train_sampler.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset: Examples | None = None) -> DataLoader:
+        """This process's share: batches of one shape, no image twice, however many processes there are."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        sizes = zip(dataset.rows["height"], dataset.rows["width"], strict=True)
+        shapes = [dataset.processor.resized_shape(height, width) for height, width in sizes]
+        args = self.args
+        return DataLoader(
+            dataset,
+            batch_sampler=EqualShapeBatches(shapes, args.eval_batch_size, args.process_index, args.world_size),
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and torch.accelerator.is_available(),
+        )
+
+    # Loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
+        """Boxes of all ranks and of the whole accumulation window, by which every loss term is divided."""
+        count = sum(len(label["class_labels"]) for batch in batch_samples for label in batch["labels"])
+        return self.accelerator.reduce(torch.tensor(float(count), device=device), "sum")
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
+    ) -> Any:
+        try:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            if not loss.isfinite():
+                raise FloatingPointError("The loss is not finite.")
+        except FloatingPointError as error:
+            file = save_batch(
+                self.model, inputs, num_items_in_batch, Path(self.args.output_dir), self.state.global_step
+            )
+            raise FloatingPointError(f"{error} The batch is kept: ddetr train --replay {file}") from error
+        # As the Trainer scales the loss: each rank's share times the number of ranks.
+        scale = self.accelerator.num_processes
+        self._terms.add(
+            {name: scale * term.detach() for name, term in outputs["loss_dict"].items()}, len(inputs["labels"])
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds every loss term by name, the slow parameters' learning rate, images/s and the GPU's memory."""
+        if "loss" in logs:
+            logs |= self._terms.drain(self.accelerator, self.state.global_step)
+            for group in self.optimizer.param_groups[1:]:
+                logs["learning_rate_slow"] = group["lr"]
+            if torch.cuda.is_available():
+                logs["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """COCO's metrics and the loss over a data set; detections only are kept. `evaluated` holds the images."""
+        rows = dataloader.dataset.rows.remove_columns("image")
+        index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
+        model, losses, images = self.model.eval(), 0.0, []
+        with self.averaged_weights():
+            for inputs in dataloader:
+                inputs = self._prepare_inputs(inputs)
+                with torch.inference_mode(), self.accelerator.autocast():
+                    outputs = model(**inputs)
+                losses += outputs.loss.item() * len(inputs["labels"])
+                found = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
+                sizes = [(row["height"], row["width"]) for row in found]
+                results = self.processing_class.post_process_object_detection(outputs, 0.0, sizes, TOP_K)
+                images += [evaluated_image(result, row) for result, row in zip(results, found, strict=True)]
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        losses = sum(gather_object([losses]))
+        self.evaluated = merge_images([gather_object(images)])
+        names = [self.model.config.id2label[label] for label in range(self.model.config.num_labels)]
+        metrics = coco_metrics(self.evaluated, names)
+        logged = {"loss": losses / max(len(self.evaluated), 1)}
+        logged |= {name: value for name, value in metrics.items() if name != "per_class"}
+        logged |= {f"AP_{name}": values["AP"] for name, values in metrics["per_class"].items()}
+        logged = {f"{metric_key_prefix}_{name}": float(value) for name, value in logged.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=logged, num_samples=len(self.evaluated))
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights, where there is an average."""
+        with self.ema.applied() if self.ema else nullcontext():
+            yield
+
+    # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # The state dict that some engines hand over is of the raw weights.
+        with self.averaged_weights():
+            super()._save(output_dir, None if self.ema else state_dict)
+            if self.ema and self.is_in_train:
+                self.ema.save_raw(Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.ema:
+            self.ema.load(Path(resume_from_checkpoint))
+
+
+class _LossTerms:
+    """Adds the loss terms up between two lines of the log, on their device."""
+
+    def __init__(self) -> None:
+        self._restart(0)
+
+    def _restart(self, step: int) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.images, self.step, self.start = 0, step, time.perf_counter()
+
+    def add(self, terms: dict[str, Tensor], images: int) -> None:
+        for name, term in terms.items():
+            self.sums[name] = self.sums[name] + term if name in self.sums else term
+        self.images += images
+
+    def drain(self, accelerator: Any, step: int) -> dict[str, float]:
+        """Each term a step, which add up to the loss, and images/s over all ranks."""
+        steps = max(step - self.step, 1)
+        values = accelerator.reduce(torch.stack(list(self.sums.values())), "mean") / steps
+        logs = dict(zip(self.sums, values.tolist(), strict=True))
+        logs["images_per_second"] = self.images * accelerator.num_processes / (time.perf_counter() - self.start)
+        self._restart(step)
+        return logs
