@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from ddetr.arguments import at_least_one, fraction
 from ddetr.images import find_images, picture_names
+from ddetr.output import make_writable
 
 DESCRIPTION = """\
 Finds objects in images. DIR/detections.json lists, in the order of the images:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     model, processor = load_detector(args.model, args.device, args.revision)
     check_new_file(args.output / "detections.json", force=True)
     for folder in (args.output, pictures) if args.draw else (args.output,):
-        _make_writable(folder)
+        make_writable(folder)
     records: list[dict[str, Any]] = [{} for _ in images]
     with tqdm(total=len(images), unit="image", disable=None) as progress:
         readable = _read(images, processor, records, progress)
@@ -117,16 +117,6 @@ def detect(model: Any, processor: Any, images: Sequence[Any], threshold: float =
     results = processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=sizes, top_k=top_k)
     pairs = zip(results, sizes, strict=True)
     return [Detections.from_post_process(result, model.config.id2label, size) for result, size in pairs]
-
-
-def _make_writable(folder: Path) -> None:
-    """Make a folder and hold, before the work, that files can be written in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"Nothing can be written in {folder}: {error.strerror or error}.") from error
 
 
 def _detect_each(

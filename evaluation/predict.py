@@ -26,6 +26,7 @@ def predict(
     progress: Callable[[int], Any] | None = None,
     workers: int | None = None,
     indices: Iterable[int] | None = None,
+    unusable: Callable[[str], Any] | None = None,
 ) -> Iterator[EvaluatedImage]:
     """Finds the best 100 boxes of every image, whatever their score, as COCO's evaluation wants them.
 
@@ -43,6 +44,8 @@ def predict(
         progress: called with the number of images after every batch, as `tqdm.update` is.
         workers: threads that decode; all but one of the cores, 8 at most, if None.
         indices: which rows, all if None. A process of several takes its share: `range(rank, len(dataset), ranks)`.
+        unusable: called with the message for an image that cannot be read, which is then left out; without it that is
+            an error.
 
     Yields:
         `EvaluatedImage`, each image once.
@@ -57,7 +60,8 @@ def predict(
     try:
         with ThreadPoolExecutor(max(threads, 1), "decode") as pool:
             images = _ahead(pool, _decode, rows, 2 * threads + batch_size) if threads else map(_decode, rows)
-            for batch in batches_of_equal_shape(images, processor.resized_shape, batch_size, LOOK_AHEAD_PIXELS):
+            usable = _usable(images, processor, unusable, progress)
+            for batch in batches_of_equal_shape(usable, processor.resized_shape, batch_size, LOOK_AHEAD_PIXELS):
                 yield from predict_batch(model, processor, batch)
                 if progress is not None:
                     progress(len(batch))
@@ -103,10 +107,36 @@ def row_image(row: Mapping[str, Any]) -> Image.Image:
     return image
 
 
-def _decode(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Image.Image]:
-    image = row_image(row)
+def _decode(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Image.Image | Exception]:
+    try:
+        image = row_image(row)
+    except (OSError, ValueError) as error:
+        image = error
     # The file's bytes need not wait with the pixels.
     return {key: value for key, value in row.items() if key != "image"}, image
+
+
+def _usable(
+    images: Iterable[tuple[Mapping[str, Any], Image.Image | Exception]],
+    processor: Any,
+    unusable: Callable[[str], Any] | None,
+    progress: Callable[[int], Any] | None,
+) -> Iterator[tuple[Mapping[str, Any], Image.Image]]:
+    """The images that were decoded and can be resized."""
+    for row, image in images:
+        if isinstance(image, Image.Image):
+            try:
+                processor.resized_shape(image.height, image.width)
+            except ValueError as error:
+                image = ValueError(f"{row['file_name']}: {error}")
+        if isinstance(image, Exception):
+            if unusable is None:
+                raise image
+            unusable(str(image))
+            if progress is not None:
+                progress(1)
+            continue
+        yield row, image
 
 
 def _ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> Iterator:

@@ -1,0 +1,246 @@
+"""`ddetr evaluate`: how good a detector is on a data set, as numbers, tables and a report."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ddetr.arguments import at_least_one, fraction
+from ddetr.output import make_writable
+
+DESCRIPTION = """\
+Runs a detector over a split of a data set and compares what it finds with what is true: COCO's metrics (COCOeval's
+numbers: no score threshold, 100 detections an image), Azure ML's, and a report to look at.
+
+DATA is a folder or a file (COCO json, Pascal VOC, YOLO, Azure's MLTable with JSONL, a saved `datasets` folder; the
+format is found by looking), or OWNER/NAME on the Hub. Classes meet by name.
+
+files in DIR:
+  report.html      one page: AP by IoU, size and class, curves, confusion, kinds of errors, best and worst images
+  metrics.json     AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, 0..1 (-1: nothing to judge),
+                   per_class, azure (mean_average_precision, precision, recall, ...), about (what was evaluated how)
+  per_class.csv    a row for each class
+  detections.json  COCO's result form, with the data set's own image and category ids
+"""
+EXAMPLES = """\
+examples:
+  ddetr evaluate detector datasets/bccd --output evaluated
+  ddetr evaluate detector coco/ --split val --output evaluated --batch-size 8 --device cuda --dtype bfloat16
+  ddetr evaluate detector datasets/bccd --output evaluated --limit 20 --json | python -m json.tool
+"""
+NEEDED = ("datasets", "pycocotools", "matplotlib", "jinja2")
+FILES = ("report.html", "metrics.json", "per_class.csv", "detections.json")
+DTYPES = ("float32", "bfloat16", "float16")
+TABLE_ROWS = 20
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a detector on a data set: COCO metrics and a report",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model folder (what `ddetr train` writes), or its Hub name")
+    parser.add_argument("data", metavar="DATA", help="a folder, a file or OWNER/NAME on the Hub")
+    parser.add_argument("--split", metavar="NAME", default="validation", help="train, validation (default), test")
+    parser.add_argument("--output", metavar="DIR", required=True, type=Path, help="where the files go")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=at_least_one, default=4, help="images of one shape at a time (default 4)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="numbers to compute in (default float32)")
+    parser.add_argument(
+        "--threshold",
+        metavar="T",
+        type=fraction,
+        help="score above which a detection counts in precision, recall and Azure's metrics (default 0.3); "
+        "COCO's metrics have none",
+    )
+    parser.add_argument(
+        "--azure-config", metavar="FILE", type=Path, help="Azure's evaluation config: metrics and thresholds, as JSON"
+    )
+    parser.add_argument("--limit", metavar="N", type=at_least_one, help="only the first N images")
+    parser.add_argument(
+        "--defects",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with boxes and images that cannot be used: stop (default), or leave them out and say so",
+    )
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
+    parser.add_argument("--json", action="store_true", help="print the content of metrics.json instead of tables")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ValueError(f'This needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
+
+    from ddetr.loading import load_detector
+    from deformable_detr_refine.conversion.model_folder import check_new_file
+    from deformable_detr_refine.data.label_map import LabelMap
+    from deformable_detr_refine.data.load import load_detection_data
+    from deformable_detr_refine.evaluation.azure_metrics import METRICS, AzureEvaluation, azure_metrics
+    from deformable_detr_refine.evaluation.class_names import RelabelledData
+    from deformable_detr_refine.evaluation.coco import coco_metrics
+    from deformable_detr_refine.evaluation.predict import predict, row_image
+    from deformable_detr_refine.evaluation.report import write_report
+    from deformable_detr_refine.evaluation.result_files import write_detections, write_metrics, write_per_class
+
+    azure = AzureEvaluation.from_file(args.azure_config) if args.azure_config else AzureEvaluation()
+    if args.threshold is not None:
+        azure = AzureEvaluation(azure.metrics, azure.iou_threshold, args.threshold)
+    for name in FILES:
+        check_new_file(args.output / name, force=True)
+    make_writable(args.output)
+
+    data = load_detection_data(args.data, split=args.split, defects=args.defects)
+    ((split, dataset),) = data.splits.items()
+    dataset = dataset.select(range(min(args.limit or len(dataset), len(dataset))))
+    model, processor = load_detector(args.model, args.device, args.revision)
+    model = model.to(_torch_type(args.dtype, model.device))
+    names = LabelMap.from_config(model.config).names
+    rows = RelabelledData(dataset, data.label_map.names, names, skip_unknown=args.defects == "skip")
+
+    unusable: list[str] = []
+    started = time.monotonic()
+    with tqdm(total=len(rows), unit="image", disable=None) as progress:
+        skip = _tell_and_keep(unusable) if args.defects == "skip" else None
+        images = list(predict(model, processor, rows, args.batch_size, progress.update, unusable=skip))
+    seconds = time.monotonic() - started
+    if not images:
+        raise ValueError(f"None of {len(rows)} images of {args.data} can be read; the first: {unusable[0]}")
+    images.sort(key=lambda image: image.image_id)
+
+    coco = coco_metrics(images, names)
+    by_azure = azure_metrics(images, names, AzureEvaluation(METRICS, azure.iou_threshold, azure.box_score_threshold))
+    about = {
+        "model": args.model,
+        "data": args.data,
+        "split": split,
+        "images": len(images),
+        "objects": sum(row["objects"] for row in coco["per_class"].values()),
+        "left_out": {
+            "images": len(unusable) + sum(defect.loses == "image" for defect in data.defects),
+            "objects": sum(rows.left_out.values()) + sum(defect.loses == "object" for defect in data.defects),
+        },
+        "threshold": azure.box_score_threshold,
+        "device": str(model.device),
+        "dtype": args.dtype,
+        "images_per_second": round(len(images) / seconds, 2),
+    }
+    metrics = {**coco, "azure": {name: by_azure[name] for name in azure.metrics}, "about": about}
+
+    ids = dict(zip(data.label_map.names, data.label_map.category_ids, strict=True))
+    category_ids = [ids.get(name) for name in names]
+    write_detections(args.output / "detections.json", images, category_ids)
+    write_per_class(args.output / "per_class.csv", coco["per_class"], by_azure["per_label_metrics"], category_ids)
+    write_metrics(args.output / "metrics.json", metrics)
+    numbers = {image_id: number for number, image_id in enumerate(dataset["image_id"])}
+    write_report(
+        images,
+        coco,
+        names,
+        args.output,
+        image_of=lambda image: row_image(dataset[numbers[image.image_id]]),
+        title=f"{Path(args.model).name} on {Path(args.data).name}, {split}",
+        history=_training_history(args.model),
+    )
+    if args.json:
+        sys.stdout.write((args.output / "metrics.json").read_text(encoding="utf-8"))
+    else:
+        print(_tables(coco, by_azure["per_label_metrics"], about))
+        print("Written: " + ", ".join(str(args.output / name) for name in FILES))
+    return 0
+
+
+def _torch_type(name: str, device: Any) -> Any:
+    import torch
+
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("float16 is for accelerators; on a CPU take --dtype float32 or bfloat16.")
+    return getattr(torch, name)
+
+
+def _tell_and_keep(messages: list[str]) -> Callable[[str], None]:
+    def tell(message: str) -> None:
+        messages.append(message)
+        tqdm.write(f"ddetr evaluate: left out: {' '.join(message.split())}", file=sys.stderr)
+
+    return tell
+
+
+def _training_history(model: str) -> list[dict[str, Any]] | None:
+    """What the Trainer logged while it made this model, if it left that in the folder."""
+    file = Path(model) / "trainer_state.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["log_history"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _tables(coco: Mapping[str, Any], by_label: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """What was evaluated, COCO's twelve numbers, and the classes."""
+    left_out = about["left_out"]
+    head = (
+        f"{_count(about['images'], 'image')}, {_count(about['objects'], 'object')}; "
+        f"{about['images_per_second']:g} images/s on {about['device']}, {about['dtype']}"
+    )
+    if any(left_out.values()):
+        head += f"\nleft out: {_count(left_out['images'], 'image')}, {_count(left_out['objects'], 'object')}"
+    summary = _columns(
+        [
+            ("average precision", "AP", "AP50", "AP75", "small", "medium", "large"),
+            ("", *(_number(coco[key]) for key in ("AP", "AP50", "AP75", "APs", "APm", "APl"))),
+            ("average recall", "AR1", "AR10", "AR100", "small", "medium", "large"),
+            ("", *(_number(coco[key]) for key in ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"))),
+        ]
+    )
+    threshold = f"{about['threshold']:g}"
+    rows = [("class", "objects", "AP", "AP50", "AP75", "AR100", f"precision>{threshold}", f"recall>{threshold}")]
+    classes = list(coco["per_class"].items())
+    if len(classes) > TABLE_ROWS:
+        # The worst, since those are looked for; classes without objects last.
+        classes.sort(key=lambda item: item[1]["AP"] if item[1]["objects"] else 2)
+    for name, row in classes[:TABLE_ROWS]:
+        numbers = (
+            row["AP"],
+            row["AP50"],
+            row["AP75"],
+            row["AR100"],
+            by_label[name]["precision"],
+            by_label[name]["recall"],
+        )
+        rows.append((_short(name), str(row["objects"]), *map(_number, numbers)))
+    more = len(classes) - TABLE_ROWS
+    rest = f"\n... and {more} more classes, with higher AP or without objects: per_class.csv" if more > 0 else ""
+    return f"{head}\n\n{summary}\n\n{_columns(rows)}{rest}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _number(value: float) -> str:
+    return "-" if value == -1 else f"{value:.3f}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _short(name: str, length: int = 32) -> str:
+    name = name if name.isprintable() else ascii(name)[1:-1]
+    return name if len(name) <= length else name[: length - 3] + "..."
