@@ -49,7 +49,8 @@ def report(monkeypatch) -> dict:
 def model(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     config = DeformableDetrRefineConfig(
-        backbone="resnet18",
+        backbone="test_resnet",
+        d_model=64,
         encoder_layers=1,
         decoder_layers=1,
         encoder_ffn_dim=32,
