@@ -89,6 +89,7 @@ ORDER = [
     "deformable_detr_refine.data",
     "deformable_detr_refine.evaluation",
     "deformable_detr_refine.training",
+    "deformable_detr_refine.serving",
     "ddetr",
 ]
 

@@ -1,0 +1,1 @@
+"""Serving a detector: Azure ML's schema, its scoring server, other deployments, and a demo page."""
