@@ -1,4 +1,4 @@
-"""`ddetr data`: download and inspect detection data sets."""
+"""`ddetr data`: download, inspect and convert detection data sets."""
 
 import argparse
 import json
@@ -9,9 +9,10 @@ NAMED = {
     "fridge": "Fridge Objects: 128 photos of groceries in 4 classes (Microsoft, MIT)",
     "bccd": "BCCD: 364 microscope images of blood cells in 3 classes (Shenggan, MIT)",
 }
+FORMATS = ("coco", "voc", "yolo", "azure", "datasets")
 
 DESCRIPTION = """\
-Detection data sets: download a published one, say what is in one and what is wrong with it.
+Detection data sets: download a published one, say what is in one and what is wrong with it, write it in another format.
 SOURCE is a folder or a file (COCO json, Pascal VOC, YOLO, Azure's MLTable with JSONL, a saved `datasets` folder; the
 format is found by looking), or OWNER/NAME on the Hub.
 """
@@ -19,6 +20,7 @@ EXAMPLES = """\
 examples:
   ddetr data fridge --output datasets/fridge
   ddetr data inspect datasets/fridge --output looked-at
+  ddetr data convert datasets/fridge fridge-coco --to coco
 """
 DOWNLOAD = """\
 Downloads {title}.
@@ -41,6 +43,12 @@ labels; images that are absent, damaged, twice there, in two splits at once, of 
 The exit status is 1 when training on it as it is would lose an object or an image, or when an image of one split is in
 another one too. With --output, DIR/contact_sheet.jpg shows some images with their boxes, and DIR/inspection.json holds
 the whole list.
+"""
+CONVERT = """\
+Writes a data set in another format, images included, into a new folder: COCO JSON, Pascal VOC, YOLO txt, Azure's
+MLTable folders with JSONL, or a folder of `datasets`. All of them hold the boxes and classes; of the rest (ids, areas,
+crowds, fractions of pixels) each keeps what it has a place for. A defect that would lose an object or an image is an
+error; `ddetr data inspect` lists them all.
 """
 
 
@@ -70,6 +78,16 @@ def add_parser(subparsers: Any) -> None:
     inspect.add_argument("--json", action="store_true", help="print it as JSON")
     inspect.add_argument("--output", metavar="DIR", type=Path, help="where contact_sheet.jpg and inspection.json go")
     inspect.set_defaults(run=run_inspect)
+
+    convert = _action(actions, "convert", "write a data set in another format", CONVERT)
+    convert.add_argument("source", metavar="SOURCE", help="a folder, a file or OWNER/NAME on the Hub")
+    convert.add_argument("output", metavar="OUT", type=Path, help="the folder to write, new or empty")
+    convert.add_argument("--to", choices=FORMATS, required=True, help="the format to write")
+    convert.add_argument("--split", metavar="NAME", help="only this split: train, validation, test")
+    convert.add_argument(
+        "--defects", choices=["error", "skip"], default="error", help="skip: leave out what is defective, and say so"
+    )
+    convert.set_defaults(run=run_convert)
 
 
 def _action(actions: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
@@ -106,3 +124,25 @@ def run_inspect(args: argparse.Namespace) -> int:
     if args.output is not None and not args.json:
         print(f"Written: {args.output / 'contact_sheet.jpg'}, {args.output / 'inspection.json'}")
     return 0 if inspection.sound else 1
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    from deformable_detr_refine.data.azure_jsonl import write_azure
+    from deformable_detr_refine.data.coco import write_coco
+    from deformable_detr_refine.data.defects import count_defects
+    from deformable_detr_refine.data.detection_data import import_datasets
+    from deformable_detr_refine.data.hub import write_datasets
+    from deformable_detr_refine.data.load import load_detection_data
+    from deformable_detr_refine.data.voc import write_voc
+    from deformable_detr_refine.data.yolo import write_yolo
+
+    import_datasets().disable_progress_bars()
+    writers = dict(zip(FORMATS, (write_coco, write_voc, write_yolo, write_azure, write_datasets), strict=True))
+    data = load_detection_data(args.source, split=args.split, defects=args.defects)
+    writers[args.to](data, args.output)
+    splits = ", ".join(f"{len(dataset)} in {name}" for name, dataset in data.splits.items())
+    images = sum(len(dataset) for dataset in data.splits.values())
+    print(f"{data.source} ({data.format}) -> {args.output} ({args.to}): {images} images, {splits}")
+    if data.defects:
+        print("Left out or clipped: " + ", ".join(f"{kind} {n}" for kind, n in count_defects(data.defects).items()))
+    return 0

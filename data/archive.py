@@ -26,8 +26,8 @@ def open_archive(file: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
 
     Raises:
         DataError: it is no zip archive or cut short; an entry leads out of the folder (`..`, an absolute path, a
-            link), occurs twice, is encrypted or packed in an unusual way; or it would unpack to more than 4 GiB or 100,000 files. Errors of
-            reading inside the block become this one too.
+            link), occurs twice, is encrypted or packed in an unusual way; or it would unpack to more than 4 GiB or
+            100,000 files. Errors of reading inside the block become this one too.
     """
     try:
         with zipfile.ZipFile(file) as archive:

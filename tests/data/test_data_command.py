@@ -8,7 +8,7 @@ from http_server import serving
 from PIL import Image
 from published_sets import bccd_files, fridge_files, zipped
 
-from ddetr.data import NAMED
+from ddetr.data import FORMATS, NAMED
 from ddetr.main import main
 from deformable_detr_refine.data.load import load_detection_data
 from deformable_detr_refine.data.named_sets import NAMED_SETS
@@ -103,3 +103,35 @@ def test_errors_are_one_line_with_exit_status_2(tmp_path, fridge, capsys):
         assert captured.out == "" and captured.err.count("\n") == 1
         assert captured.err.startswith("ddetr data: error: ") and message in captured.err
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_set_says_the_same_in_every_format(form, fridge, tmp_path, capsys):
+    assert main(["data", "convert", str(fridge), str(tmp_path / form), "--to", form]) == 0
+    printed = capsys.readouterr().out
+    assert f"{fridge} (voc) -> {tmp_path / form} ({form}): 5 images, 4 in train, 1 in validation\n" in printed
+    told = []
+    for folder in (fridge, tmp_path / form):
+        assert main(["data", "inspect", str(folder), "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert [each.pop("format") for each in told] == ["voc", form]
+    assert told[0].pop("source") != told[1].pop("source")
+    assert told[0] == told[1]
+
+
+def test_defects_are_not_converted_unless_allowed(tmp_path, capsys):
+    files = fridge_files()
+    name = "odFridgeObjects/annotations/10.xml"
+    (tmp_path / "a.zip").write_bytes(zipped(files | {name: files[name].replace("<xmax>216</xmax>", "<xmax>86</xmax>")}))
+    main(["data", "fridge", "--output", str(tmp_path / "fridge"), "--url", str(tmp_path / "a.zip")])
+    convert = ["data", "convert", str(tmp_path / "fridge"), str(tmp_path / "coco"), "--to", "coco"]
+    capsys.readouterr()
+    assert main(convert) == 2
+    error = capsys.readouterr().err
+    assert "1 object would be lost (no area 1)" in error and "annotations/10.xml:4" in error and error.count("\n") == 1
+    assert not (tmp_path / "coco").exists()
+    assert main([*convert, "--defects", "skip"]) == 0
+    assert "Left out or clipped: no area 1" in capsys.readouterr().out
+    before = len(load_detection_data(tmp_path / "fridge", defects="skip")["validation"][0]["objects"]["id"])
+    assert len(load_detection_data(tmp_path / "coco")["validation"][0]["objects"]["id"]) == before == 1
+    assert main(convert) == 2
