@@ -80,6 +80,17 @@ def test_linear_is_nn_linear(kind, tokens):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("kind", [Linear, LinearReLU])
+def test_linear_takes_halves_of_a_tensor(kind):
+    layer, wide = kind(8, 4), torch.randn(2, 300, 16)
+    results = []
+    for half in (wide.chunk(2, -1)[0], wide.chunk(2, -1)[0].clone()):
+        half = half.detach().requires_grad_()
+        y = torch.cat((layer(half), layer(half)), -1)
+        results.append((y, *torch.autograd.grad(y.square().sum(), (half, *layer.parameters()))))
+    torch.testing.assert_close(*results)
+
+
 def test_linear_takes_frozen_weights_and_inputs_without_gradient():
     layer = LinearReLU(8, 4)
     layer.weight.requires_grad_(False)
