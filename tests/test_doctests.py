@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import ddetr
-import deformable_detr_refine
-import deformable_detr_refine.conversion
-
+ROOT = "deformable_detr_refine"
+PACKAGES = ["ddetr", ROOT, *(f"{ROOT}.{room}" for room in ("conversion", "data", "evaluation", "training"))]
 MODULES = [
-    f"{package.__name__}.{file.stem}" if file.stem != "__init__" else package.__name__
-    for package in (deformable_detr_refine, deformable_detr_refine.conversion, ddetr)
-    for file in sorted(Path(package.__path__[0]).glob("*.py"))
+    f"{package}.{file.stem}" if file.stem != "__init__" else package
+    for package in PACKAGES
+    for file in sorted(Path(importlib.import_module(package).__path__[0]).glob("*.py"))
 ]
 
 

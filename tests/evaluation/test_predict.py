@@ -1,7 +1,10 @@
 """Detections over a data set: the same numbers in any batch, each image once, few of them in memory."""
 
+import gc
 import io
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,11 +112,40 @@ def test_few_images_wait(detector, processor, rows, monkeypatch):
     assert most <= 2 * (2 * 3 + 2)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of Linux")
+def test_memory_grows_by_the_detections_only(detector, tmp_path):
+    """300 more images of 0.9 MB keep 5 KB each; kept whole they would be 270 MB."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((640, 480)).save(tmp_path / "a.jpg")
+    row = {"file_name": "a.jpg", "image": {"bytes": None, "path": str(tmp_path / "a.jpg")}, "width": 640, "height": 480}
+    rows = [{**row, "image_id": number, "objects": {"bbox": [], "category": []}} for number in range(400)]
+    small = DeformableDetrRefineImageProcessor(size={"shortest_edge": 64, "longest_edge": 107})
+    images = []
+    for image in predict(detector, small, rows, 4, workers=1):
+        images.append(image)
+        if len(images) in (100, 400):
+            gc.collect()
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            if len(images) == 100:
+                before = resident
+    assert resident - before < 40 * 2**20
+
+
 def test_images_that_cannot_be_used_are_named(detector, processor, rows, tmp_path):
     row = rows[0]
     for source in ({"bytes": b"not an image", "path": None}, {"bytes": None, "path": str(tmp_path / "none.png")}):
         with pytest.raises((OSError, ValueError), match=r"0\.png: "):
             list(predict(detector, processor, [*rows[1:], {**row, "image": source}], 2))
+        told, counts = [], []
+        found = predict(
+            detector, processor, [*rows[1:], {**row, "image": source}], 2, counts.append, unusable=told.append
+        )
+        assert row["image_id"] not in by_id(found)
+        assert len(told) == 1 and told[0].startswith("0.png: ") and sum(counts) == len(rows)
+    thin = {**row, "image": Image.new("RGB", (900, 1)), "width": 900, "height": 1}
+    with pytest.raises(ValueError, match=r"0\.png: An image of 900x1 pixels is too thin"):
+        list(predict(detector, processor, [thin]))
     with pytest.raises(ValueError, match=r"0\.png is 90x60 pixels, but the data set says 60x90"):
         list(predict(detector, processor, [{**row, "width": 60, "height": 90}]))
 
