@@ -69,6 +69,8 @@ def copy_url(
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             reason = f"no answer for {silence:g} seconds"
+        elif isinstance(reason, http.client.IncompleteRead):
+            reason = "the connection ended early"
         raise OSError(f"{url} cannot be read: {reason}.") from error
     if expected is not None and length < expected:
         raise OSError(f"{url} cannot be read: the connection ended after {length} of {expected} bytes.")

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def serving(files: dict[str, bytes], redirects: dict[str, str] | None = None) -> Iterator[str]:
-    """Serves `files` (path -> content), gives the address. '/drip' sends a byte now and then, '/short' breaks off."""
+    """Serves `files` (path -> content), gives the address. '/drip' sends a byte now and then, '/short...' breaks off."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -29,6 +29,11 @@ def serving(files: dict[str, bytes], redirects: dict[str, str] | None = None) ->
                 self.send_header("Content-Length", "1000")
                 self.end_headers()
                 self.wfile.write(b"only this")
+            elif self.path == "/short-chunk":
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                self.wfile.write(b"ff\r\nonly this")
             elif (body := files.get(self.path)) is not None:
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))

@@ -199,6 +199,7 @@ def test_missing_files_folders_and_other_objects(tmp_path):
         ("/large", {"max_download_bytes": 1000}, "the download was broken off"),
         ("/drip", {"timeout": 0.5}, r"not finished within 0\.5 seconds"),
         ("/short", {}, "the connection ended after 9 of 1000 bytes"),
+        ("/short-chunk", {}, "the connection ended early"),
         ("/page", {}, "not an image of a known format"),
         ("/to-file", {}, "'file:///etc/hostname' is not allowed"),
         ("/to-ftp", {}, "redirects to ftp, only http and https"),
