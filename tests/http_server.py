@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def serving(files: dict[str, bytes], redirects: dict[str, str] | None = None) -> Iterator[str]:
-    """Serves `files` (path -> content), gives the address. '/drip' sends a byte now and then, '/short...' breaks off."""
+    """Serves `files` (path -> content), gives the address. '/drip' drips bytes, '/short...' break off."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
