@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 DISTRIBUTION = "deformable-detr-refine"
 VERBS = {
+    "train": "train or fine-tune a detector on a data set",
     "detect": "find objects in images, folders or URLs",
     "convert": "turn a MMDetection checkpoint into a model folder, or back",
     "verify": "compare a checkpoint's numbers with the real MMDetection",
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at its end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"ddetr {verb}: error: {one_line(error)}", file=sys.stderr)
         return EXIT_ERROR
 

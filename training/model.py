@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from deformable_detr_refine import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -29,7 +31,7 @@ def build_model(
     }
     fields = _fields(args.model_config)
     if args.model is None:
-        model = DeformableDetrRefineForObjectDetection(DeformableDetrRefineConfig(**fields, **classes))
+        model = DeformableDetrRefineForObjectDetection(_config({**fields, **classes}))
         said = "A new detector"
         if args.backbone_weights:
             name = model.config.backbone if args.backbone_weights == "pretrained" else args.backbone_weights
@@ -39,8 +41,7 @@ def build_model(
             said += " with random weights, the backbone's too"
         return _frozen(model, args.freeze), f"{said}."
     trained = DeformableDetrRefineForObjectDetection.from_pretrained(args.model, revision=args.revision)
-    config = DeformableDetrRefineConfig.from_dict({**trained.config.to_dict(), **fields, **classes})
-    model = DeformableDetrRefineForObjectDetection(config)
+    model = DeformableDetrRefineForObjectDetection(_config({**trained.config.to_dict(), **fields, **classes}))
     copied = transfer(trained, model, by_name)
     known = f"the rows of {', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}" if copied else "no class row"
     return _frozen(model, args.freeze), (
@@ -70,6 +71,13 @@ def _fields(text: str) -> dict[str, Any]:
     if unknown := sorted(set(fields) - set(known)):
         raise ValueError(f"model_config has {unknown[0]!r}, which is no field of DeformableDetrRefineConfig.")
     return fields
+
+
+def _config(fields: dict[str, Any]) -> DeformableDetrRefineConfig:
+    try:
+        return DeformableDetrRefineConfig(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"model_config cannot be used: {error.__cause__ or error}") from error
 
 
 def _frozen(model: DeformableDetrRefineForObjectDetection, parts: list[str]) -> DeformableDetrRefineForObjectDetection:

@@ -201,7 +201,8 @@ class DetectionTrainer(Trainer):
         # The state dict that some engines hand over is of the raw weights.
         with self.averaged_weights():
             super()._save(output_dir, None if self.ema else state_dict)
-            if self.ema and self.is_in_train:
+            # All ranks come here; transformers lets only one write, too.
+            if self.ema and self.is_in_train and self.args.should_save:
                 self.ema.save_raw(Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

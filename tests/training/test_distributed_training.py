@@ -1,0 +1,91 @@
+"""Several processes over gloo against one, and a killed run against one that was never stopped."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from training_runs import history, largest_difference, launch, run, weights
+
+from deformable_detr_refine.training.checkpoints import newest_whole_checkpoint
+
+
+def first_steps(folder, name: str) -> list[float]:
+    return [line[name] for line in history(folder) if name in line and "loss_cls" in line]
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_images_are_one_of_four(settings_file, tmp_path):
+    """One epoch with an uneven last batch, which every way of counting fills with the first images again."""
+    run(settings_file(tmp_path / "one", max_steps=2))
+    run(settings_file(tmp_path / "two", max_steps=2, per_device_train_batch_size=2), processes=2)
+    for name in ("loss", "loss_cls", "enc_loss_iou", "grad_norm"):
+        assert first_steps(tmp_path / "one", name) == pytest.approx(first_steps(tmp_path / "two", name), rel=2e-3), name
+    assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
+    one, two = (history(tmp_path / name) for name in ("one", "two"))
+    metrics = [{k: v for k, v in line.items() if "AP" in k or k == "eval_loss"} for line in (one[-1], two[-1])]
+    assert metrics[0] == pytest.approx(metrics[1], abs=2e-3)
+
+
+@pytest.mark.slow
+def test_eight_processes_train_and_evaluate(settings_file, tmp_path):
+    """More processes than validation images: some ranks evaluate nothing, and every image counts once."""
+    changes = {"per_device_train_batch_size": 1, "num_train_epochs": 1}
+    run(settings_file(tmp_path / "eight", **changes), processes=8)
+    run(settings_file(tmp_path / "again", model=str(tmp_path / "eight"), model_config={}, learning_rate=0.0))
+    eight, again = (history(tmp_path / name)[-1] for name in ("eight", "again"))
+    assert eight["eval_AP"] == pytest.approx(again["eval_AP"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_and_resumed_is_never_stopped(processes, settings_file, tmp_path):
+    """Random augmentation, dropout and a moving average; killed with -9 as soon as the second checkpoint is whole."""
+    changes = {
+        "num_train_epochs": 4,
+        "augmentation": "light",
+        "per_device_train_batch_size": 4 // processes,
+        "ema_decay": 0.9,
+        "dataloader_num_workers": 1,
+        "lr_drop_epochs": [3],
+    }
+    run(settings_file(tmp_path / "straight", **changes), processes)
+    stopped = tmp_path / "stopped"
+    process = launch(settings_file(stopped, **changes), processes, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300
+        while (checkpoint := newest_whole_checkpoint(stopped, processes)) is None or checkpoint.name == "checkpoint-3":
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+            time.sleep(0.02)
+    finally:
+        for pid in family(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    assert not (stopped / "model.safetensors").exists()
+    run(settings_file(stopped, resume_from_checkpoint=True, **changes), processes)
+    assert largest_difference(weights(tmp_path / "straight"), weights(stopped)) == 0
+    straight, resumed = (history(folder) for folder in (tmp_path / "straight", stopped))
+    assert [line.get("loss") for line in straight] == [line.get("loss") for line in resumed]
+    assert straight[-1]["eval_AP"] == resumed[-1]["eval_AP"]
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it, children first."""
+    children = []
+    for line in os.popen(f"ps -o pid= --ppid {pid}").read().split():
+        children += family(int(line))
+    return [*children, pid]
+
+
+def test_a_checkpoint_that_was_torn_is_left_out(tmp_path):
+    for step, files in ((3, True), (6, True), (9, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({}, folder / name)
+        (folder / "trainer_state.json").write_text("{}" if files else '{"half": ')
+    assert newest_whole_checkpoint(tmp_path).name == "checkpoint-6"
+    (tmp_path / "checkpoint-6" / "rng_state.pth").unlink()
+    assert newest_whole_checkpoint(tmp_path).name == "checkpoint-3"
+    assert newest_whole_checkpoint(tmp_path / "nothing") is None
