@@ -47,8 +47,15 @@ class RelabelledData(Sequence):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    @property
+    def column_names(self) -> list[str]:
+        """As of `datasets.Dataset`: `rows["width"]` gives a column without reading images."""
+        return self.dataset.column_names
+
+    def __getitem__(self, index: int | str) -> Any:
         row = self.dataset[index]
+        if isinstance(index, str):
+            return row
         objects = row["objects"]
         labels = [self.labels[label] for label in objects["category"]]
         kept = [i for i, label in enumerate(labels) if label >= 0]

@@ -4,18 +4,18 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from PIL import Image
 
 from deformable_detr_refine import load_image
+from deformable_detr_refine.data.sampling import EqualShapeBatches
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
-from deformable_detr_refine.evaluation.grouping import batches_of_equal_shape
 
 TOP_K = 100
-# Decoded images that wait for the model: 40 MB, or one batch of each shape if that is more.
-LOOK_AHEAD_PIXELS = 13_000_000
+MOST_WORKERS = 8
 
 
 def predict(
@@ -31,8 +31,8 @@ def predict(
     """Finds the best 100 boxes of every image, whatever their score, as COCO's evaluation wants them.
 
     Batches hold images of one resized shape, so that none is padded and the numbers are those of single images. Images
-    come out as their batches fill, not in the order of the data set. While the model computes, threads decode the next
-    images; only those and the detections are in memory.
+    come out by shape, not in the order of the data set. While the model computes, threads decode and resize the next
+    batches; only those and the detections are in memory.
 
     Args:
         model: `DeformableDetrRefineForObjectDetection`, of float32 or a smaller type, on any device. It is put into
@@ -42,43 +42,38 @@ def predict(
             `load_image` takes), `image_id`, `file_name`, `width`, `height`, `objects`.
         batch_size: most images at a time.
         progress: called with the number of images after every batch, as `tqdm.update` is.
-        workers: threads that decode; all but one of the cores, 8 at most, if None.
+        workers: threads that decode; 0 for none; all but one of the cores, 8 at most, if None.
         indices: which rows, all if None. A process of several takes its share: `range(rank, len(dataset), ranks)`.
-        unusable: called with the message for an image that cannot be read, which is then left out; without it that is
+        unusable: called with the message for an image that cannot be used, which is then left out; without it that is
             an error.
 
     Yields:
         `EvaluatedImage`, each image once.
 
     Raises:
-        OSError, ValueError: an image cannot be read, or has another size than its row says; the message names it.
+        OSError, ValueError: an image cannot be read, has another size than its row says, or is too thin to be resized;
+            the message names it.
     """
-    rows = (dataset[i] for i in (range(len(dataset)) if indices is None else indices))
-    threads = max(1, min(8, _cores() - 1)) if workers is None else workers
+    chosen = list(range(len(dataset)) if indices is None else indices)
+    shapes = [_shape(processor, *size) for size in _sizes(dataset, chosen)]
+    batches = ([dataset[chosen[i]] for i in batch] for batch in EqualShapeBatches(shapes, batch_size))
+    threads = max(1, min(MOST_WORKERS, _cores() - 1)) if workers is None else workers
     was_training = model.training
     model.eval()
     try:
         with ThreadPoolExecutor(max(threads, 1), "decode") as pool:
-            images = _ahead(pool, _decode, rows, 2 * threads + batch_size) if threads else map(_decode, rows)
-            usable = _usable(images, processor, unusable, progress)
-            for batch in batches_of_equal_shape(usable, processor.resized_shape, batch_size, LOOK_AHEAD_PIXELS):
-                yield from predict_batch(model, processor, batch)
+            # Two images a thread, and at least one batch, are read ahead.
+            ahead = -(-2 * threads // batch_size)
+            for batch in _ahead(pool, lambda rows: _Batch.read(processor, rows), batches, ahead):
+                for error in batch.errors:
+                    if unusable is None:
+                        raise error
+                    unusable(str(error))
+                yield from batch.detect(model, processor)
                 if progress is not None:
-                    progress(len(batch))
+                    progress(len(batch.rows) + len(batch.errors))
     finally:
         model.train(was_training)
-
-
-def predict_batch(
-    model: Any, processor: Any, batch: Sequence[tuple[Mapping[str, Any], Image.Image]]
-) -> list[EvaluatedImage]:
-    """One batch of (row, upright image) pairs, of one resized shape."""
-    inputs = processor(images=[image for _, image in batch], return_tensors="pt")
-    with torch.inference_mode():
-        outputs = model(**inputs.to(model.device, model.dtype))
-    sizes = [(image.height, image.width) for _, image in batch]
-    results = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes, top_k=TOP_K)
-    return [evaluated_image(result, row) for result, (row, _) in zip(results, batch, strict=True)]
 
 
 def row_image(row: Mapping[str, Any]) -> Image.Image:
@@ -107,40 +102,68 @@ def row_image(row: Mapping[str, Any]) -> Image.Image:
     return image
 
 
-def _decode(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], Image.Image | Exception]:
-    try:
-        image = row_image(row)
-    except (OSError, ValueError) as error:
-        image = error
-    # The file's bytes need not wait with the pixels.
-    return {key: value for key, value in row.items() if key != "image"}, image
+@dataclass
+class _Batch:
+    """Rows (without their images) of one resized shape, and what the model takes; errors of rows left out."""
 
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    inputs: Any = None
 
-def _usable(
-    images: Iterable[tuple[Mapping[str, Any], Image.Image | Exception]],
-    processor: Any,
-    unusable: Callable[[str], Any] | None,
-    progress: Callable[[int], Any] | None,
-) -> Iterator[tuple[Mapping[str, Any], Image.Image]]:
-    """The images that were decoded and can be resized."""
-    for row, image in images:
-        if isinstance(image, Image.Image):
+    @classmethod
+    def read(cls, processor: Any, rows: Sequence[Mapping[str, Any]]) -> "_Batch":
+        batch, images = cls(), []
+        for row in rows:
             try:
-                processor.resized_shape(image.height, image.width)
-            except ValueError as error:
-                image = ValueError(f"{row['file_name']}: {error}")
-        if isinstance(image, Exception):
-            if unusable is None:
-                raise image
-            unusable(str(image))
-            if progress is not None:
-                progress(1)
-            continue
-        yield row, image
+                image = row_image(row)
+                _resized_shape(processor, row)
+            except (OSError, ValueError) as error:
+                batch.errors.append(error)
+                continue
+            images.append(image)
+            batch.rows.append({key: value for key, value in row.items() if key != "image"})
+        if images:
+            batch.inputs = processor(images=images, return_tensors="pt")
+        return batch
+
+    def detect(self, model: Any, processor: Any) -> Iterator[EvaluatedImage]:
+        if not self.rows:
+            return
+        with torch.inference_mode():
+            outputs = model(**self.inputs.to(model.device, model.dtype))
+        sizes = [(row["height"], row["width"]) for row in self.rows]
+        results = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes, top_k=TOP_K)
+        for result, row in zip(results, self.rows, strict=True):
+            yield evaluated_image(result, row)
+
+
+def _resized_shape(processor: Any, row: Mapping[str, Any]) -> tuple[int, int]:
+    try:
+        return processor.resized_shape(row["height"], row["width"])
+    except ValueError as error:
+        raise ValueError(f"{row['file_name']}: {error}") from error
+
+
+def _shape(processor: Any, height: int, width: int) -> tuple[int, int]:
+    try:
+        return processor.resized_shape(height, width)
+    except ValueError:  # told when its turn comes
+        return 0, 0
+
+
+def _sizes(dataset: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[tuple[int, int]]:
+    """(height, width) of each chosen row, without reading images where the data set has columns."""
+    if hasattr(dataset, "column_names"):
+        heights, widths = dataset["height"][:], dataset["width"][:]
+        return [(heights[i], widths[i]) for i in indices]
+    return [(row["height"], row["width"]) for row in (dataset[i] for i in indices)]
 
 
 def _ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> Iterator:
-    """`map`, with at most `count` items started before the one that is taken, in order."""
+    """`map`, with `count` items started before the one that is taken, in order; without threads if 0."""
+    if count == 0:
+        yield from map(function, items)
+        return
     started: deque = deque()
     try:
         for item in items:
@@ -158,4 +181,4 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-__all__ = ["predict", "predict_batch", "row_image"]
+__all__ = ["TOP_K", "predict", "row_image"]
