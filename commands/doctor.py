@@ -58,7 +58,7 @@ def examine() -> dict[str, Any]:
     """Everything that `ddetr doctor` prints, as one JSON document."""
     import torch
 
-    from ddetr.loading import choose_device
+    from deformable_detr_refine.conversion.load_detector import choose_device
     from deformable_detr_refine.ops import backend_report
 
     device = choose_device("auto")
