@@ -24,8 +24,9 @@ def training_transform(
     - `mmdet`: the reference's recipe; at 800 x 1333 its very numbers (flip; then either one of eleven sizes from 480
       to 800, or a resize to 400 to 600, a crop of 384 to 600 pixels a side, and one of the eleven). For COCO and other
       sets of thousands of images.
-    - `light`: flip, colour, a mild crop or a mild zoom out, and a size from 0.8 to 1.1 of the model's. For hundreds of
-      images: no object is made tiny, few are cut.
+    - `light`: flip, colour, and a zoom in or out, up to 1.7 times larger and 1.4 times smaller. For hundreds of images:
+      no object is made tiny, few are cut, and every image has the size that it has in use, so that images of one size
+      need no padding.
     - `none`: no change but the image processor's.
 
     Args:
@@ -60,15 +61,7 @@ def _mmdet(shortest_edge: int, longest_edge: int) -> list[v2.Transform]:
 
 def _light(shortest_edge: int, longest_edge: int) -> list[v2.Transform]:
     colour = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02)
-    crop = RandomRelativeCrop(0.6)
-    # Grey, the mean of ImageNet's pixels: after normalisation it is 0, as padding is.
-    smaller = v2.RandomZoomOut(fill=(124, 116, 104), side_range=(1.0, 1.4), p=1.0)
-    sizes = [round(shortest_edge * share) for share in (0.8, 0.9, 1.0, 1.1)]
-    return [
-        v2.RandomApply([colour], 0.5),
-        v2.RandomChoice([v2.Identity(), crop, smaller], [0.4, 0.4, 0.2]),
-        RandomShortestEdge(sizes, round(1.1 * longest_edge)),
-    ]
+    return [v2.RandomApply([colour], 0.5), RandomZoom(0.6, 1.4, shortest_edge, longest_edge)]
 
 
 def resized_shape(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
@@ -97,24 +90,8 @@ class RandomShortestEdge(v2.Transform):
         return F.resize(inpt, params["size"], antialias=False)
 
 
-class _RandomCrop(v2.Transform):
-    """A crop anywhere in the image, of a height and a width drawn apart."""
-
-    def side(self, length: int) -> int:
-        raise NotImplementedError
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = _canvas(flat_inputs)
-        new_height, new_width = self.side(height), self.side(width)
-        top, left = _integer(0, height - new_height), _integer(0, width - new_width)
-        return {"top": top, "left": left, "height": new_height, "width": new_width}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.crop(inpt, **params)
-
-
-class RandomAbsoluteCrop(_RandomCrop):
-    """Each side between `least` and `most` pixels, or the image's where that is smaller.
+class RandomAbsoluteCrop(v2.Transform):
+    """A crop anywhere; each side has between `least` and `most` pixels, or all where the image has fewer.
 
     Source: RandomCrop with crop_type='absolute_range' and allow_negative_crop in mmdet/datasets/transforms.
     """
@@ -123,19 +100,45 @@ class RandomAbsoluteCrop(_RandomCrop):
         super().__init__()
         self.least, self.most = least, most
 
-    def side(self, length: int) -> int:
-        return _integer(min(length, self.least), min(length, self.most))
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        sides = _canvas(flat_inputs)
+        height, width = (_integer(min(side, self.least), min(side, self.most)) for side in sides)
+        top, left = _integer(0, sides[0] - height), _integer(0, sides[1] - width)
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.crop(inpt, **params)
 
 
-class RandomRelativeCrop(_RandomCrop):
-    """Each side between `least` (0..1) of the image's and all of it."""
+class RandomZoom(v2.Transform):
+    """A window of `least` to `most` times the image's sides, resized to what the whole image would be resized to.
 
-    def __init__(self, least: float) -> None:
+    A window smaller than the image lies within it, a larger one around it; what is outside is grey, the mean of
+    ImageNet's pixels, which is 0 after normalisation as padding is.
+    """
+
+    grey = (124, 116, 104)
+
+    def __init__(self, least: float, most: float, shortest_edge: int, longest_edge: int) -> None:
         super().__init__()
-        self.least = least
+        self.least, self.most = least, most
+        self.shortest_edge, self.longest_edge = shortest_edge, longest_edge
 
-    def side(self, length: int) -> int:
-        return _integer(max(1, round(self.least * length)), length)
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = _canvas(flat_inputs)
+        share = self.least + (self.most - self.least) * float(torch.rand(()))
+        window = max(1, round(share * height)), max(1, round(share * width))
+        top, left = (_between(side, inner) for side, inner in zip((height, width), window, strict=True))
+        margins = [max(0, -left), max(0, -top)]
+        margins += [max(0, left + window[1] - width), max(0, top + window[0] - height)]
+        place = {"top": max(0, top), "left": max(0, left), "height": window[0], "width": window[1]}
+        size = list(resized_shape(height, width, self.shortest_edge, self.longest_edge))
+        return {"margins": margins, "place": place, "size": size}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if any(params["margins"]):
+            inpt = F.pad(inpt, params["margins"], fill=self.grey if isinstance(inpt, tv_tensors.Image) else 0)
+        return F.resized_crop(inpt, **params["place"], size=params["size"], antialias=False)
 
 
 class KeepBoxesWithArea(v2.Transform):
@@ -149,6 +152,11 @@ class KeepBoxesWithArea(v2.Transform):
 
 def _canvas(flat_inputs: list[Any]) -> tuple[int, int]:
     return next(tuple(F.get_size(item)) for item in flat_inputs if isinstance(item, tv_tensors.Image))
+
+
+def _between(side: int, window: int) -> int:
+    """Where a window begins: within the side when it is smaller, before it when it is larger."""
+    return _integer(0, side - window) if window <= side else -_integer(0, window - side)
 
 
 def _integer(low: int, high: int) -> int:

@@ -86,6 +86,13 @@ class DetectionTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "With new classes, copy the class rows of names that the model knows already."},
     )
+    iou_threshold: float = field(
+        default=0.5, metadata={"help": "For Azure's metrics (mean_average_precision, precision, recall) as the best's."}
+    )
+    box_score_threshold: float = field(default=0.3, metadata={"help": "The same."})
+    save_as_mlflow_model: bool = field(
+        default=False, metadata={"help": "Also write an MLflow model, output_dir/mlflow."}
+    )
     dry_run: bool = field(
         default=False,
         metadata={"help": "Draw a batch as the model sees it, time loader and model, and stop before training."},
@@ -99,7 +106,9 @@ class DetectionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Every parameter has its part in the loss."},
     )
-    metric_for_best_model: str | None = field(default="AP", metadata={"help": "AP, AP50, ... or loss."})
+    metric_for_best_model: str | None = field(
+        default="AP", metadata={"help": "AP, AP50, ..., Azure's mean_average_precision, precision, recall, or loss."}
+    )
     greater_is_better: bool | None = field(default=None, metadata={"help": "Whether that metric should grow."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Key of the targets."})
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that load and augment images."})

@@ -15,6 +15,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
+from deformable_detr_refine.evaluation.azure_metrics import METRICS as AZURE_METRICS
+from deformable_detr_refine.evaluation.azure_metrics import AzureEvaluation, azure_metrics
 from deformable_detr_refine.evaluation.coco import coco_metrics
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
 from deformable_detr_refine.evaluation.merging import merge_images
@@ -186,6 +188,9 @@ class DetectionTrainer(Trainer):
         logged = {"loss": losses / max(len(self.evaluated), 1)}
         logged |= {name: value for name, value in metrics.items() if name != "per_class"}
         logged |= {f"AP_{name}": values["AP"] for name, values in metrics["per_class"].items()}
+        if (asked := self.args.metric_for_best_model) in AZURE_METRICS:
+            azure = AzureEvaluation([asked], self.args.iou_threshold, self.args.box_score_threshold)
+            logged[asked] = azure_metrics(self.evaluated, names, azure)[asked]
         logged = {f"{metric_key_prefix}_{name}": float(value) for name, value in logged.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=logged, num_samples=len(self.evaluated))
 
