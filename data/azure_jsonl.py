@@ -23,7 +23,7 @@ from deformable_detr_refine.data.defects import (
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import ImageFiles, image_size
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, objects_of, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns, to_box
 from deformable_detr_refine.data.split_names import by_split, standard_split
 from deformable_detr_refine.image_io import is_url
@@ -125,16 +125,16 @@ def write_azure(data: DetectionData, folder: str | Path) -> None:
             (place / LABELS).write_text("\n".join(data.label_map.names) + "\n", encoding="utf-8")
             images = NewImages(place / "images")
             with (place / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-                for row, objects in rows_of(dataset):
+                for row in rows_of(dataset):
                     path = row["image"]["path"]
                     url = path if is_url(path) else f"./images/{images.put(row)}"
-                    file.write(json.dumps(_item(url, row, objects, data.label_map), ensure_ascii=False) + "\n")
+                    file.write(json.dumps(_item(url, row, data.label_map), ensure_ascii=False) + "\n")
 
 
-def _item(url: str, row: dict[str, Any], objects: list[tuple], label_map: LabelMap) -> dict[str, Any]:
+def _item(url: str, row: dict[str, Any], label_map: LabelMap) -> dict[str, Any]:
     width, height = row["width"], row["height"]
     labels = []
-    for _, (x, y, w, h), label, _, crowd in objects:
+    for _, (x, y, w, h), label, _, crowd in objects_of(row):
         corners = (x / width, y / height, (x + w) / width, (y + h) / height)
         entry = dict(zip(CORNERS, (round(min(max(value, 0), 1), 12) for value in corners), strict=True))
         labels.append({"label": label_map.names[label], **entry, "isCrowd": crowd})

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from deformable_detr_refine.data.defects import (
     DUPLICATE_IMAGE,
     UNKNOWN_IMAGE,
@@ -19,10 +21,9 @@ from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import ImageFiles
 from deformable_detr_refine.data.json_stream import stream_object
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, objects_of, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns, is_whole, to_box
 from deformable_detr_refine.data.split_names import by_split, split_token, standard_split
-from deformable_detr_refine.detections import short_floats
 
 ROBOFLOW = "_annotations.coco.json"
 _ANNOTATION_FOLDERS = ("annotations", "Annotations")
@@ -110,7 +111,7 @@ def write_coco(data: DetectionData, folder: str | Path) -> None:
             with (new / "annotations" / f"instances_{split}.json").open("w", encoding="utf-8") as file:
                 file.write('{"images": [')
                 images = NewImages(new / split)
-                _write_items(file, (_image_item(row, images.put(row)) for row in dataset))
+                _write_items(file, (_image_item(row, images.put(row)) for row in rows_of(dataset)))
                 file.write('], "annotations": [')
                 _write_items(file, _annotation_items(dataset, data.label_map))
                 file.write('], "categories": [')
@@ -123,14 +124,15 @@ def _image_item(row: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _annotation_items(dataset: Any, label_map: LabelMap) -> Iterator[dict[str, Any]]:
-    for row, objects in rows_of(dataset.remove_columns("image")):
-        for box_id, bbox, label, area, crowd in objects:
+    for row in rows_of(dataset.remove_columns("image")):
+        for box_id, bbox, label, area, crowd in objects_of(row):
+            *bbox, area = (float(str(value)) for value in np.array([*bbox, area], np.float32))  # the fewest digits
             yield {
                 "id": box_id,
                 "image_id": row["image_id"],
                 "category_id": label_map.category_ids[label],
-                "bbox": short_floats(bbox),
-                "area": short_floats(area),
+                "bbox": bbox,
+                "area": area,
                 "iscrowd": crowd,
             }
 

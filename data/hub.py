@@ -22,7 +22,7 @@ from deformable_detr_refine.data.defects import (
 from deformable_detr_refine.data.detection_data import DetectionData, import_datasets
 from deformable_detr_refine.data.image_files import image_size
 from deformable_detr_refine.data.label_map import LabelMap, read_label_map, write_label_map
-from deformable_detr_refine.data.new_images import new_data_folder
+from deformable_detr_refine.data.new_images import new_data_folder, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns, is_whole, to_box
 from deformable_detr_refine.data.split_names import by_split, standard_split
 from deformable_detr_refine.image_io import is_url
@@ -201,7 +201,7 @@ def _add_objects(columns: SplitColumns, found: "datasets.Dataset", sizes: np.nda
     """Adds the boxes; their form is decided over all of them."""
     numbers = array("d")
     entries: list[tuple] = []  # row, category, area, crowd, id
-    for row, item in enumerate(next(iter(content.values())) for content in found):
+    for row, item in enumerate(next(iter(content.values())) for content in rows_of(found)):
         item = _as_lists(item)
         boxes = _values(item, _BOXES) or []
         categories = _values(item, _CATEGORIES)

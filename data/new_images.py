@@ -79,12 +79,16 @@ def new_data_folder(folder: str | Path) -> Iterator[Path]:
         yield new
 
 
-def rows_of(dataset: Any) -> Iterator[tuple[dict[str, Any], list[tuple]]]:
-    """Each canonical row, with its objects as (id, bbox, label, area, crowd)."""
-    for row in dataset:
-        objects = row["objects"]
-        fields = (objects[name] for name in ("id", "bbox", "category", "area", "iscrowd"))
-        yield row, list(zip(*fields, strict=True))
+def rows_of(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows, by way of arrow: row by row through `datasets` is six times slower."""
+    for batch in dataset.with_format("arrow").iter(batch_size=100):
+        yield from batch.to_pylist()
 
 
-__all__ = ["NewImages", "new_data_folder", "rows_of"]
+def objects_of(row: dict[str, Any]) -> Iterator[tuple[int, list[float], int, float, int]]:
+    """The objects of a canonical row, each as (id, bbox, label, area, crowd)."""
+    objects = row["objects"]
+    return zip(*(objects[name] for name in ("id", "bbox", "category", "area", "iscrowd")), strict=True)
+
+
+__all__ = ["NewImages", "new_data_folder", "objects_of", "rows_of"]

@@ -11,7 +11,7 @@ from deformable_detr_refine.data.defects import OTHER_NAME, UNREADABLE_ANNOTATIO
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import ImageFiles, natural_key
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, objects_of, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns
 from deformable_detr_refine.data.split_names import by_split, standard_split
 
@@ -189,17 +189,17 @@ def write_voc(data: DetectionData, folder: str | Path) -> None:
         for split, dataset in data.splits.items():
             list_name = "val" if split == "validation" else split
             with (new / "ImageSets" / "Main" / f"{list_name}.txt").open("w", encoding="utf-8") as stems:
-                for row, objects in rows_of(dataset):
+                for row in rows_of(dataset):
                     name = Path(images.put(row))
                     xml = new / "Annotations" / f"{name.stem}.xml"
-                    xml.write_text(_xml(row, name.name, objects, names), encoding="utf-8")
+                    xml.write_text(_xml(row, name.name, names), encoding="utf-8")
                     stems.write(f"{name.stem}\n")
 
 
-def _xml(row: dict, file_name: str, objects: list[tuple], names: list[str]) -> str:
+def _xml(row: dict, file_name: str, names: list[str]) -> str:
     size = f"<width>{row['width']}</width><height>{row['height']}</height><depth>3</depth>"
     lines = ["<annotation>", f"\t<filename>{_xml_text(file_name)}</filename>", f"\t<size>{size}</size>"]
-    for _, (x, y, width, height), label, _, crowd in objects:
+    for _, (x, y, width, height), label, _, crowd in objects_of(row):
         corners = zip(_CORNERS, (x, y, x + width, y + height), strict=True)
         box = "".join(f"<{corner}>{_number(value)}</{corner}>" for corner, value in corners)
         lines += [

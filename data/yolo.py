@@ -21,7 +21,7 @@ from deformable_detr_refine.data.defects import (
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import IMAGE_SUFFIXES, ImageFiles, image_size, natural_key
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.data.new_images import NewImages, new_data_folder, rows_of
+from deformable_detr_refine.data.new_images import NewImages, new_data_folder, objects_of, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns
 from deformable_detr_refine.data.split_names import standard_split
 
@@ -130,11 +130,11 @@ def write_yolo(data: DetectionData, folder: str | Path) -> None:
         for split, dataset in data.splits.items():
             images = NewImages(new / "images" / keys[split], flat=True)
             (new / "labels" / keys[split]).mkdir(parents=True)
-            for row, objects in rows_of(dataset):
+            for row in rows_of(dataset):
                 labels = new / "labels" / keys[split] / Path(images.put(row)).with_suffix(".txt")
-                lines = [_line(label, bbox, row) for _, bbox, label, _, crowd in objects if not crowd]
+                lines = [_line(label, bbox, row) for _, bbox, label, _, crowd in objects_of(row) if not crowd]
                 labels.write_text("".join(lines), encoding="utf-8")
-                crowds += len(objects) - len(lines)
+                crowds += len(row["objects"]["id"]) - len(lines)
     if crowds:
         warnings.warn(f"{folder}: {crowds} crowds are left out, since YOLO's form has none.", stacklevel=2)
 

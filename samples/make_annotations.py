@@ -10,10 +10,10 @@ COCO file that Microsoft publishes for the fridge objects. `area` is width * hei
 import json
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+
+from deformable_detr_refine.data.voc import read_voc_file
 
 SAMPLES = Path(__file__).resolve().parent
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def coco_from_voc(folder: Path, names: list[str]) -> dict:
@@ -23,16 +23,16 @@ def coco_from_voc(folder: Path, names: list[str]) -> dict:
         voc = folder / f"{picture.stem}.xml"
         if not voc.exists():
             continue
-        root = ElementTree.parse(voc).getroot()
-        width, height = (int(root.findtext(f"size/{side}")) for side in ("width", "height"))
-        images.append({"id": len(images) + 1, "file_name": picture.name, "width": width, "height": height})
-        for item in root.iter("object"):
-            x0, y0, x1, y1 = (int(item.findtext(f"bndbox/{corner}")) for corner in CORNERS)
+        found = read_voc_file(voc)
+        size = {"width": found.width, "height": found.height}
+        images.append({"id": len(images) + 1, "file_name": picture.name, **size})
+        for item in found.objects:
+            x0, y0, x1, y1 = (int(corner) for corner in item.corners())
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": len(images),
-                    "category_id": names.index(item.findtext("name")) + 1,
+                    "category_id": names.index(item.name) + 1,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": (x1 - x0) * (y1 - y0),
                     "iscrowd": 0,
