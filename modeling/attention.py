@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .linear import Linear
 from .ops import deformable_attention
+from .positions import level_sizes
 
 
 class DeformableAttention(nn.Module):
@@ -53,7 +54,7 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).view(B, Q, H, L * P).softmax(-1).view(B, Q, H, L, P)
         reference = reference_points[:, :, None, :, None]  # (B or 1, Q, 1, L, 1, 2 or 4)
         if reference.shape[-1] == 2:
-            pixel = offsets.new_tensor([(1 / w, 1 / h) for h, w in spatial_shapes]).view(L, 1, 2)
+            pixel = (1 / level_sizes(spatial_shapes, offsets.device)).to(offsets.dtype).view(L, 1, 2)
             locations = torch.addcmul(reference, offsets, pixel)
         else:
             locations = torch.addcmul(reference[..., :2], offsets, reference[..., 2:] * (0.5 / P))

@@ -59,7 +59,7 @@ class FirstStage(nn.Module):
             valid = valid & token_mask.unsqueeze(-1)
         memory = self.memory_norm(self.memory_proj(tokens.masked_fill(~valid, 0)))
         # An infinite logit stays infinite whatever the head adds: the box of an invalid token is (1, 1, 1, 1).
-        anchors = inverse_sigmoid(proposals).masked_fill(~valid, torch.inf).expand(len(tokens), -1, -1)
+        anchors = inverse_sigmoid(proposals).masked_fill(~valid, torch.inf).expand(tokens.shape[0], -1, -1)
 
         all_logits = self.class_head(memory) if keep_all else None
         scores = all_logits[..., 0] if keep_all else self.class_head.foreground(memory)[..., 0]

@@ -19,7 +19,7 @@ from .heads import ClassHead
 from .initial_weights import initialize, initialize_start
 from .loss import detection_loss
 from .outputs import DeformableDetrRefineModelOutput, DeformableDetrRefineObjectDetectionOutput
-from .positions import box_proposals, cell_centres, level_mask, sine_position_embedding, valid_sizes
+from .positions import box_proposals, cell_centres, level_mask, level_sizes, sine_position_embedding, valid_sizes
 from .transformer import Decoder, Encoder, Pyramid
 
 # The pipeline looks its models up in this table and warns about any other.
@@ -123,7 +123,7 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
             positions.append(sines.to(embedding.dtype) + embedding)
             size = valid_sizes(shape, mask, embedding.device)
             centres.append(cell_centres(shape, size))
-            valid_ratios.append(size / size.new_tensor((shape[1], shape[0])))
+            valid_ratios.append(size / level_sizes([shape], size.device))
         return Pyramid(
             tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1),
             position=torch.cat(positions, 1),

@@ -18,10 +18,19 @@ def level_mask(pixel_mask: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(pixel_mask[:, None].float(), size=shape)[:, 0].bool()
 
 
+def level_sizes(shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """[(h, w)] * L -> (L, 2) as (columns, rows).
+
+    Not torch.tensor(shapes), which torch.export keeps as a constant: the program would then take one image size only.
+    """
+    sides = [torch.full((1,), side, dtype=torch.float32, device=device) for h, w in shapes for side in (w, h)]
+    return torch.cat(sides).view(-1, 2)
+
+
 def valid_sizes(shape: tuple[int, int], mask: Tensor | None, device: torch.device) -> Tensor:
     """How many columns and rows of a level hold the image, (B or 1, 2); mask as in `sine_position_embedding`."""
     if mask is None:
-        return torch.tensor([[shape[1], shape[0]]], dtype=torch.float32, device=device)
+        return level_sizes([shape], device)
     return torch.stack((mask[:, 0].sum(1), mask[:, :, 0].sum(1)), -1).float()
 
 
