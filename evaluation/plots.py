@@ -12,7 +12,7 @@ DASHES = ("", "6 2", "2 2", "6 2 2 2")
 # Replaced by the colour of the page's text.
 _INK = "#010203"
 # Inches, and where the axes stand in them; leaving this to matplotlib takes as long as all the rest.
-_SIZE, _FRAME = (4.6, 3.1), (0.125, 0.15, 0.85, 0.79)
+_SIZE, _FRAME = (4.6, 3.1), (0.145, 0.15, 0.83, 0.79)
 
 
 @dataclass(frozen=True)
