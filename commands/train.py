@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
         parser().print_help()
         return 0
-    from deformable_detr_refine.training.run import train
+    from deformable_detr_refine.training.train import train
 
     try:
         train(words)

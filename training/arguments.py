@@ -84,7 +84,7 @@ class DetectionTrainingArguments(TrainingArguments):
     )
     head_surgery: bool = field(
         default=True,
-        metadata={"help": "With new classes, copy the class rows of names that the model knows already."},
+        metadata={"help": "With new classes, keep the ranking of proposals and the class rows of known names."},
     )
     iou_threshold: float = field(
         default=0.5, metadata={"help": "For Azure's metrics (mean_average_precision, precision, recall) as the best's."}

@@ -2,9 +2,9 @@
 
     python -m deformable_detr_refine.training.azure configs/azure_finetune.yaml --training_data DIR ...
 
-takes what the component `mmdetection_image_objectdetection` takes: a pipeline job's YAML, of which the inputs of its
-job count, and `--name value` on top. `-1` and `""` mean automatic: the component's default. The trained detector goes
-to `--mlflow_model_folder`.
+takes what the component takes: a pipeline job's YAML, of which the `inputs` count, and `--name value` on top. `-1` and
+`""` mean automatic: the component's default. Checkpoints, metrics and the report go to outputs/, which Azure keeps with
+the job, the trained detector to `--mlflow_model_folder`.
 """
 
 import sys
@@ -27,6 +27,7 @@ SCHEDULES = {
 }
 OPTIMIZERS = {"adamw_hf": "adamw_torch", "adamw": "adamw_torch", "sgd": "sgd", "adafactor": "adafactor"}
 METRICS = ("mean_average_precision", "precision", "recall")
+OUTPUTS = "outputs"
 AUTOMATIC = (-1, "-1", "", None)
 
 
@@ -58,7 +59,7 @@ def _not_supported(value: Any) -> None:
 # Default None: left to the model or to our own setting.
 PARAMETERS: dict[str, tuple[str | None, Any, Callable[[Any], Any]]] = {
     "model_name": ("model", None, _same),
-    "mlflow_model": ("model", None, lambda folder: str(_inside_mlflow(Path(folder)))),
+    "mlflow_model": ("model", None, lambda folder: str(model_inside(Path(folder)))),
     "pytorch_model": ("model", None, _same),
     "training_data": ("data", None, _same),
     "validation_data": ("validation_data", None, _same),
@@ -94,8 +95,8 @@ PARAMETERS: dict[str, tuple[str | None, Any, Callable[[Any], Any]]] = {
     "metric_for_best_model": ("metric_for_best_model", "mean_average_precision", _one_of({m: m for m in METRICS})),
     "iou_threshold": ("iou_threshold", 0.5, float),
     "box_score_threshold": ("box_score_threshold", 0.3, float),
-    "save_as_mlflow_model": ("save_as_mlflow_model", True, _is_on),
-    "mlflow_model_folder": ("output_dir", None, _same),
+    "save_as_mlflow_model": (None, True, _is_on),
+    "mlflow_model_folder": (None, None, _same),
     "apply_deepspeed": (None, False, _is_on),
     "deepspeed_config": (None, None, _same),
     "apply_ort": (None, False, _not_supported),
@@ -142,8 +143,7 @@ def our_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
         settings["deepspeed"] = values["deepspeed_config"]
     # The component keeps the best model, which needs evaluations and checkpoints at the same time.
     settings["load_best_model_at_end"] = settings["eval_strategy"] == settings["save_strategy"] != "no"
-    settings["defects"] = "skip"
-    return settings
+    return {**settings, "defects": "skip", "output_dir": OUTPUTS}
 
 
 def read_parameters(words: Sequence[str]) -> dict[str, Any]:
@@ -168,16 +168,26 @@ def _plain(value: Any) -> Any:
     return value.get("path") if isinstance(value, dict) else value
 
 
-def _inside_mlflow(folder: Path) -> Path:
+def model_inside(folder: Path) -> Path:
     """The model folder inside an MLflow model (where MLflow puts artifacts), or the folder itself."""
     found = sorted(folder.glob("artifacts/*/config.json"))
     return found[0].parent if found else folder
 
 
 def main(words: Sequence[str]) -> None:
-    """Reads parameters and trains."""
-    settings = our_settings(read_parameters(words))
-    run(read_settings([word for name, value in settings.items() for word in (f"--{name}", str(value))]))
+    """Reads parameters, trains, and writes the MLflow model."""
+    parameters = read_parameters(words)
+    settings = our_settings(parameters)
+    folder = parameters.get("mlflow_model_folder")
+    if (wants_model := str(parameters.get("save_as_mlflow_model", True)).lower() == "true") and not folder:
+        raise ValueError("There is no folder for the trained model: give --mlflow_model_folder DIR.")
+    made = read_settings([word for name, value in settings.items() for word in (f"--{name}", str(value))])
+    run(made)
+    if wants_model and made[2].process_index == 0:
+        # The one thing that training takes from serving, which stands above it.
+        from deformable_detr_refine.serving.mlflow_model import export_mlflow
+
+        export_mlflow(made[2].output_dir, folder)
 
 
 if __name__ == "__main__":
@@ -186,5 +196,5 @@ if __name__ == "__main__":
         sys.exit(0)
     try:
         main(sys.argv[1:])
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         sys.exit(f"azure.py: error: {' '.join(str(error).split())}")

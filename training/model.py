@@ -16,7 +16,7 @@ from deformable_detr_refine.training.surgery import transfer
 
 
 def build_model(
-    args: ModelArguments, label_map: LabelMap, by_name: bool = True
+    args: ModelArguments, label_map: LabelMap, keep_class_heads: bool = True
 ) -> tuple[DeformableDetrRefineForObjectDetection, str]:
     """The detector for these classes, and a sentence on where its weights come from.
 
@@ -42,7 +42,7 @@ def build_model(
         return _frozen(model, args.freeze), f"{said}."
     trained = DeformableDetrRefineForObjectDetection.from_pretrained(args.model, revision=args.revision)
     model = DeformableDetrRefineForObjectDetection(_config({**trained.config.to_dict(), **fields, **classes}))
-    copied = transfer(trained, model, by_name)
+    copied = transfer(trained, model, keep_class_heads)
     known = f"the rows of {', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}" if copied else "no class row"
     return _frozen(model, args.freeze), (
         f"{args.model}, with {known} of its class heads kept and {len(label_map) - len(copied)} new."

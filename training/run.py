@@ -1,9 +1,9 @@
 """A whole training run: settings, data, model, training, evaluation, report."""
 
 import json
-import logging
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import transformers
@@ -16,37 +16,33 @@ from deformable_detr_refine.data.load import load_detection_data
 from deformable_detr_refine.training.arguments import DataArguments
 from deformable_detr_refine.training.checkpoints import newest_whole_checkpoint
 from deformable_detr_refine.training.model import build_model, build_processor
-from deformable_detr_refine.training.settings import Settings, read_settings
+from deformable_detr_refine.training.settings import Settings, settings_text
 from deformable_detr_refine.training.trainer import DetectionTrainer
 
-logger = logging.getLogger(__name__)
 # Smaller images are left out of training, as in MMDetection (filter_cfg min_size).
 LEAST_SIDE = 32
 
 
-def train(words: Sequence[str]) -> dict[str, float]:
-    """Trains as `[CONFIG.yaml] [--key value ...]` says, and writes the detector, metrics and report to output_dir.
+def run(settings: Settings) -> dict[str, float]:
+    """Trains as the settings say, and writes the detector, metrics and report to output_dir.
 
     Returns:
-        The metrics of the last evaluation; empty after a dry run.
+        The metrics of the last evaluation; empty after a dry run, or without validation data.
 
     Raises:
         ValueError, OSError: settings, data or model that cannot be used, before any work.
         FloatingPointError: a loss that is not finite; its batch is kept for `ddetr train --replay`.
     """
-    return run(read_settings(words))
-
-
-def run(settings: Settings) -> dict[str, float]:
-    """`train`, with the settings in hand."""
     model_args, data_args, args = settings
     output = Path(args.output_dir)
     transformers.set_seed(args.seed)
     checkpoint = _checkpoint(args, output)
     say = print if args.process_index == 0 else lambda *_: None
+    # Of 1x1 convolutions, whose strides of length 1 PyTorch writes in two ways; nothing is copied more for it.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
 
     with args.main_process_first(desc="reading the data set"):
-        data, train_rows, validation_rows = _rows(data_args)
+        data, train_rows, validation_rows = _rows(data_args, say)
     say(f"Data: {data!r}")
     processor = build_processor(model_args, data_args)
     size = processor.size["shortest_edge"], processor.size["longest_edge"]
@@ -68,12 +64,15 @@ def run(settings: Settings) -> dict[str, float]:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()
     trainer.save_state()
-    if validation is None:
-        return {}
-    metrics = trainer.evaluate()
+    metrics = trainer.evaluate() if validation is not None else {}
     if trainer.is_world_process_zero():
-        _write_evaluation(trainer, data, output)
-        say(f"Written: {output} (the detector, metrics.json, report.html)")
+        # A pickle that nothing here reads; the settings stand in settings.yaml.
+        (output / "training_args.bin").unlink(missing_ok=True)
+        with new_path(output / "settings.yaml") as new:
+            new.write_text(settings_text(settings), encoding="utf-8")
+        if metrics:
+            _write_evaluation(trainer, data, output)
+        say(f"Written: {output} ({', '.join(sorted(path.name for path in output.iterdir() if path.suffix != '.py'))})")
     return metrics
 
 
@@ -94,13 +93,13 @@ def _checkpoint(args, output: Path) -> Path | None:
     return Path(asked)
 
 
-def _rows(args: DataArguments) -> tuple[DetectionData, object, object]:
+def _rows(args: DataArguments, say: Callable[[str], None]) -> tuple[DetectionData, object, object]:
     """The data, its training rows and its validation rows (None when there are none)."""
     if not args.data:
         raise ValueError("There is no data set to train on: give --data FOLDER (or `data:` in the settings file).")
     data = load_detection_data(args.data, defects=args.defects)
     if data.defects and args.defects == "skip":
-        print(f"Left out or clipped: {dict(Counter(defect.kind for defect in data.defects))}")
+        say(f"Left out or clipped: {dict(Counter(defect.kind for defect in data.defects))}")
     rows = data[args.train_split]
     if args.validation_data:
         other = load_detection_data(args.validation_data, label_map=data.label_map, defects=args.defects)
@@ -113,7 +112,7 @@ def _rows(args: DataArguments) -> tuple[DetectionData, object, object]:
     sides = zip(rows["width"], rows["height"], strict=True)
     kept = [index for index, sides in enumerate(sides) if min(sides) >= LEAST_SIDE]
     if len(kept) < len(rows):
-        print(f"{len(rows) - len(kept)} images with a side below {LEAST_SIDE} pixels are left out of training.")
+        say(f"{len(rows) - len(kept)} images with a side below {LEAST_SIDE} pixels are left out of training.")
         rows = rows.select(kept)
     return data, rows, validation
 

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from transformers import HfArgumentParser
 
 from deformable_detr_refine.training.arguments import DataArguments, DetectionTrainingArguments, ModelArguments
 
+_PLAIN = (str, int, float, bool, list, dict, Enum)
 Settings = tuple[ModelArguments, DataArguments, DetectionTrainingArguments]
 
 
@@ -37,6 +40,21 @@ def parser() -> HfArgumentParser:
     made = HfArgumentParser((ModelArguments, DataArguments, DetectionTrainingArguments), prog="ddetr train")
     made.allow_abbrev = False
     return made
+
+
+def settings_text(settings: Settings) -> str:
+    """What differs from the defaults, as the YAML of a settings file that gives the same run."""
+    changed: dict[str, Any] = {}
+    for part in settings:
+        # TrainingArguments fill themselves in when they are made: what they were given is what a fresh one lacks.
+        fresh = type(part)(**({"output_dir": part.output_dir} if hasattr(part, "output_dir") else {}))
+        for item in fields(part):
+            value = getattr(part, item.name)
+            if item.init and value != getattr(fresh, item.name) and isinstance(value, _PLAIN):
+                changed[item.name] = value.value if isinstance(value, Enum) else value
+    if "model_config" in changed:
+        changed["model_config"] = json.loads(changed["model_config"])
+    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
 
 
 def _as_words(file: Path) -> list[str]:

@@ -7,21 +7,23 @@ from torch import nn
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 
-# The first stage's class channel 0 ranks the proposals and keeps its layer, `foreground`, whatever the classes are.
 CLASS_HEADS = ("class_heads.", "model.first_stage.class_head.other_classes.")
+# The first stage's class channel 0 ranks the proposals, whatever the classes are.
+RANKING = "model.first_stage.class_head.foreground."
 
 
 @torch.no_grad()
 def transfer(
     source: DeformableDetrRefineForObjectDetection,
     target: DeformableDetrRefineForObjectDetection,
-    by_name: bool = True,
+    keep_class_heads: bool = True,
 ) -> list[str]:
     """Copies a detector's weights into one of the same architecture with other classes.
 
     All box heads are kept, and the ranking of the first stage's proposals, so that fine-tuning does not begin from
-    random proposals. A class head's rows go by name: `by_name` copies those of names that both know, in whatever order
-    each has them; the other rows stay as the new detector was made (focal prior).
+    random proposals. A class head's rows go by name: those of names that both know are copied, in whatever order each
+    has them; the other rows stay as the new detector was made (focal prior). Without `keep_class_heads` every class
+    head is new, the ranking too.
 
     Returns:
         The class names whose rows were copied.
@@ -32,7 +34,7 @@ def transfer(
     old, new = dict(source.named_parameters()) | dict(source.named_buffers()), target.state_dict()
     if missing := sorted(set(new) - set(source.state_dict()) - _class_rows(new)):
         raise ValueError(f"The model has no {missing[0]}: the two differ in more than their classes.")
-    common = _common(source.config.id2label, target.config.id2label) if by_name else []
+    common = _common(source.config.id2label, target.config.id2label) if keep_class_heads else []
     for name, tensor in new.items():
         if name.startswith(CLASS_HEADS):
             # `other_classes` has no row for class 0, which is `foreground`.
@@ -40,6 +42,8 @@ def transfer(
             for theirs, ours in common:
                 if theirs >= first and ours >= first:
                     tensor[ours - first] = old[name][theirs - first]
+        elif name.startswith(RANKING) and not keep_class_heads:
+            continue
         elif tensor.shape != old[name].shape:
             raise ValueError(
                 f"{name} is {tuple(old[name].shape)} in the model and {tuple(tensor.shape)} by `model_config`: "

@@ -12,9 +12,29 @@ A run that was stopped goes on with `--resume_from_checkpoint true`. `--help` li
 """
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from deformable_detr_refine.training.run import train
-from deformable_detr_refine.training.settings import parser
+from deformable_detr_refine.training.run import run
+from deformable_detr_refine.training.settings import Settings, parser, read_settings
+
+
+def train(words: Sequence[str]) -> dict[str, float]:
+    """Trains as `[CONFIG.yaml] [--key value ...]` says; see `run`."""
+    return train_as(read_settings(words))
+
+
+def train_as(settings: Settings) -> dict[str, float]:
+    """Trains, and writes the MLflow model where that is asked for."""
+    metrics = run(settings)
+    args = settings[2]
+    if args.save_as_mlflow_model and args.process_index == 0 and not args.dry_run:
+        # The one thing that training takes from serving, which stands above it.
+        from deformable_detr_refine.serving.mlflow_model import export_mlflow
+
+        export_mlflow(Path(args.output_dir), Path(args.output_dir) / "mlflow")
+    return metrics
+
 
 if __name__ == "__main__":
     if len(sys.argv) == 1 or "--help" in sys.argv or "-h" in sys.argv:
@@ -23,5 +43,5 @@ if __name__ == "__main__":
         sys.exit(0)
     try:
         train(sys.argv[1:])
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         sys.exit(f"train.py: error: {' '.join(str(error).split())}")

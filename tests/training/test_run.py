@@ -9,7 +9,8 @@ from training_runs import COLOURS, SETTINGS, TRAIN_BOXES, VALIDATION_BOXES, hist
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.training.replay import replay
-from deformable_detr_refine.training.run import train
+from deformable_detr_refine.training.settings import read_settings, settings_text
+from deformable_detr_refine.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,16 @@ def test_the_folder_holds_a_detector_its_processor_metrics_and_a_report(trained)
     written = json.loads((folder / "metrics.json").read_text())
     assert written["AP"] == pytest.approx(metrics["eval_AP"]) and set(written["per_class"]) == set(COLOURS)
     assert "<html" in (folder / "report.html").read_text()
+    assert not (folder / "training_args.bin").exists()
+
+
+def test_the_written_settings_give_the_same_run(trained):
+    folder = trained[0]
+    again = read_settings([str(folder / "settings.yaml")])
+    model, data, args = again
+    assert json.loads(model.model_config) == SETTINGS["model_config"] and data.augmentation == "light"
+    assert (args.num_train_epochs, args.learning_rate, args.per_device_train_batch_size) == (2, 1e-4, 4)
+    assert settings_text(again) == (folder / "settings.yaml").read_text()
 
 
 def test_the_log_has_every_loss_term_by_name_and_they_add_up(trained):
