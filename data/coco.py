@@ -202,11 +202,10 @@ def _add_images(columns: SplitColumns, images: list[tuple], name: str, file: Pat
 
 def _image_folders(file: Path, root: Path) -> Iterable[Path]:
     """Where the images of a COCO file may be, the likeliest first."""
-    token = split_token(file.stem) or split_token(file.parent.name)
+    token = split_token(file.stem) or split_token(file.parent.name) or file.stem.removeprefix("instances_")
     places = [file.parent, file.parent.parent, root]
-    if token:
-        for place in places:
-            yield from (place / token, place / "images" / token, place / token / "images")
+    for place in places:
+        yield from (place / token, place / "images" / token, place / token / "images")
     for place in places:
         yield from (place / "images", place / "JPEGImages", place / "data", place)
 

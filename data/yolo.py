@@ -112,15 +112,18 @@ def write_yolo(data: DetectionData, folder: str | Path) -> None:
     """Writes data.yaml, images/SPLIT/ and labels/SPLIT/; numbers have ten digits, exact to 1e-6 pixels.
 
     YOLO's lines have no place for ids, areas and crowds: crowds are left out, with a warning that says how many. Boxes
-    that stand over the edge are cut there, for readers of this form refuse an image with others.
+    that stand over the edge are cut there, for readers of this form refuse an image with others. Images come back
+    sorted by name.
 
     Args:
         data: a data set.
         folder: a new or empty folder.
 
     Raises:
-        DataError: there is something in the folder, or an image cannot be copied.
+        DataError: there is something in the folder, a split has an unusual name, or an image cannot be copied.
     """
+    if other := next((split for split in data.splits if standard_split(split) != split), None):
+        raise DataError(f"YOLO's form has no split {other!r}; its splits are train, validation and test.")
     crowds = 0
     with new_data_folder(folder) as new:
         keys = {split: "val" if split == "validation" else split for split in data.splits}
