@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ddetr.loading import load_detector
     from deformable_detr_refine.conversion.model_folder import check_new_file
+    from deformable_detr_refine.data.defects import DataError
     from deformable_detr_refine.data.label_map import LabelMap
     from deformable_detr_refine.data.load import load_detection_data
     from deformable_detr_refine.evaluation.azure_metrics import METRICS, AzureEvaluation, azure_metrics
@@ -101,7 +102,10 @@ def run(args: argparse.Namespace) -> int:
         check_new_file(args.output / name, force=True)
     make_writable(args.output)
 
-    data = load_detection_data(args.data, split=args.split, defects=args.defects)
+    try:
+        data = load_detection_data(args.data, split=args.split, defects=args.defects)
+    except DataError as error:
+        raise DataError(str(error).replace('defects="skip"', "--defects skip")) from error
     ((split, dataset),) = data.splits.items()
     dataset = dataset.select(range(min(args.limit or len(dataset), len(dataset))))
     model, processor = load_detector(args.model, args.device, args.revision)

@@ -197,6 +197,20 @@ def test_classes_that_the_model_does_not_know(model, data, tmp_path, capsys, rep
     assert "does not know: Apple" in capsys.readouterr().err
 
 
+def test_a_defective_box_is_an_error_or_left_out(model, data, tmp_path, capsys, report):
+    folder = tmp_path / "defective"
+    shutil.copytree(data, folder)
+    file = folder / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    file.write_text(json.dumps(content))
+    arguments = ["evaluate", str(model), str(folder), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "leave them out with --defects skip" in capsys.readouterr().err
+    assert main([*arguments, "--defects", "skip"]) == 0
+    assert "left out: 0 images, 1 object\n" in capsys.readouterr().out
+
+
 def test_an_image_that_breaks_off_is_an_error_or_left_out(model, data, tmp_path, capsys, report):
     folder = tmp_path / "broken"
     shutil.copytree(data, folder)
