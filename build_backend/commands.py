@@ -12,6 +12,8 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 PACKAGE = "deformable_detr_refine"
+# The detector that comes with the package; a checkout has it among the samples.
+EMBEDDED = Path(__file__).resolve().parents[1] / "samples" / "blood-cells"
 
 
 @cache
@@ -35,6 +37,9 @@ class BuildPy(build_py):
             aside = folder / f"{library.name}.{os.getpid()}"
             shutil.copy(library, aside)
             os.replace(aside, folder / library.name)
+
+        if not self.editable_mode and EMBEDDED.is_dir():
+            shutil.copytree(EMBEDDED, Path(self.build_lib, PACKAGE, EMBEDDED.name), dirs_exist_ok=True)
 
 
 class BdistWheel(bdist_wheel):
