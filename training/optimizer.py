@@ -21,6 +21,7 @@ def parameter_groups(
     parameters, norms and biases too, as there.
 
     Example:
+        >>> import torch
         >>> named = [("backbone.w", nn.Parameter(torch.ones(1))), ("head.w", nn.Parameter(torch.ones(1)))]
         >>> [(group["name"], group["lr"]) for group in parameter_groups(named, 1.0, 0.0, ["backbone"], 0.5)]
         [('main', 1.0), ('slow', 0.5)]

@@ -1,0 +1,78 @@
+"""Writes samples/blood-cells, the detector that comes with the package, from the folder of its training run.
+
+    python samples/make_detector.py runs/bccd samples/blood-cells
+
+Weights are stored as fp16 and computed with in fp32; metrics.json, the curve of the training and the settings are
+copied, pictures of sample images drawn. README.md, the card, is written by hand.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ddetr.main import main as ddetr
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.conversion.model_folder import new_path
+
+SAMPLES = Path(__file__).resolve().parent / "images"
+PICTURES = ("BloodImage_00000.jpg", "BloodImage_00053.jpg", "BloodImage_00222.jpg")
+
+
+def make(run: Path, folder: Path) -> None:
+    model = DeformableDetrRefineForObjectDetection.from_pretrained(run, dtype=torch.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    # No custom code: where this detector is, the package is too.
+    model.config.auto_map = {}
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    DeformableDetrRefineImageProcessor.from_pretrained(run).save_pretrained(folder)
+    for code in folder.glob("*.py"):
+        code.unlink()
+    with new_path(folder / "model.safetensors") as new:
+        save_file({name: _half(tensor) for name, tensor in model.state_dict().items()}, new, {"format": "pt"})
+    shutil.copy(run / "settings.yaml", folder / "settings.yaml")
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    with new_path(folder / "curve.svg") as new:
+        curve(history, new)
+    ddetr(["detect", str(folder), *map(str, (SAMPLES / name for name in PICTURES)), "--output", str(folder), "--draw"])
+    (folder / "detections.json").unlink()
+
+
+def _half(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not half.isfinite().all():
+        raise ValueError("A weight is too large for fp16.")
+    return half.contiguous()
+
+
+def curve(history: list[dict], file: Path) -> None:
+    """Validation AP and AP50, and the training loss, over the epochs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    quality, loss = figure.subplots(1, 2)
+    evaluations = [line for line in history if "eval_AP" in line]
+    for name in ("AP", "AP50"):
+        quality.plot(
+            [line["epoch"] for line in evaluations], [line[f"eval_{name}"] for line in evaluations], label=name
+        )
+    steps = [line for line in history if "loss" in line]
+    loss.plot([line["epoch"] for line in steps], [line["loss"] for line in steps], color="grey")
+    quality.set(xlabel="epoch", title="validation", ylim=(0, 1))
+    loss.set(xlabel="epoch", title="training loss", yscale="log")
+    quality.legend()
+    for axes in (quality, loss):
+        axes.grid(alpha=0.3)
+    figure.savefig(file, format="svg", facecolor="white")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    make(Path(sys.argv[1]), Path(sys.argv[2]))
