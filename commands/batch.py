@@ -1,0 +1,134 @@
+"""`ddetr batch`: objects in many images, with a row for each; goes on where it was stopped."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ddetr.arguments import at_least_one, fraction
+from ddetr.output import make_writable
+
+DESCRIPTION = """\
+Finds objects in all images of INPUT and writes a row for each, in the order of the input:
+  a folder with images, also in folders below it;
+  a table, several by a pattern, or a folder with an MLTable: CSV with a header, Parquet, or JSON lines. The images'
+  column holds base64 or bytes, paths (from the table's folder on) or http(s) URLs of public addresses.
+FILE tells the format:
+  .jsonl    {"index", "image", "width", "height", "boxes": [[x0, y0, x1, y1]], "scores", "labels"}, boxes in pixels of
+            the upright original image, best first
+  .parquet  the same as columns
+  .csv      predictions.csv of Azure's batch endpoints: no header; row in its file, response as JSON, file name
+An image that fails has a row with its error. What is finished is kept in FILE.parts: after a stop of any kind the same
+command goes on, and nothing is lost or written twice.
+"""
+EXAMPLES = """\
+examples:
+  ddetr batch detector photos/ --output found.jsonl
+  ddetr batch detector 'shards/*.parquet' --output found.parquet --threshold 0.3
+  ddetr batch detector images.csv --output predictions.csv --error-threshold 0
+  RAY_ADDRESS=auto ddetr batch detector /mnt/photos --output found.parquet --engine ray
+"""
+FORMATS = ("jsonl", "parquet", "predictions")
+ENGINES = ("here", "ray")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "batch",
+        help="find objects in many images: folders, tables; resumes",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model folder, its Hub name, or an exported .onnx file")
+    parser.add_argument("input", metavar="INPUT", help="a folder, a table, a glob pattern or an MLTable")
+    parser.add_argument("--output", metavar="FILE", required=True, type=Path, help="the file to write")
+    parser.add_argument("--format", choices=FORMATS, help="instead of the one that FILE's suffix tells")
+    parser.add_argument("--column", metavar="NAME", help="the tables' column with the images (default: by its name)")
+    parser.add_argument(
+        "--threshold", metavar="T", type=fraction, default=0.0, help="least score, 0..1 (default 0, as Azure's)"
+    )
+    parser.add_argument(
+        "--top-k", metavar="K", type=at_least_one, default=100, help="most boxes an image (default 100)"
+    )
+    parser.add_argument(
+        "--error-threshold",
+        metavar="N",
+        type=_from_minus_one,
+        default=-1,
+        help="stop when more than N images have failed; -1, the default, lets all of them fail, as Azure's",
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=at_least_one, default=1, help="images of one shape at a time (default 1)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=at_least_one,
+        help="processes with a core each, or threads around an accelerator (default: all cores; 4 threads)",
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="here", help="here: this machine (default); ray: Ray Data")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
+    parser.add_argument("--force", action="store_true", help="begin anew, and replace FILE")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.output.is_dir():
+        raise ValueError(f"{args.output} is a folder; give the name of the file to write.")
+    make_writable(args.output.absolute().parent)
+
+    from deformable_detr_refine.serving.batch import run_batch
+    from deformable_detr_refine.serving.batch_workers import run_here
+
+    engine = run_here
+    if args.engine == "ray":
+        from deformable_detr_refine.serving.ray_engine import import_ray, run_on_ray
+
+        import_ray()
+        engine = run_on_ray
+    with tqdm(unit="image", disable=None, smoothing=0.1) as bar:
+
+        def progress(done: int, total: int) -> None:
+            if bar.total is None:
+                # What an earlier run finished does not count for this run's images/s.
+                bar.total, bar.initial, bar.n, bar.last_print_n = total, done, done, done
+                bar.refresh()
+            bar.update(done - bar.n)
+
+        summary = run_batch(
+            args.model,
+            args.input,
+            args.output,
+            form=args.format,
+            column=args.column,
+            threshold=args.threshold,
+            top_k=args.top_k,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            device=args.device,
+            revision=args.revision,
+            error_threshold=args.error_threshold,
+            force=args.force,
+            engine=engine,
+            progress=progress,
+        )
+    new = summary.images - summary.resumed
+    earlier = f", {summary.resumed} of them in an earlier run" if summary.resumed else ""
+    print(f"{summary.images} images{earlier}, {summary.failed} failed; {new / summary.seconds:.3g} images/s")
+    if summary.error:
+        print(f"The first failure: {summary.error}")
+    print(f"Written: {args.output}")
+    return 0
+
+
+def _from_minus_one(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -2
+    if value < -1:
+        raise argparse.ArgumentTypeError(f"{text} is neither -1 nor a number of images")
+    return value

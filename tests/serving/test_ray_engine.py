@@ -1,0 +1,125 @@
+"""A batch on a real local Ray: the same rows, also when workers are killed on the way."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_detector import save_small_detector
+
+from deformable_detr_refine.serving.batch import run_batch
+
+pytestmark = pytest.mark.slow
+ray = pytest.importorskip("ray", reason='pip install "deformable-detr-refine[ray]"')
+
+from deformable_detr_refine.serving.ray_engine import run_on_ray  # noqa: E402
+
+COUNT = 96
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return save_small_detector(tmp_path_factory.mktemp("saved") / "detector")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Images of two shapes, the fifth of them damaged."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for i in range(COUNT):
+        shape = (36, 48, 3) if i % 2 else (48, 36, 3)
+        Image.fromarray(generator.integers(0, 255, shape, dtype=np.uint8)).save(root / f"{i}.png")
+    (root / "4.png").write_bytes(b"damaged")
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(saved, folder, tmp_path_factory) -> bytes:
+    output = tmp_path_factory.mktemp("expected") / "found.jsonl"
+    run_batch(str(saved), str(folder), output, workers=1)
+    return output.read_bytes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    # Without this Ray looks for a package to install on its workers, above the tests.
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def test_same_rows_as_on_one_machine(saved, folder, expected, tmp_path):
+    summary = run_batch(str(saved), str(folder), tmp_path / "found.jsonl", engine=run_on_ray, workers=2)
+    assert (tmp_path / "found.jsonl").read_bytes() == expected
+    assert (summary.images, summary.failed) == (COUNT, 1)
+    assert summary.error.startswith("4.png: ")
+
+
+def test_goes_on_with_what_another_engine_began(saved, folder, expected, tmp_path):
+    def half(settings, shards, workers):
+        for number, result in enumerate(run_on_ray(settings, shards, workers)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(str(saved), str(folder), tmp_path / "found.jsonl", engine=half, workers=1)
+    summary = run_batch(str(saved), str(folder), tmp_path / "found.jsonl", workers=1)
+    assert summary.resumed == 24
+    assert (tmp_path / "found.jsonl").read_bytes() == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_killed_actor_loses_and_doubles_nothing(saved, folder, expected, tmp_path):
+    killed, finished = [], threading.Event()
+
+    def kill_actors(at_most: int = 3):
+        """Kills one actor after another as soon as rows have come back, while the batch goes on."""
+        while not finished.is_set() and len(killed) < at_most:
+            rows = list((tmp_path / "found.jsonl.parts").glob("*.part"))
+            actors = [pid for pid in actor_processes() if pid not in killed]
+            if len(rows) > 2 * len(killed) and actors:
+                os.kill(actors[0], signal.SIGKILL)
+                killed.append(actors[0])
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_actors, daemon=True)
+    killer.start()
+    run_batch(str(saved), str(folder), tmp_path / "found.jsonl", engine=run_on_ray, workers=2)
+    finished.set()
+    killer.join()
+    assert killed
+    assert (tmp_path / "found.jsonl").read_bytes() == expected
+
+
+def test_a_model_that_cannot_be_loaded_is_told(folder, tmp_path):
+    with pytest.raises((ValueError, OSError, RuntimeError), match="no model folder"):
+        run_batch(str(tmp_path / "none"), str(folder), tmp_path / "found.jsonl", engine=run_on_ray, workers=1)
+
+
+def actor_processes() -> list[int]:
+    """Ray names its processes for what they do."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            title = place.joinpath("cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"ShardActor" in title and int(place.name) != os.getpid():
+            found.append(int(place.name))
+    return found
+
+
+def test_the_command(saved, folder, expected, tmp_path, monkeypatch):
+    from ddetr.main import main
+
+    arguments = [str(saved), str(folder), "--output", str(tmp_path / "found.jsonl"), "--engine", "ray"]
+    monkeypatch.setattr(sys, "argv", ["ddetr", "batch", *arguments])
+    assert main(["batch", *arguments, "--workers", "1"]) == 0
+    assert (tmp_path / "found.jsonl").read_bytes() == expected
