@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from ddetr.main import main as ddetr
-from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.conversion.model_folder import new_path
 
 SAMPLES = Path(__file__).resolve().parent / "images"
@@ -26,12 +26,10 @@ def make(run: Path, folder: Path) -> None:
     model = DeformableDetrRefineForObjectDetection.from_pretrained(run, dtype=torch.float32)
     folder.mkdir(parents=True, exist_ok=True)
     # No custom code: where this detector is, the package is too.
-    model.config.auto_map = {}
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    DeformableDetrRefineImageProcessor.from_pretrained(run).save_pretrained(folder)
-    for code in folder.glob("*.py"):
-        code.unlink()
+    config = json.loads((run / "config.json").read_text())
+    del config["auto_map"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copy(run / "preprocessor_config.json", folder)
     with new_path(folder / "model.safetensors") as new:
         save_file({name: _half(tensor) for name, tensor in model.state_dict().items()}, new, {"format": "pt"})
     shutil.copy(run / "settings.yaml", folder / "settings.yaml")
