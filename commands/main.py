@@ -15,6 +15,9 @@ DISTRIBUTION = "deformable-detr-refine"
 VERBS = {
     "train": "train or fine-tune a detector on a data set",
     "detect": "find objects in images, folders or URLs",
+    "batch": "find objects in many images: folders, tables; resumes",
+    "serve": "answer requests over HTTP, in the schema of Azure ML",
+    "demo": "open a page that draws the boxes into your pictures",
     "convert": "turn a MMDetection checkpoint into a model folder, or back",
     "verify": "compare a checkpoint's numbers with the real MMDetection",
     "data": "download, inspect and convert data sets",

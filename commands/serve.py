@@ -1,0 +1,127 @@
+"""`ddetr serve`: a detector behind Azure ML's schema, by Azure's own inference server."""
+
+import argparse
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from ddetr.arguments import at_least_one
+
+DESCRIPTION = """\
+Answers POST /score as the endpoint of Azure's model catalogue does, and GET / as its health probe:
+  {"input_data": {"columns": ["image"], "index": [0, 1], "data": [BASE64 OR URL, BASE64 OR URL]}}
+  -> [{"boxes": [{"box": {"topX", "topY", "bottomX", "bottomY"}, "label", "score"}]}, ...]
+Corners are 0..1 of the image, labels names, 100 boxes an image unless "params": {"threshold", "top_k"} stand beside
+input_data. An image that fails has {"boxes": [], "error"} in its place. URLs are fetched from public addresses only.
+SIGTERM and Ctrl-C let requests at work finish.
+"""
+EXAMPLES = """\
+examples:
+  ddetr serve detector --port 5001
+  ddetr serve detector --port 5001 --workers 2 --host 0.0.0.0
+  curl http://127.0.0.1:5001/score --json '{"input_data": {"columns": ["image"], "index": [0],
+    "data": ["'$(base64 -w0 photo.jpg)'"]}}'
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "serve",
+        help="answer requests over HTTP, in the schema of Azure ML",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model folder, an .onnx file, or the name of a Hub model")
+    parser.add_argument("--port", metavar="N", type=port, default=5001, help="where it listens (default 5001)")
+    parser.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for other machines too (default 127.0.0.1)"
+    )
+    # Azure's own variable. A default that is a string is held to the type like an argument.
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=at_least_one,
+        default=os.environ.get("WORKER_COUNT", "1"),
+        help="processes (default 1, or WORKER_COUNT of the environment)",
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=at_least_one,
+        default=4,
+        help="requests at work in each: one computes, others are read and decoded (default 4)",
+    )
+    parser.add_argument(
+        "--cores", metavar="N", type=at_least_one, help="cores of one forward pass (default: all, shared by workers)"
+    )
+    settings = parser.add_argument_group(
+        "settings and limits on a request", "each also by a variable of the environment, as DDETR_BATCH_SIZE"
+    )
+    settings.add_argument(
+        "--batch-size", metavar="N", type=at_least_one, help="images of one shape at a time (default 4)"
+    )
+    settings.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
+    settings.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as the model is saved)")
+    settings.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
+    settings.add_argument(
+        "--request-bytes",
+        metavar="N",
+        type=at_least_one,
+        help="of a request's body, and of what its URLs bring (64 MiB)",
+    )
+    settings.add_argument("--images", metavar="N", type=at_least_one, help="most images in a request (default 32)")
+    settings.add_argument(
+        "--pixels", metavar="N", type=at_least_one, help="of an image, before it is decoded (default 50 million)"
+    )
+    settings.add_argument(
+        "--url-seconds", metavar="S", type=at_least_one, help="for all URLs of a request (default 10)"
+    )
+    settings.add_argument("--url-bytes", metavar="N", type=at_least_one, help="of one URL (default 20 MiB)")
+    settings.add_argument(
+        "--private-urls",
+        action="store_const",
+        const=1,
+        help="fetch from addresses of this machine and its network too; only where every client is trusted",
+    )
+    parser.set_defaults(run=run)
+
+
+SETTINGS = (
+    *("batch_size", "device", "dtype", "revision"),
+    *("request_bytes", "images", "pixels", "url_seconds", "url_bytes", "private_urls"),
+)
+
+
+def run(args: argparse.Namespace) -> int:
+    # Before torch is imported, which takes seconds.
+    if find_spec("azureml_inference_server_http") is None:
+        raise ValueError(
+            "Serving needs azureml-inference-server-http, apart from mlflow: "
+            'pip install "deformable-detr-refine[serve]".'
+        )
+
+    from deformable_detr_refine.serving.server import serve
+
+    serve(
+        args.model,
+        host=args.host,
+        port=args.port,
+        workers=args.workers,
+        threads=args.threads,
+        cores=args.cores,
+        settings={name: value for name in SETTINGS if (value := getattr(args, name)) is not None},
+    )
+    return 0
+
+
+def port(text: str) -> int:
+    """A port's number.
+
+    Example:
+        >>> port("5001")
+        5001
+    """
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port, 1 to 65535")
+    return int(text)

@@ -1,0 +1,32 @@
+"""The scoring script of Azure's batch endpoints, for deploy/deploy-batch.yaml.
+
+Azure calls `init` once in each process and `run` for every few files of the input: images, or tables (CSV, Parquet,
+JSON lines) with images in a column. What `run` returns is appended to predictions.csv: row, response as JSON, file.
+"""
+
+from collections.abc import Sequence
+
+from deformable_detr_refine.serving.batch_input import open_input
+from deformable_detr_refine.serving.batch_shard import Settings, detect_shard
+from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.serving.service import load_service
+
+_ROWS_AT_A_TIME = 64
+detector: Detector | None = None
+
+
+def init() -> None:
+    """Loads the model."""
+    global detector
+    detector = load_service().detector
+
+
+def run(mini_batch: Sequence[str]) -> list[str]:
+    """Lines of predictions.csv for some files; an image that fails has its error in its line.
+
+    Raises:
+        OSError, ValueError: a file is neither an image nor a table.
+    """
+    settings = Settings(model="", format="predictions")
+    shards = (shard for name in mini_batch for shard in open_input(str(name)).shards(_ROWS_AT_A_TIME))
+    return [line for shard in shards for line in detect_shard(detector, settings, shard).content.decode().splitlines()]

@@ -1,0 +1,265 @@
+"""Azure's own inference server with the scoring script, from the outside."""
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from goldens_mmdet import NO_DROPOUT, golden_config
+from http_server import serving
+
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.serving.detector import Detector
+
+pytest.importorskip("azureml_inference_server_http", reason='pip install "deformable-detr-refine[serve]"')
+pytestmark = pytest.mark.slow
+
+SLOWEST_START = 300
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Answers in milliseconds."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("served") / "detector"
+    DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT)).save_pretrained(folder)
+    DeformableDetrRefineImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return folder
+
+
+class Server:
+    """A `ddetr serve` that runs."""
+
+    def __init__(self, process: subprocess.Popen, port: int, log: Path):
+        self.process, self.port, self.log = process, port, log
+
+    def ask(self, method: str, path: str, body=None, headers=None, timeout: float = 120) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body, headers or {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def score(self, body: dict | bytes) -> tuple[int, object]:
+        status, answer = self.ask("POST", "/score", body if isinstance(body, bytes) else json.dumps(body).encode())
+        assert b"Traceback" not in answer and b'File "' not in answer
+        return status, json.loads(answer)
+
+
+@contextmanager
+def started(model: Path, folder: Path, *arguments: str):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ddetr.main", "serve", str(model), "--port", str(port), *arguments]
+    log = folder / "server.log"
+    with log.open("w") as output:
+        # From the model's folder, whose config.json is not the server's.
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=model)
+    server = Server(process, port, log)
+    try:
+        deadline = time.monotonic() + SLOWEST_START
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            try:
+                assert server.ask("GET", "/", timeout=10) == (200, b"Healthy")
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    with started(
+        model.parent, folder, "--workers", "2", "--threads", "3", "--request-bytes", str(2**20), "--cores", "2"
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def photos(samples) -> list[bytes]:
+    return [(samples / name).read_bytes() for name in ("10.jpg", "BloodImage_00000.jpg", "11.jpg")]
+
+
+def request(*images: bytes | str) -> dict:
+    data = [base64.encodebytes(image).decode() if isinstance(image, bytes) else image for image in images]
+    return {"input_data": {"columns": ["image"], "index": list(range(len(data))), "data": data}}
+
+
+def test_the_cards_sample(server, model, photos):
+    status, answer = server.score(request(*photos))
+    assert status == 200
+    expected = [found.to_azure() for found in Detector(model, device="cpu").detect(photos)]
+    assert len(answer) == 3
+    for entry, other in zip(answer, expected, strict=True):
+        assert list(entry) == ["boxes"] and len(entry["boxes"]) == 100
+        scores, others = ([item["score"] for item in side["boxes"]] for side in (entry, other))
+        np.testing.assert_allclose(scores, others, atol=1e-5)
+        assert entry["boxes"][0].keys() == {"box", "label", "score"}
+        assert entry["boxes"][0]["box"].keys() == {"topX", "topY", "bottomX", "bottomY"}
+
+
+def test_one_bad_image_has_its_error_in_its_place(server, photos):
+    status, answer = server.score(request("image1", photos[0], "http://127.0.0.1:1/", "http://169.254.169.254/latest"))
+    assert status == 200
+    assert [len(entry["boxes"]) for entry in answer] == [0, 100, 0, 0]
+    assert all("address is not public" in entry["error"] for entry in answer[2:])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"\xff\xfe\x00", b"[" * 10_000, b"null", b'{"input_data": {"columns": ["x"], "data": ["a"]}}'],
+    ids=repr,
+)
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", None])
+def test_what_is_no_request_is_told_in_one_sentence(server, body, kind):
+    status, answer = server.ask("POST", "/score", body, {"Content-Type": kind} if kind else {"X": "y"})
+    assert status == 400
+    assert re.fullmatch(r'\{"message": "[^\n]+\."\}', answer.decode())
+
+
+def test_requests_beyond_the_limit_are_refused_however_they_come(server, photos):
+    long = b" " * (2**20 + 1)
+    status, answer = server.score(long)
+    assert (status, answer) == (413, {"message": "The request is longer than 1 MiB, the limit."})
+    # http.client sends what it iterates over in chunks, without a length.
+    status, answer = server.ask("POST", "/score", iter([long[: 2**19]] * 3))
+    assert status == 413
+    status, answer = server.ask("POST", "/score", iter([json.dumps(request(photos[0])).encode()]))
+    assert status == 200 and len(json.loads(answer)[0]["boxes"]) == 100
+    assert server.score(request(*["image1"] * 33))[0] == 413
+
+
+def test_other_methods_and_paths(server):
+    assert server.ask("GET", "/score")[0] == 405
+    assert server.ask("OPTIONS", "/score")[0] == 200
+    assert server.ask("DELETE", "/score")[0] == 405
+    assert server.ask("GET", "/nothing")[0] == 404
+
+
+def test_clients_at_the_same_time_get_what_one_gets(server, photos):
+    expected = server.score(request(*photos))[1]
+    with ThreadPoolExecutor(8) as pool:
+        for status, answer in pool.map(lambda _: server.score(request(*photos)), range(24)):
+            assert status == 200
+            for entry, other in zip(answer, expected, strict=True):
+                scores, others = ([item["score"] for item in side["boxes"]] for side in (entry, other))
+                np.testing.assert_allclose(scores, others, atol=1e-5)
+
+
+def test_a_killed_client_costs_nothing(server, photos):
+    body = json.dumps(request(*photos)).encode()
+    head = f"POST /score HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for sent in (head, head + body[:1000], head + body, head[:20], b""):
+        for _ in range(8):
+            with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                connection.sendall(sent)
+                # As a killed process leaves it: the connection is reset.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    assert server.score(request(photos[0]))[0] == 200
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_signal_lets_the_request_at_work_finish(model, photos, tmp_path):
+    arguments = ("--threads", "2", "--private-urls", "--url-seconds", "4")
+    with serving({}) as slow, started(model, tmp_path, *arguments) as server, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(server.score, request(f"{slow}/drip", photos[0]))
+        time.sleep(2)
+        assert not future.done()
+        server.process.send_signal(signal.SIGTERM)
+        status, (dripping, whole) = future.result(120)
+        assert status == 200 and len(whole["boxes"]) == 100
+        assert "not finished within 4 seconds" in dripping["error"]
+        assert server.process.wait(60) == 0
+        with pytest.raises(OSError):
+            server.ask("GET", "/", timeout=5)
+
+
+def test_memory_is_flat_over_2000_requests(server, photos):
+    body = json.dumps(request(photos[0])).encode()
+
+    def ask(_) -> None:
+        assert server.ask("POST", "/score", body)[0] == 200
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(500)))
+        before = _memory(server.process.pid)
+        list(pool.map(ask, range(2000)))
+        after = _memory(server.process.pid)
+    print(f"memory of the server's processes: {before:.0f} MiB, after 2,000 requests {after:.0f} MiB")
+    assert after - before < 30
+
+
+def _memory(master: int) -> float:
+    """Private memory of a process and its children in MiB."""
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    total = 0
+    for process in (str(master), *children):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    return total / 1024
+
+
+def test_errors_before_the_start_are_one_line(model, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments, words in (
+            ([str(model), "--port", port], f"Nothing can listen on 127.0.0.1, port {port}"),
+            (["./none"], "There is no model folder ./none."),
+            ([str(model), "--device", "warp"], "There is no device warp here"),
+        ):
+            free = [] if "--port" in arguments else ["--port", str(int(port) % 60000 + 1024)]
+            command = [sys.executable, "-m", "ddetr.main", "serve", *arguments, *free]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SLOWEST_START, cwd=tmp_path)
+            assert done.returncode == 2, done.stderr
+            last = done.stderr.splitlines()[-1]
+            assert last.startswith("ddetr serve: error: ") and words in last
+            assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_the_server_starts_by_itself_as_in_azures_containers(model, photos, tmp_path):
+    """`azmlinfsrv` with the scoring script, the model found in the folder that Azure mounts."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = Path(sys.modules["deformable_detr_refine.serving"].__file__).with_name("score.py")
+    command = [sys.executable, "-m", "azureml_inference_server_http", "--entry_script", str(script)]
+    environment = os.environ | {"AZUREML_MODEL_DIR": str(model.parent), "DDETR_DEVICE": "cpu", "DDETR_CORES": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=log, stderr=log, cwd=tmp_path, env=environment
+        )
+    server = Server(process, port, tmp_path / "log")
+    try:
+        deadline = time.monotonic() + SLOWEST_START
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, server.log.read_text()
+            try:
+                status, answer = server.score(request(photos[0]))
+                break
+            except OSError:
+                time.sleep(0.5)
+        assert status == 200 and len(answer[0]["boxes"]) == 100
+    finally:
+        process.terminate()
+        process.wait(60)
