@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ddetr.arguments import at_least_one, fraction
+from ddetr.default_model import model_and_images
 from ddetr.images import find_images, picture_names
 from ddetr.output import make_writable
 
@@ -22,6 +23,7 @@ names. An image that fails is told and has an entry with "error"; the others go 
 """
 EXAMPLES = """\
 examples:
+  ddetr detect cells.jpg --output found --draw
   ddetr detect detector photo.jpg --output found --draw
   ddetr detect detector photos/ 'more/**/*.png' https://example.org/a.jpg --output found --threshold 0.5
   ddetr detect detector photos/ --output found --json | python -m json.tool
@@ -37,8 +39,13 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a model folder (what `ddetr convert` writes), or its Hub name")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a file, a folder, a glob pattern or a URL")
+    parser.add_argument(
+        "words",
+        metavar="[MODEL] IMAGE",
+        nargs="+",
+        help="a model folder (of `ddetr train` or `ddetr convert`), an .onnx file or a Hub name, without which "
+        "the package's own detector of blood cells is taken; then files, folders, glob patterns or URLs",
+    )
     parser.add_argument("--output", metavar="DIR", required=True, type=Path, help="where detections.json goes")
     parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
     parser.add_argument(
@@ -55,7 +62,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    images = find_images(args.images)
+    source, image_words = model_and_images(args.words)
+    images = find_images(image_words)
     names = picture_names(images)
     pictures = args.output / "drawn"
 
@@ -63,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.conversion.model_folder import check_new_file, new_path
     from deformable_detr_refine.evaluation.grouping import batches_of_equal_shape
 
-    model, processor = load_detector(args.model, args.device, args.revision)
+    model, processor = load_detector(source, args.device, args.revision)
     check_new_file(args.output / "detections.json", force=True)
     for folder in (args.output, pictures) if args.draw else (args.output,):
         make_writable(folder)

@@ -28,11 +28,12 @@ the settings that matter (--help-all lists every one, those of transformers' Tra
   --dry_run true               draw a batch as the model sees it, time loader and model, and stop
   --replay FILE                run a batch again whose loss was not finite, and say what is not finite in it
 
-one process (a CPU or a GPU):  ddetr train configs/fridge.yaml --data odFridgeObjects --output_dir runs/fridge
-8 GPUs:                        torchrun --nproc-per-node 8 -m deformable_detr_refine.training.train CONFIG.yaml ...
-several machines:              torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
-                                 -m deformable_detr_refine.training.train CONFIG.yaml ...
-accelerate:                    accelerate launch -m deformable_detr_refine.training.train CONFIG.yaml ...
+examples:
+  ddetr train configs/fridge.yaml --data datasets/fridge --model detector --output_dir runs/fridge
+  8 GPUs:            torchrun --nproc-per-node 8 -m deformable_detr_refine.training.train CONFIG.yaml ...
+  several machines:  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+                       -m deformable_detr_refine.training.train CONFIG.yaml ...
+  accelerate:        accelerate launch -m deformable_detr_refine.training.train CONFIG.yaml ...
 """
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     words = args.words
     if not words or {"--help", "-h"} & set(words):
         print(DESCRIPTION, end="")
-        return 0
+        raise SystemExit(0)  # as argparse does after --help
     if words[0] == "--replay":
         return _replay(words[1:])
     if "--help-all" in words:

@@ -16,6 +16,7 @@ import torch
 from http_server import serving
 from PIL import Image
 
+from ddetr.default_model import model_and_images
 from ddetr.detect import detect
 from ddetr.images import find_images, natural_key, picture_names
 from ddetr.main import VERBS, main
@@ -413,3 +414,41 @@ def test_picture_names_differ_and_are_safe():
     assert names[:4] == ["a", "a_2", "A_3", "a_2_2"]
     assert len({name.casefold() for name in names}) == len(images)
     assert not any(set(name) & set('/\\:*?"<>|') for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "model"),
+    [
+        (["photo.jpg"], None),
+        (["photos/", "more/*.png"], None),
+        (["https://example.org/a.jpg"], None),
+        (["detector", "photo.jpg"], "detector"),
+        (["OWNER/NAME", "photo.jpg"], "OWNER/NAME"),
+        (["model.onnx", "photo.jpg"], "model.onnx"),
+        (["no-such-folder", "photo.jpg"], "no-such-folder"),
+    ],
+)
+def test_without_a_models_name_the_packages_own_detector_is_taken(words, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.jpg", "model.onnx"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("photos", "detector"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "detector" / "config.json").write_text("{}")
+    chosen, images = model_and_images(words)
+    if model is None:
+        assert Path(chosen).name == "blood-cells" and images == words
+        assert "package's own" in capsys.readouterr().err
+    else:
+        assert (chosen, images) == (model, words[1:])
+
+
+def test_a_model_without_an_image_is_told(saved):
+    with pytest.raises(ValueError, match="name an image too"):
+        model_and_images([str(saved)])
+
+
+def test_the_packages_own_detector_finds_the_cells_that_people_drew(samples, tmp_path):
+    assert main(["detect", str(samples / "BloodImage_00222.jpg"), "--output", str(tmp_path), "--threshold", "0.4"]) == 0
+    (record,) = json.loads((tmp_path / "detections.json").read_text())
+    assert set(record["labels"]) == {"RBC", "WBC", "Platelets"} and record["labels"].count("WBC") == 1
