@@ -102,8 +102,8 @@ class _Window:
                     continue  # it may only have been cut at the window's end
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else shown(str(error))
                 self.fail(reason)
-            if end == len(self._text) and self._more():
-                continue  # a number may go on
+            if end + 2 >= len(self._text) and self._more():
+                continue  # a number may go on: `1` may be the begin of `1e-7`
             self._at = end
             return value
 
@@ -119,8 +119,8 @@ class _Window:
         self.line_here()
         left = self._text[self._at :]
         # As much again as is left, so that a long item is not decoded from its start too often.
-        new = self._file.read(max(_CHUNK, len(left)))
-        self._text, self._at, self._counted = left + new, 0, 0
+        if new := self._file.read(max(_CHUNK, len(left))):
+            self._text, self._at, self._counted = left + new, 0, 0
         return bool(new)
 
 
