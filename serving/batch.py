@@ -104,14 +104,21 @@ def run_batch(
                     first_error = first_error or result.error
                     progress(done, len(images))
                     _hold(job, error_threshold, first_error)
+        failed = sum(job.failed.values())
         job.finish(sum(1 for _ in images.shards(size)), form)
-    return BatchSummary(len(images), sum(job.failed.values()), resumed, time.monotonic() - started, first_error)
+    return BatchSummary(len(images), failed, resumed, time.monotonic() - started, first_error)
 
 
 def model_identity(model: str, revision: str | None) -> str:
-    """By which another model is noticed: a digest of its files, or the commit on the Hub."""
+    """By which another model is noticed: a digest of its files, or the commit on the Hub.
+
+    Raises:
+        FileNotFoundError: it can be neither.
+    """
     path = Path(model)
     if not path.exists():
+        if model.startswith((".", "/", "~")) or model.count("/") != 1:
+            raise FileNotFoundError(f"There is no model {model}.")
         return f"{model}@{_commit(model, revision)}"
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(found for glob in _MODEL_FILES for found in path.glob(glob)):

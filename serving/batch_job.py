@@ -78,6 +78,8 @@ class Job:
                 raise ValueError(f"{self.output} exists; choose another output or replace it with --force.")
             self._clear()
             found = open_input(source, column)
+            if any(table["path"] == str(self.output.absolute()) for table in found.identity.get("tables", ())):
+                raise ValueError(f"{self.output} is the input; choose another output.")
         else:
             found = self._listing(source) or open_input(source, column)
         now = json.loads(json.dumps({"source": source, **settings, "input": found.identity}))

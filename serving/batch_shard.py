@@ -1,6 +1,7 @@
 """The work on one shard of a batch, the same in a thread, a process and an actor of Ray."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from deformable_detr_refine.serving.batch_input import Shard
 from deformable_detr_refine.serving.batch_rows import BatchRow, encode
@@ -65,13 +66,24 @@ def detect_shard(detector: Detector, settings: Settings, shard: Shard) -> ShardR
     rows = []
     for index, _, result in detector.detect_each(sources(), settings.threshold, settings.top_k):
         image = looked_at.pop(index)
-        rows.append(BatchRow(index, image.name, image.file, image.row, result))
+        if isinstance(result, DetectionFailure) and isinstance(image.source, Path):
+            # The row names the image; where it lay on this machine is nobody's concern.
+            result = replace(result, error=result.error.replace(str(image.source), image.name))
+        rows.append(BatchRow(index, _printable(image.name), _printable(image.file), image.row, result))
     rows.sort(key=lambda row: row.index)
     if len(rows) != len(shard):
         raise ValueError(f"Shard {shard.number} has {len(rows)} images, expected {len(shard)}: the input has changed.")
     failures = [row for row in rows if isinstance(row.result, DetectionFailure)]
-    error = f"{failures[0].name}: {failures[0].result.error}" if failures else None
+    error = None
+    if failures:
+        name, error = failures[0].name, failures[0].result.error
+        error = error if name in error else f"{name}: {error}"
     return ShardResult(shard.number, encode(rows, settings.format), len(rows), len(failures), error)
+
+
+def _printable(name: str) -> str:
+    """File names may hold bytes that are no text, which no output format takes."""
+    return name.encode("utf-8", "replace").decode()
 
 
 __all__ = ["Settings", "ShardResult", "detect_shard"]

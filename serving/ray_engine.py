@@ -11,9 +11,10 @@ import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from deformable_detr_refine.conversion.load_detector import choose_device
 from deformable_detr_refine.serving.batch_input import Shard
 from deformable_detr_refine.serving.batch_shard import Settings, ShardResult, detect_shard
+
+_FIELDS = ("number", "content", "images", "failed", "error")
 
 
 def run_on_ray(settings: Settings, shards: Iterable[Shard], workers: int | None = None) -> Iterator[ShardResult]:
@@ -25,16 +26,17 @@ def run_on_ray(settings: Settings, shards: Iterable[Shard], workers: int | None 
         workers: actors, with a core each, or an accelerator each; as many as the cluster has if None.
 
     Raises:
-        ValueError: Ray is not installed.
-        RuntimeError: the work failed on Ray.
+        ValueError: Ray is not installed, or the model cannot be loaded or the input read on a worker.
     """
     ray = import_ray()
     if not ray.is_initialized():
         # RAY_ADDRESS names a cluster; without it one is started on this machine.
         ray.init(log_to_driver=False, include_dashboard=False, **_here())
-    on_cpu = choose_device(settings.device).type == "cpu"
+    # This machine may be a head without an accelerator, so it is the cluster that is asked.
+    there = ray.cluster_resources()
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and not there.get("GPU"))
     need = {"num_cpus": 1} if on_cpu else {"num_cpus": 1, "num_gpus": 1}
-    workers = workers or max(int(ray.cluster_resources().get("CPU" if on_cpu else "GPU", 1)), 1)
+    workers = workers or max(int(there.get("CPU" if on_cpu else "GPU", 1)), 1)
     rows = [{"shard": pickle.dumps(shard)} for shard in shards]
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -46,7 +48,9 @@ def run_on_ray(settings: Settings, shards: Iterable[Shard], workers: int | None 
         **need,
     )
     for row in data.iter_rows():
-        yield ShardResult(**{name: row[name] for name in ("number", "content", "images", "failed", "error")})
+        if row["number"] < 0:
+            raise ValueError(row["error"])
+        yield ShardResult(**{name: row[name] for name in _FIELDS})
 
 
 class ShardActor:
@@ -58,11 +62,16 @@ class ShardActor:
     """
 
     def __init__(self, settings: Settings, threads: int | None):
-        self.settings, self.detector = settings, settings.load(threads)
+        self.settings, self.threads, self.detector = settings, threads, None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
-        results = [detect_shard(self.detector, self.settings, pickle.loads(shard)) for shard in batch["shard"]]
-        return {name: [getattr(result, name) for result in results] for name in ShardResult.__dataclass_fields__}
+        try:
+            self.detector = self.detector or self.settings.load(self.threads)
+            results = [detect_shard(self.detector, self.settings, pickle.loads(shard)) for shard in batch["shard"]]
+        except (OSError, ValueError) as error:
+            # As a row: Ray would wrap its sentence in pages, and start the actor again and again.
+            results = [ShardResult(-1, b"", 0, 0, " ".join(str(error).split()))]
+        return {name: [getattr(result, name) for result in results] for name in _FIELDS}
 
 
 def import_ray() -> Any:

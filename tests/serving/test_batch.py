@@ -69,7 +69,7 @@ def test_nothing_but_the_output_is_left(saved, folder, expected, tmp_path):
     summary = run_batch(str(saved), str(folder), tmp_path / "found.jsonl", workers=1)
     assert os.listdir(tmp_path) == ["found.jsonl"]
     assert (summary.images, summary.failed, summary.resumed) == (COUNT, 1, 0)
-    assert summary.error.startswith("4.png: ")
+    assert summary.error.startswith("4.png is not an image")
 
 
 class Stopped(Exception):
@@ -213,6 +213,14 @@ def test_command_tells_what_is_wrong_before_the_work(saved, folder, tmp_path, mo
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_the_input_is_never_replaced(saved, folder, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text(f"image\n{folder}/0.png\n")
+    with pytest.raises(ValueError, match="is the input"):
+        run_batch(str(saved), str(table), table, force=True)
+    assert os.listdir(tmp_path) == ["t.csv"]
 
 
 def test_command_without_its_model(folder, tmp_path, capsys):
