@@ -9,14 +9,14 @@ of the minima. An 800 x 1333 image, batch 1, fp32: 22,223 tokens, 8 heads, 4 lev
 
 import argparse
 import multiprocessing
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from timing import resident
+from timing import resident, write_numbers
 
 from deformable_detr_refine.ops import deformable_attention, use_backend
 from deformable_detr_refine.ops_reference import deformable_attention_reference
@@ -64,7 +64,9 @@ def timed(function: Callable, backend: str, arguments: tuple) -> float:
         return (time.perf_counter() - start) * 1e3
 
 
-def times_table(threads: list[int], rounds: int) -> list[str]:
+def times_table(threads: list[int], rounds: int) -> tuple[list[str], list[dict]]:
+    """Markdown, and the minima in milliseconds."""
+    numbers = []
     lines = ["| shape | pass | threads | " + " | ".join(f"{name}, ms" for name in BACKENDS) + " | c is faster by |"]
     lines.append("|---|---|---|" + "---|" * (len(BACKENDS) + 1))
     for shape in SHAPES:
@@ -83,8 +85,9 @@ def times_table(threads: list[int], rounds: int) -> list[str]:
                 cells = [f"{best[backend]:.1f} ({statistics.median(found[backend]):.1f})" for backend in BACKENDS]
                 ratio = f"**{best['reference'] / best['c']:.1f}x**"
                 lines.append(f"| {shape} | {name} | {count} | " + " | ".join([*cells, ratio]) + " |")
+                numbers.append({"shape": shape, "pass": name, "threads": count, "milliseconds": best})
                 print(lines[-1], file=sys.stderr)
-    return lines
+    return lines, numbers
 
 
 def errors_table() -> list[str]:
@@ -133,12 +136,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--numbers", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args()
-    print(f"{platform.machine()}, torch {torch.__version__}; minimum (median) of {arguments.rounds + 1} rounds\n")
-    tables = [times_table(arguments.threads, arguments.rounds), errors_table()]
+    print(f"Minimum (median) of {arguments.rounds + 1} rounds.\n")
+    times, numbers = times_table(arguments.threads, arguments.rounds)
+    tables = [times, errors_table()]
     if sys.platform == "linux":
         tables.append(memory_table())
     print("\n\n".join("\n".join(lines) for lines in tables))
+    write_numbers(arguments.numbers, {"times": numbers})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """How long it takes until one can begin: imports and commands, each as a process of its own, beside transformers' own.
 
-    python benchmarks/startup.py [RUNS]
+    python benchmarks/startup.py [--runs 7]
 
 Prints a Markdown table. Runs are interleaved, so that a busy moment of the machine meets every row.
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-from timing import interleaved, machine, table
+from timing import interleaved, table, write_numbers
 
 PYTHON = sys.executable
 DDETR = str(Path(PYTHON).with_name("ddetr"))
@@ -28,16 +29,21 @@ ROWS = {
 }
 
 
-def main(runs: int = 7) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7, help="timed runs of each (default 7)")
+    parser.add_argument("--numbers", type=Path, help="also write the figures as JSON")
+    args = parser.parse_args()
     times = interleaved(
         {
             name: lambda command=command: subprocess.run(command, check=True, capture_output=True, cwd="/")
             for name, (command, _) in ROWS.items()
         },
-        runs,
+        args.runs,
     )
-    print(f"{machine()}\n\n{table(times, {name: peer for name, (_, peer) in ROWS.items() if peer})}")
+    print(table(times, {name: (peer,) for name, (_, peer) in ROWS.items() if peer}))
+    write_numbers(args.numbers, {name: min(runs) for name, runs in times.items()})
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -1,42 +1,77 @@
 """Interleaved timing: each round runs every candidate once, so that a busy moment of the machine falls on all."""
 
+import json
 import platform
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 
-def interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run, by name; a first round, which fills caches, is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+class Runs(list[float]):
+    """Seconds of each run; when there are none, `reason` says why."""
+
+    reason = "not run"
+
+
+def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Runs]:
+    """The runs of each, by name; a first round, which fills caches, is not counted.
+
+    A candidate that raises ChildProcessError has no runs; the others go on.
+    """
+    times = {name: Runs() for name in candidates}
+    able = list(candidates)
     for counted in [False] + [True] * rounds:
-        for name, candidate in candidates.items():
+        for name in list(able):
             start = time.perf_counter()
-            candidate()
+            try:
+                candidates[name]()
+            except ChildProcessError as error:
+                able.remove(name)
+                times[name].clear()
+                times[name].reason = str(error)
+                continue
             if counted:
                 times[name].append(time.perf_counter() - start)
     return times
 
 
-def table(times: dict[str, list[float]], peers: dict[str, str]) -> str:
-    """Markdown: minimum and median in seconds, and how much faster than its peer each is, by the minima."""
+def table(times: Mapping[str, Runs], peers: Mapping[str, Sequence[str]]) -> str:
+    """Markdown: minimum and median in seconds, and how much faster than its peers each is, by the minima."""
     rows = ["| | minimum, s | median, s | faster than its peer |", "|---|---|---|---|"]
     for name, runs in times.items():
-        peer = peers.get(name)
-        ratio = f"**{min(times[peer]) / min(runs):.2f}x** ({peer})" if peer else ""
-        rows.append(f"| {name} | {min(runs):.3f} | {statistics.median(runs):.3f} | {ratio} |")
+        if not runs:
+            rows.append(f"| {name} | not measured: {runs.reason} | | |")
+            continue
+        ratios = [f"{speed_up(times, name, peer)} ({peer})" for peer in peers.get(name, ()) if times[peer]]
+        rows.append(f"| {name} | {min(runs):.3f} | {statistics.median(runs):.3f} | {', '.join(ratios)} |")
     return "\n".join(rows)
+
+
+def speed_up(times: Mapping[str, Runs], name: str, peer: str) -> str:
+    """How much faster than its peer, by the minima; empty where either was not measured."""
+    return f"**{min(times[peer]) / min(times[name]):.2f}x**" if times[peer] and times[name] else ""
+
+
+def write_numbers(file: Path | None, numbers: dict) -> None:
+    """For the plot: what a script measured, as JSON, when it was asked for a file."""
+    if file is not None:
+        file.write_text(json.dumps(numbers))
 
 
 def machine() -> str:
     """The processor and the versions that a figure belongs to."""
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"model name\s*: (.+)", text)
+    cores = len(re.findall(r"^processor", text, re.MULTILINE))
+    cores = f", {cores} cores" if cores else ""
+    half = [name for name in ("avx512_bf16", "amx_bf16") if re.search(rf"\b{name}\b", text)]
+    half = f" with {' and '.join(half)}" if half else ""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "timm"))
-    return f"{model[1] if model else platform.machine()}, Python {platform.python_version()}, {packages}"
+    return f"{model[1] if model else platform.machine()}{cores}{half}, Python {platform.python_version()}, {packages}"
 
 
 def resident(name: str) -> int:

@@ -1,0 +1,112 @@
+"""The detectors that are timed beside each other, each with the same two things to do: inference and a training step.
+
+All are R-50, two-stage, 80 classes, dropout 0.1, drawn at random, and see the same pixels; MMDetection has this
+package's weights. Stock's loss is its own, which leaves the encoder's proposals out and so has less to do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from mmdetection import MMDetection
+from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
+
+OURS, STOCK, MMDET = "this package", "transformers' own", "MMDetection 3.1.0"
+PEERS = {OURS: (STOCK, MMDET)}
+WORK = {"inference": "Inference", "training": "Training step: forward, loss, backward"}
+
+
+def detector(name: str) -> torch.nn.Module:
+    """Ours or stock's, on whose names the weights depend."""
+    torch.manual_seed(0)
+    if name == OURS:
+        return DeformableDetrRefineForObjectDetection(DeformableDetrRefineConfig(num_labels=80))
+    dropout = {"attention_dropout": 0.1, "activation_dropout": 0.1}  # as ours; `dropout` is the same already
+    config = DeformableDetrConfig(num_labels=80, two_stage=True, with_box_refine=True, auxiliary_loss=True, **dropout)
+    return DeformableDetrForObjectDetection(config)
+
+
+def inputs(height: int, width: int, batch: int = 1) -> dict[str, object]:
+    """What transformers' detectors take: nothing is padded, each image has ten boxes."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(10, 4, generator=generator) * 0.3 + 0.2
+    label = {"class_labels": torch.randint(0, 80, (10,), generator=generator), "boxes": boxes}
+    return {
+        "pixel_values": torch.randn(batch, 3, height, width, generator=generator),
+        "pixel_mask": torch.ones(batch, height, width, dtype=torch.int64),
+        "labels": [label] * batch,
+    }
+
+
+class Local:
+    """A detector in this process."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.batch = model, {}
+
+    def take(self, batch: dict[str, object]) -> None:
+        """The batch of all that follows."""
+        self.batch = batch
+
+    def inference(self) -> None:
+        self._mode(training=False)
+        with torch.inference_mode():
+            self.model(self.batch["pixel_values"], self.batch["pixel_mask"])
+
+    def training(self) -> None:
+        self._mode(training=True)
+        self.model.zero_grad()
+        self.model(**self.batch).loss.backward()
+
+    def best_scores(self, count: int = 100) -> torch.Tensor:
+        """Of the first image, the highest first."""
+        self._mode(training=False)
+        with torch.inference_mode():
+            logits = self.model(self.batch["pixel_values"], self.batch["pixel_mask"]).logits[0]
+        return logits.sigmoid().flatten().topk(count).values
+
+    def _mode(self, training: bool) -> None:
+        if self.model.training is not training:
+            self.model.train(training)
+
+
+class Missing:
+    """A detector that cannot be had here: whatever it is told to do, it says why not."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def take(self, batch: dict[str, object]) -> None:
+        pass
+
+    def inference(self) -> None:
+        raise ChildProcessError(self.reason)
+
+    training = peak_memory = inference
+
+
+@contextmanager
+def mmdetection(model: torch.nn.Module, threads: int) -> Iterator[MMDetection | Missing]:
+    """MMDetection with our model's weights, where it can be had."""
+    with TemporaryDirectory(prefix="ddetr-bench-") as folder:
+        try:
+            made = MMDetection(model, Path(folder), threads)
+        except OSError as error:  # ChildProcessError is one
+            yield Missing(str(error))
+            return
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@contextmanager
+def contenders(threads: int, with_mmdetection: bool = True) -> Iterator[dict[str, Local | MMDetection | Missing]]:
+    """All by name, stock first and ours last."""
+    ours = detector(OURS)
+    with mmdetection(ours, threads) if with_mmdetection else nullcontext(Missing("left out")) as theirs:
+        yield {STOCK: Local(detector(STOCK)), MMDET: theirs, OURS: Local(ours)}
