@@ -33,3 +33,15 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
     return value
+
+
+def port(text: str) -> int:
+    """A port's number.
+
+    Example:
+        >>> port("5001")
+        5001
+    """
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port, 1 to 65535")
+    return int(text)

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +67,24 @@ def run(args: argparse.Namespace) -> int:
     names = picture_names(images)
     pictures = args.output / "drawn"
 
-    from ddetr.loading import load_detector
     from deformable_detr_refine.conversion.model_folder import check_new_file, new_path
-    from deformable_detr_refine.evaluation.grouping import batches_of_equal_shape
+    from deformable_detr_refine.serving.detector import DetectionFailure, Detector
 
-    model, processor = load_detector(source, args.device, args.revision)
+    detector = Detector(source, args.device, batch_size=args.batch_size, revision=args.revision)
     check_new_file(args.output / "detections.json", force=True)
     for folder in (args.output, pictures) if args.draw else (args.output,):
         make_writable(folder)
     records: list[dict[str, Any]] = [{} for _ in images]
     with tqdm(total=len(images), unit="image", disable=None) as progress:
-        readable = _read(images, processor, records, progress)
-        for batch in batches_of_equal_shape(readable, processor.resized_shape, args.batch_size):
-            found = _detect_each(model, processor, [image for _, image in batch], args.threshold, args.top_k)
-            for (index, image), result in zip(batch, found, strict=True):
-                progress.update()
-                if isinstance(result, ValueError):
-                    records[index] = _failure(images[index], f"{images[index]}: {result}", image.size)
-                    continue
-                records[index] = _record(images[index], result)
+        for index, image, found in detector.detect_each(enumerate(images), args.threshold, args.top_k):
+            if isinstance(found, DetectionFailure):
+                records[index] = _failure(images[index], found)
+            else:
+                records[index] = _record(images[index], found)
                 if args.draw:
                     with new_path(pictures / f"{names[index]}.jpg") as new:
-                        result.draw(image).save(new, format="JPEG", quality=92)
+                        found.draw(image).save(new, format="JPEG", quality=92)
+            progress.update()
 
     text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
     with new_path(args.output / "detections.json") as new:
@@ -101,71 +97,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any("error" in record for record in records) else 0
 
 
-def detect(model: Any, processor: Any, images: Sequence[Any], threshold: float = 0.3, top_k: int = 100) -> list[Any]:
-    """Runs a detector over one batch of upright images.
-
-    Args:
-        model: `DeformableDetrRefineForObjectDetection`.
-        processor: its `DeformableDetrRefineImageProcessor`.
-        images: (B) PIL images; of one resized shape, or padding changes the numbers.
-        threshold: scores above it are kept.
-        top_k: most boxes an image.
-
-    Returns:
-        (B) `Detections`, boxes xyxy in pixels of each given image.
-    """
-    import torch
-
-    from deformable_detr_refine import Detections
-
-    inputs = processor(images=list(images), return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        outputs = model(**inputs)
-    sizes = [(image.height, image.width) for image in images]
-    results = processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=sizes, top_k=top_k)
-    pairs = zip(results, sizes, strict=True)
-    return [Detections.from_post_process(result, model.config.id2label, size) for result, size in pairs]
-
-
-def _detect_each(
-    model: Any, processor: Any, images: Sequence[Any], threshold: float, top_k: int
-) -> list[Any | ValueError]:
-    """`detect`, with the error of an image in its place; when a batch fails, its images are tried one by one."""
-    try:
-        return detect(model, processor, images, threshold, top_k)
-    except ValueError as error:
-        if len(images) == 1:
-            return [error]
-    return [result for image in images for result in _detect_each(model, processor, [image], threshold, top_k)]
-
-
-def _read(
-    images: Sequence[str], processor: Any, records: list[dict[str, Any]], progress: tqdm
-) -> Iterator[tuple[int, Any]]:
-    """The images that can be read and resized, with their numbers; the others get their record here."""
-    from deformable_detr_refine import load_image
-
-    for index, name in enumerate(images):
-        try:
-            image = load_image(name)
-        except (OSError, ValueError) as error:
-            records[index] = _failure(name, str(error))
-            progress.update()
-            continue
-        try:
-            processor.resized_shape(image.height, image.width)
-        except ValueError as error:
-            records[index] = _failure(name, f"{name}: {error}", image.size)
-            progress.update()
-            continue
-        yield index, image
-
-
-def _failure(name: str, error: str, size: tuple[int, int] | tuple[None, None] = (None, None)) -> dict[str, Any]:
-    """Tells of an image without result, and gives its record; its size is (width, height)."""
-    text = " ".join(error.split())
+def _failure(name: str, failure: Any) -> dict[str, Any]:
+    """Tells of an image without result, and gives its record."""
+    text = failure.error if name in failure.error else f"{name}: {failure.error}"
     tqdm.write(f"ddetr detect: {text}", file=sys.stderr)
-    width, height = size
+    height, width = failure.image_size or (None, None)
     return {"image": name, "width": width, "height": height, "boxes": [], "scores": [], "labels": [], "error": text}
 
 

@@ -5,7 +5,8 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from ddetr.arguments import at_least_one
+from ddetr.arguments import at_least_one, port
+from ddetr.default_model import default_model
 
 DESCRIPTION = """\
 Answers POST /score as the endpoint of Azure's model catalogue does, and GET / as its health probe:
@@ -32,7 +33,12 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a model folder, an .onnx file, or the name of a Hub model")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a model folder, an .onnx file, or the name of a Hub model (default: the package's own, of blood cells)",
+    )
     parser.add_argument("--port", metavar="N", type=port, default=5001, help="where it listens (default 5001)")
     parser.add_argument(
         "--host", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for other machines too (default 127.0.0.1)"
@@ -104,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.serving.server import serve
 
     serve(
-        args.model,
+        args.model or str(default_model()),
         host=args.host,
         port=args.port,
         workers=args.workers,
@@ -113,15 +119,3 @@ def run(args: argparse.Namespace) -> int:
         settings={name: value for name in SETTINGS if (value := getattr(args, name)) is not None},
     )
     return 0
-
-
-def port(text: str) -> int:
-    """A port's number.
-
-    Example:
-        >>> port("5001")
-        5001
-    """
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port, 1 to 65535")
-    return int(text)

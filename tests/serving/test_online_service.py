@@ -14,7 +14,7 @@ from deformable_detr_refine.serving.service import Service, find_model, load_ser
 
 
 @pytest.fixture(scope="module")
-def detector(saved) -> Detector:
+def ready(saved) -> Detector:
     return Detector(saved, device="cpu")
 
 
@@ -29,11 +29,11 @@ def body(*images, **more) -> bytes:
     return json.dumps({"input_data": split, **more}).encode()
 
 
-def test_the_cards_request_has_the_cards_response(detector, photo, samples):
+def test_the_cards_request_has_the_cards_response(ready, photo, samples):
     other = (samples / "BloodImage_00000.jpg").read_bytes()
-    status, answer = Service(detector, Limits()).answer(body(photo, other, photo))
+    status, answer = Service(ready, Limits()).answer(body(photo, other, photo))
     assert status == 200 and len(answer) == 3
-    names = set(detector.network.id2label.values())
+    names = set(ready.network.id2label.values())
     for entry in answer:
         assert list(entry) == ["boxes"] and len(entry["boxes"]) == 100
         scores = [item["score"] for item in entry["boxes"]]
@@ -42,58 +42,58 @@ def test_the_cards_request_has_the_cards_response(detector, photo, samples):
             assert list(item) == ["box", "label", "score"] and item["label"] in names
             assert list(item["box"]) == ["topX", "topY", "bottomX", "bottomY"]
             assert all(0 <= value <= 1 for value in item["box"].values())
-    expected = [found.to_azure() for found in detector.detect([photo, other, photo])]
+    expected = [found.to_azure() for found in ready.detect([photo, other, photo])]
     assert json.loads(json.dumps(answer)) == expected
 
 
-def test_parameters_reach_the_detector(detector, photo):
-    service = Service(detector, Limits())
+def test_parameters_reach_the_detector(ready, photo):
+    service = Service(ready, Limits())
     (entry,) = service.answer(body(photo, params={"top_k": 3}))[1]
     assert len(entry["boxes"]) == 3
     (entry,) = service.answer(body(photo, params={"threshold": 1}))[1]
     assert entry == {"boxes": []}
 
 
-def test_one_bad_image_has_its_error_and_the_others_are_served(detector, photo):
+def test_one_bad_image_has_its_error_and_the_others_are_served(ready, photo):
     width, height = load_image(photo).size
-    service = Service(detector, Limits(pixels=width * height))
+    service = Service(ready, Limits(pixels=width * height))
     with serving({"/a.jpg": photo}) as address:
         status, answer = service.answer(body(f"{address}/a.jpg", "image1", photo, b"no image", photo[:2000]))
     assert status == 200
     assert [len(entry["boxes"]) for entry in answer] == [0, 0, 100, 0, 0]
     for entry, words in zip(answer, ("address is not public", "image", None, "not an image", "damaged"), strict=True):
         assert (words is None and "error" not in entry) or words in entry["error"]
-    small = Service(detector, Limits(pixels=width * height - 1))
+    small = Service(ready, Limits(pixels=width * height - 1))
     assert "megapixels, the limit is" in small.answer(body(photo))[1][0]["error"]
 
 
-def test_urls_are_fetched_where_they_may_be(detector, photo):
-    service = Service(detector, Limits(private_urls=True))
+def test_urls_are_fetched_where_they_may_be(ready, photo):
+    service = Service(ready, Limits(private_urls=True))
     with serving({"/a.jpg": photo}) as address:
         _, (from_url, from_bytes, missing) = service.answer(body(f"{address}/a.jpg\n", photo, f"{address}/b.jpg"))
     assert from_url == from_bytes and missing["boxes"] == [] and "404" in missing["error"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"input_data": 3}', body(), body(7)])
-def test_what_is_no_request_is_told_in_one_sentence(content, detector):
-    status, answer = Service(detector, Limits()).answer(content)
+def test_what_is_no_request_is_told_in_one_sentence(content, ready):
+    status, answer = Service(ready, Limits()).answer(content)
     assert status == 400
     assert list(answer) == ["message"] and answer["message"].endswith(".") and "\n" not in answer["message"]
 
 
-def test_a_bug_is_logged_and_tells_the_client_nothing(detector, photo, monkeypatch, caplog):
+def test_a_bug_is_logged_and_tells_the_client_nothing(ready, photo, monkeypatch, caplog):
     def broken(*args):
         raise RuntimeError("a secret of the inside")
 
-    monkeypatch.setattr(detector, "_forward", broken)
-    status, answer = Service(detector, Limits()).answer(body(photo))
+    monkeypatch.setattr(ready, "_forward", broken)
+    status, answer = Service(ready, Limits()).answer(body(photo))
     assert status == 500 and "secret" not in answer["message"]
     assert "a secret of the inside" in caplog.text
 
 
-def test_who_left_costs_nothing(detector, photo, monkeypatch):
-    monkeypatch.setattr(detector, "_forward", lambda *args: pytest.fail("computed"))
-    assert Service(detector, Limits()).answer(body(photo), wanted=lambda: False)[0] == 499
+def test_who_left_costs_nothing(ready, photo, monkeypatch):
+    monkeypatch.setattr(ready, "_forward", lambda *args: pytest.fail("computed"))
+    assert Service(ready, Limits()).answer(body(photo), wanted=lambda: False)[0] == 499
 
 
 def test_the_environment_sets_everything(saved, tmp_path):
