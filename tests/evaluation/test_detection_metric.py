@@ -83,7 +83,7 @@ def test_it_loads_without_a_network_and_without_this_process_cache(tmp_path):
         env={"HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert "predictions: a dict an image" in run.stdout, run.stderr
 
