@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +52,9 @@ def export_mlflow(model: str | os.PathLike, output: str | os.PathLike, force: bo
     if not (force and (output / "MLmodel").is_file()):
         check_new_folder(output, force=False)
     load_model(model)
-    with tempfile.TemporaryDirectory() as stage, new_path(output) as new:
+    with tempfile.TemporaryDirectory() as stage, new_path(output) as new, warnings.catch_warnings():
+        # On type hints and examples, from which MLflow would guess the signature that is given here.
+        warnings.simplefilter("ignore", UserWarning)
         stage = Path(stage)
         script = stage / "model.py"
         script.write_text(_SCRIPT, encoding="utf-8")
