@@ -67,7 +67,7 @@ def find(source: Path) -> dict[str, AzureSplit]:
         split = standard_split(source.stem) or "train"
         return {split: AzureSplit(source.parent, [source])} if _looks_like_azure(source) else {}
     if (source / MLTABLE).is_file():
-        return {standard_split(source.name) or "train": AzureSplit(source, _files_of(source / MLTABLE))}
+        return {"train": AzureSplit(source, _files_of(source / MLTABLE))}  # whatever the user's folder is called
     tables = sorted(source.glob(f"*/{MLTABLE}"))
     if tables:
         return by_split((table.parent.name, AzureSplit(table.parent, _files_of(table))) for table in tables)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 # The order decides for a folder that looks like several.
-FORMATS: dict[str, ModuleType] = {"datasets": hub, "azure": azure_jsonl, "yolo": yolo, "voc": voc, "coco": coco}
+FORMATS: dict[str, ModuleType] = {"azure": azure_jsonl, "yolo": yolo, "voc": voc, "coco": coco, "datasets": hub}
 _FOLDERS_DOWN = 3
 
 

@@ -54,9 +54,9 @@ class VocObject:
         Raises:
             ValueError: one is missing or no number.
         """
-        missing = [corner for corner in _CORNERS if corner not in self.texts]
-        if missing:
-            raise ValueError(f"the object {shown(self.name)} has no {missing[0]}")
+        for text in ("name", *_CORNERS):
+            if text not in self.texts or (text == "name" and not self.name):
+                raise ValueError(f"the object {shown(self.name)} has no {text}".replace("  ", " "))
         try:
             return array("d", [float(self.texts[corner]) for corner in _CORNERS])
         except ValueError as error:
@@ -85,11 +85,11 @@ def read_voc_file(path: str | Path) -> VocFile:
     def start(tag: str, _: dict) -> None:
         stack.append(tag)
         text.clear()
-        if tuple(stack) == _OBJECT:
+        if len(stack) == len(_OBJECT) and tuple(stack) == _OBJECT:
             found.objects.append(VocObject(parser.CurrentLineNumber))
 
     def end(_: str) -> None:
-        path_here, value = tuple(stack), "".join(text).strip()
+        path_here, value = tuple(stack[:5]), "".join(text).strip()  # no deeper, or the cost is the square of the depth
         if path_here in _OBJECT_TEXTS:
             found.objects[-1].texts[path_here[-1]] = value
         elif path_here in _TEXTS:
@@ -225,17 +225,18 @@ def _xml_text(text: str) -> str:
 
 def _image(columns: SplitColumns, voc: VocFile, file: Path, images: ImageFiles) -> tuple[str, str | None]:
     """File name and path of the image: the one named like the XML, as VOC has it, else the one that it names."""
-    path, kind, text = images.find(voc.file_name or f"{file.stem}.jpg")
+    named = voc.file_name or f"{file.stem}.jpg"
+    path, kind, text = images.find(named)
     by_stem = images.find_stem(file.stem)
     if by_stem is not None and by_stem != path:
         name = Path(by_stem).name
         if path is not None:
-            said = f"the file names {shown(voc.file_name)}, but {shown(name)} is taken, named like the annotation"
+            said = f"the file names {shown(named)}, but {shown(name)} is taken, named like the annotation"
             columns.add_defect(OTHER_NAME, 1, said, file=str(file), image=name, loses="")
         return name, by_stem
     if path is None:
-        columns.add_defect(kind, 1, text, file=str(file), image=voc.file_name, loses="image")
-    return voc.file_name or file.stem, path
+        columns.add_defect(kind, 1, text, file=str(file), image=named, loses="image")
+    return named, path
 
 
 def _xml_files(folder: Path) -> list[Path]:
