@@ -14,6 +14,7 @@ from importlib.metadata import version
 DISTRIBUTION = "deformable-detr-refine"
 VERBS = {
     "train": "train or fine-tune a detector on a data set",
+    "evaluate": "measure a detector on a data set, and write a report",
     "detect": "find objects in images, folders or URLs",
     "batch": "find objects in many images: folders, tables; resumes",
     "serve": "answer requests over HTTP, in the schema of Azure ML",

@@ -36,7 +36,18 @@ def make(run: Path, folder: Path) -> None:
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     with new_path(folder / "curve.svg") as new:
         curve(history, new)
-    ddetr(["detect", str(folder), *map(str, (SAMPLES / name for name in PICTURES)), "--output", str(folder), "--draw"])
+    ddetr(
+        [
+            "detect",
+            str(folder),
+            *map(str, (SAMPLES / name for name in PICTURES)),
+            "--output",
+            str(folder),
+            "--draw",
+            "--threshold",
+            "0.4",
+        ]
+    )
     (folder / "detections.json").unlink()
 
 
