@@ -88,10 +88,11 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.data.defects import DataError
     from deformable_detr_refine.data.label_map import LabelMap
     from deformable_detr_refine.data.load import load_detection_data
+    from deformable_detr_refine.data.row_image import row_image
     from deformable_detr_refine.evaluation.azure_metrics import METRICS, AzureEvaluation, azure_metrics
     from deformable_detr_refine.evaluation.class_names import RelabelledData
     from deformable_detr_refine.evaluation.coco import coco_metrics
-    from deformable_detr_refine.evaluation.predict import predict, row_image
+    from deformable_detr_refine.evaluation.predict import predict
     from deformable_detr_refine.evaluation.report import write_report
     from deformable_detr_refine.evaluation.result_files import write_detections, write_metrics, write_per_class
 

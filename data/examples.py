@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from deformable_detr_refine import DeformableDetrRefineImageProcessor, load_image
+from deformable_detr_refine import DeformableDetrRefineImageProcessor
+from deformable_detr_refine.data.row_image import row_image
 
 
 class Examples(Dataset):
@@ -80,8 +81,7 @@ def open_row(row: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
         for bbox, category, crowd in zip(objects["bbox"], objects["category"], objects["iscrowd"], strict=True)
         if not crowd
     ]
-    stored = row["image"]
-    return load_image(stored["path"] if stored["bytes"] is None else stored["bytes"]), annotations
+    return row_image(row), annotations
 
 
 class Collator:

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from transformers import TrainerCallback, TrainingArguments
 
+from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.drawing import draw_boxes
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
-from deformable_detr_refine.evaluation.predict import row_image
 
 PICTURES = 4
 _SIDE = 640

@@ -1,6 +1,5 @@
 """A whole training run: settings, data, model, training, evaluation, report."""
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.data.load import load_detection_data
 from deformable_detr_refine.training.arguments import DataArguments
 from deformable_detr_refine.training.checkpoints import newest_whole_checkpoint
+from deformable_detr_refine.training.mlflow_run import MlflowPictures, log_files, mlflow_run
 from deformable_detr_refine.training.model import build_model, build_processor
 from deformable_detr_refine.training.settings import Settings, settings_text
 from deformable_detr_refine.training.trainer import DetectionTrainer
@@ -59,20 +59,25 @@ def run(settings: Settings) -> dict[str, float]:
         return {}
 
     trainer = DetectionTrainer(model, args, examples, validation)
+    if "mlflow" in args.report_to and validation is not None:
+        trainer.add_callback(MlflowPictures(trainer))
     if checkpoint:
         say(f"Going on from {checkpoint}.")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model()
-    trainer.save_state()
-    metrics = trainer.evaluate() if validation is not None else {}
-    if trainer.is_world_process_zero():
-        # A pickle that nothing here reads; the settings stand in settings.yaml.
-        (output / "training_args.bin").unlink(missing_ok=True)
-        with new_path(output / "settings.yaml") as new:
-            new.write_text(settings_text(settings), encoding="utf-8")
-        if metrics:
-            _write_evaluation(trainer, data, output)
-        say(f"Written: {output} ({', '.join(sorted(path.name for path in output.iterdir() if path.suffix != '.py'))})")
+    with mlflow_run(args):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_model()
+        trainer.save_state()
+        metrics = trainer.evaluate() if validation is not None else {}
+        if trainer.is_world_process_zero():
+            # A pickle that nothing here reads; the settings stand in settings.yaml.
+            (output / "training_args.bin").unlink(missing_ok=True)
+            with new_path(output / "settings.yaml") as new:
+                new.write_text(settings_text(settings), encoding="utf-8")
+            if metrics:
+                _write_evaluation(trainer, data, output)
+                log_files(output / "report.html", output / "metrics.json")
+            written = sorted(path.name for path in output.iterdir() if path.suffix != ".py")
+            say(f"Written: {output} ({', '.join(written)})")
     return metrics
 
 
@@ -118,18 +123,21 @@ def _rows(args: DataArguments, say: Callable[[str], None]) -> tuple[DetectionDat
 
 
 def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Path) -> None:
+    from deformable_detr_refine.data.row_image import row_image
+    from deformable_detr_refine.evaluation.azure_metrics import azure_metrics
     from deformable_detr_refine.evaluation.coco import coco_metrics
-    from deformable_detr_refine.evaluation.predict import row_image
     from deformable_detr_refine.evaluation.report import write_report
+    from deformable_detr_refine.evaluation.result_files import write_detections, write_metrics, write_per_class
 
-    names = data.label_map.names
-    metrics = coco_metrics(trainer.evaluated, names)
-    with new_path(output / "metrics.json") as new:
-        new.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    names, category_ids, images = data.label_map.names, data.label_map.category_ids, trainer.evaluated
+    metrics, by_azure = coco_metrics(images, names), azure_metrics(images, names)
+    write_detections(output / "detections.json", images, category_ids)
+    write_per_class(output / "per_class.csv", metrics["per_class"], by_azure["per_label_metrics"], category_ids)
+    write_metrics(output / "metrics.json", {**metrics, "azure": by_azure})
     rows = trainer.eval_dataset.rows
     index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     write_report(
-        trainer.evaluated,
+        images,
         metrics,
         names,
         output,

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
-from deformable_detr_refine.evaluation.predict import predict, row_image
+from deformable_detr_refine.data.row_image import row_image
+from deformable_detr_refine.evaluation.predict import predict
 
 SIZES = [(90, 60), (60, 90), (90, 60), (80, 80), (60, 90), (90, 60), (90, 60)]
 
