@@ -22,11 +22,7 @@ def build_page(detector: Detector, title: str) -> Any:
     Raises:
         ImportError: gradio is not installed.
     """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError(f'The page needs gradio ({error}): pip install "deformable-detr-refine[demo]".') from error
+    gradio = _gradio()
 
     def look(file: str | None, threshold: float) -> tuple[Any, ...]:
         if file is None:
@@ -90,8 +86,6 @@ def class_table(found: Detections) -> list[list[Any]]:
 
 def launch(page: Any, host: str, port: int) -> None:
     """Serves the page without waiting for its end."""
-    import gradio
-
     page.launch(
         server_name=host,
         server_port=port,
@@ -103,8 +97,17 @@ def launch(page: Any, host: str, port: int) -> None:
         ssr_mode=False,
         footer_links=[],
         # Named ones are fetched from Google.
-        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
+
+
+def _gradio() -> Any:
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError(f'The page needs gradio ({error}): pip install "deformable-detr-refine[demo]".') from error
+    return gradio
 
 
 def _count(number: int, name: str) -> str:

@@ -55,7 +55,8 @@ def serve(
         OSError, ValueError: the model cannot be loaded, nothing can listen there, or the server is not installed.
     """
     try:
-        from azureml_inference_server_http import amlserver_linux  # and with it gunicorn
+        from azureml_inference_server_http import amlserver_linux
+        from gunicorn.config import make_settings
     except ImportError as error:
         raise ValueError(
             f"Serving needs azureml-inference-server-http on Linux or macOS, apart from mlflow ({error}): "
@@ -74,12 +75,13 @@ def serve(
         # Not the current folder, in which the server would take a model's config.json for its own.
         "AML_APP_ROOT": str(script.parent),
         "AZUREML_ENTRY_SCRIPT": str(script),
-        "AZUREML_MODEL_DIR": model,
         "WORKER_PRELOAD": str(_preload()).lower(),
         "HTTP_X_MS_SERVER_VERSION": f"azmlinfsrv/{version('azureml-inference-server-http')}",
-        "GUNICORN_CMD_ARGS": _gunicorn_arguments(threads),
+        "GUNICORN_CMD_ARGS": _gunicorn_arguments(threads, set(make_settings())),
     }
     os.environ.setdefault("AML_APP_INSIGHTS_ENABLED", "false")
+    # The server would look for versions in it, and complain.
+    os.environ.pop("AZUREML_MODEL_DIR", None)
     amlserver_linux.run(f"[{host}]" if ":" in host else host, port, workers)
 
 
@@ -104,9 +106,7 @@ def _preload() -> bool:
     return True
 
 
-def _gunicorn_arguments(threads: int) -> str:
-    from gunicorn.config import make_settings
-
+def _gunicorn_arguments(threads: int, known: set[str]) -> str:
     arguments = {
         "--worker-class": "gthread",
         "--threads": threads,
@@ -115,7 +115,7 @@ def _gunicorn_arguments(threads: int) -> str:
         "--graceful-timeout": DRAIN_SECONDS,
     }
     ours = [str(part) for pair in arguments.items() for part in pair]
-    if "control_socket_disable" in make_settings():
+    if "control_socket_disable" in known:
         # One for all servers of a user, in their home folder.
         ours.append("--no-control-socket")
     # What the user sets comes last, and so counts.

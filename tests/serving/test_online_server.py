@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -112,7 +113,7 @@ def started(python: str, model: Path, folder: Path, *arguments: str):
 def server(python, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
     with started(
-        model.parent, folder, "--workers", "2", "--threads", "3", "--request-bytes", str(2**20), "--cores", "2"
+        python, model.parent, folder, "--workers", "2", "--threads", "3", "--request-bytes", str(2**20), "--cores", "2"
     ) as running:
         yield running
 
@@ -196,7 +197,7 @@ def test_a_killed_client_costs_nothing(server, photos):
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
                 connection.sendall(sent)
                 # As a killed process leaves it: the connection is reset.
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert server.score(request(photos[0]))[0] == 200
     assert "Traceback" not in server.log.read_text()
 
