@@ -62,6 +62,8 @@ def memory_table(args: argparse.Namespace) -> tuple[str, dict]:
             raise ChildProcessError(f"{name}: no training step was done.")
     rows = ["| | GB beyond the model | of stock's |", "|---|---|---|"]
     rows += [f"| {name} | {peak:.2f} | {peak / peaks[STOCK]:.2f} |" for name, peak in peaks.items()]
+    if MMDET not in peaks:
+        rows.append(f"| {MMDET} | not measured | |")
     return "### Peak resident memory of a training step\n\n" + "\n".join(rows), peaks
 
 
