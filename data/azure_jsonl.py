@@ -26,10 +26,10 @@ from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.data.new_images import NewImages, new_data_folder, objects_of, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns, to_box
 from deformable_detr_refine.data.split_names import by_split, standard_split
+from deformable_detr_refine.data.text_files import read_labels, write_labels
 from deformable_detr_refine.image_io import is_url
 
 MLTABLE = "MLTable"
-LABELS = "labels.txt"
 CORNERS = ("topX", "topY", "bottomX", "bottomY")
 _MLTABLE_TEXT = """\
 paths:
@@ -86,9 +86,7 @@ def read(split: str, found: AzureSplit, root: Path) -> SplitColumns:
         root: the data folder, below which images lie.
     """
     columns = SplitColumns(split)
-    if (labels := found.folder / LABELS).is_file():
-        names = [line.strip() for line in labels.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        columns.declared = LabelMap(tuple(names))
+    columns.declared = read_labels((found.folder,))
     images = _Images(found.folder, root)
     for file in found.files:
         for line, item in _lines(file):
@@ -122,7 +120,7 @@ def write_azure(data: DetectionData, folder: str | Path) -> None:
             place = new / split
             place.mkdir()
             (place / MLTABLE).write_text(_MLTABLE_TEXT.format(name=f"{split}.jsonl"), encoding="utf-8")
-            (place / LABELS).write_text("\n".join(data.label_map.names) + "\n", encoding="utf-8")
+            write_labels(data.label_map, place)
             images = NewImages(place / "images")
             with (place / f"{split}.jsonl").open("w", encoding="utf-8") as file:
                 for row in rows_of(dataset):

@@ -10,12 +10,11 @@ from xml.sax.saxutils import escape
 from deformable_detr_refine.data.defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, DataError, shown
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.image_files import ImageFiles, natural_key
-from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.data.new_images import NewImages, new_data_folder, objects_of, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns
 from deformable_detr_refine.data.split_names import by_split, standard_split
+from deformable_detr_refine.data.text_files import read_labels, read_lines, write_labels
 
-LABELS = "labels.txt"
 _ANNOTATION_FOLDERS = ("Annotations", "annotations", "")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -136,10 +135,7 @@ def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
         root: the data folder, below which images lie.
     """
     columns = SplitColumns(split)
-    labels = next((folder / LABELS for folder in (found.folder, root) if (folder / LABELS).is_file()), None)
-    if labels is not None:
-        names = [line.strip() for line in labels.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        columns.declared = LabelMap(tuple(names))
+    columns.declared = read_labels((found.folder, root))
     for file, line, stem in found.missing:
         text = f"the image {shown(stem)} is listed, but has no annotation"
         columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=str(file), image=stem, loses="image")
@@ -184,7 +180,7 @@ def write_voc(data: DetectionData, folder: str | Path) -> None:
     with new_data_folder(folder) as new:
         for place in ("Annotations", "ImageSets/Main"):
             (new / place).mkdir(parents=True)
-        (new / LABELS).write_text("\n".join(data.label_map.names) + "\n", encoding="utf-8")
+        write_labels(data.label_map, new)
         images = NewImages(new / "JPEGImages", flat=True)
         for split, dataset in data.splits.items():
             list_name = "val" if split == "validation" else split
@@ -257,7 +253,7 @@ def _by_lists(folder: Path, files: list[Path]) -> dict[str, VocSplit]:
     splits = by_split((path.stem, path) for path in lists)
     for split, path in splits.items():
         splits[split] = VocSplit(folder, [])
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(read_lines(path), 1):
             if stem := next((stem for stem in (line.strip(), *line.split()[:1]) if stem in by_stem), None):
                 splits[split].files.append(by_stem[stem])
             elif line.strip():

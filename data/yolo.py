@@ -24,6 +24,7 @@ from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.data.new_images import NewImages, new_data_folder, objects_of, rows_of
 from deformable_detr_refine.data.split_columns import SplitColumns
 from deformable_detr_refine.data.split_names import standard_split
+from deformable_detr_refine.data.text_files import read_lines
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _LARGEST_YAML = 2**20
@@ -92,7 +93,7 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
         if not os.path.isfile(labels):
             continue
         labelled += 1
-        for line, text in enumerate(_text(labels).splitlines(), 1):
+        for line, text in enumerate(read_lines(labels), 1):
             if not text.strip():
                 continue
             try:
@@ -202,7 +203,7 @@ def _images(found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
 def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
     """The images that a text file lists, a path a line."""
     images = ImageFiles(root, [folder])
-    for number, line in enumerate(_text(str(file)).splitlines(), 1):
+    for number, line in enumerate(read_lines(file), 1):
         if name := line.strip():
             path, _, text = images.find(name)
             if path is None:
@@ -248,13 +249,6 @@ def _names(names: Any, file: Path) -> dict[int, str]:
         if not isinstance(name, str | int | float) or isinstance(name, bool):
             raise DataError(f"{file}: the name of class {number} is {described(name)}; put it in quotes.")
     return {number: str(name).strip() for number, name in names.items()}
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text of UTF-8: {error}.") from error
 
 
 __all__ = ["find", "labels_path", "read", "write_yolo"]
