@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ValueError(f'This needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
 
-    from ddetr.loading import load_detector
+    from deformable_detr_refine.conversion.load_detector import load_detector
     from deformable_detr_refine.conversion.model_folder import check_new_file
     from deformable_detr_refine.data.defects import DataError
     from deformable_detr_refine.data.label_map import LabelMap
