@@ -151,12 +151,14 @@ def main() -> None:
     parser.add_argument("--backbone-weights", type=Path, required=True, help=f"ImageNet weights of {BACKBONE}, a file")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--size", type=int, default=192, help="shortest edge (default 192)")
+    parser.add_argument("--only", choices=[OURS, STOCK], help="train one of the two, beside what OUTPUT holds already")
     parser.add_argument("--output", type=Path, default=Path("curves"))
     args = parser.parse_args()
     data = load_detection_data(args.data, defects="skip")
-    curves: dict[str, list[dict[str, float]]] = {}
-    for name in (OURS, STOCK):
-        curves[name] = train(name, data, args)
+    for name in (OURS, STOCK) if args.only is None else (args.only,):
+        curve = train(name, data, args)
+        kept = args.output / "curves.json"
+        curves = {**(json.loads(kept.read_text()) if kept.is_file() else {}), name: curve}
         with new_path(args.output / "curves.json") as new:
             new.write_text(json.dumps(curves, indent=1) + "\n")
     plot(curves, args.output / "curves.svg")

@@ -240,6 +240,10 @@ def call(monkeypatch, gpu, dtype=torch.float32, channels=32, shapes=((8, 9), (5,
     return ops_triton.triton_backward(torch.empty(1, Q, 8 * channels), value, shapes, locations, locations[..., 0])
 
 
+# Triton 3.8 writes atom, of which ptxas makes the same instruction when nothing reads the result; later ones write red.
+ADD = r"(?:red|atom)\.global\S*\.relaxed\.add"
+
+
 def count(pattern, compiled):
     return len(re.findall(pattern, compiled.asm["ptx"]))
 
@@ -258,11 +262,10 @@ def test_memory_is_read_and_added_to_in_vectors(launches, monkeypatch, generatio
     loads = Counter(re.findall(r"ld\.global\S*(\.v\d)\.b32", backward.asm["ptx"]))
     assert loads == ({".v4": 4 * 2 + 1} if dtype == torch.float32 else {".v2": 4 * 2, ".v4": 1})
     if generation >= 90:
-        assert count(r"red\.global\S*\.relaxed\.add\.v4\.f32", backward) == 4 * 2
-        assert not count(r"red\S*\.add\.f32", backward)
+        assert count(ADD + r"\.v4\.f32", backward) == 4 * 2
+        assert not count(ADD + r"\.f32", backward)
     else:  # sm_80 adds single numbers: the lanes of a warp, to neighbouring channels
-        assert count(r"red\.global\S*\.relaxed\.add\.f32", backward) == 4 * 2 * 4
-    assert not count(r"\batom\.", backward)
+        assert count(ADD + r"\.f32", backward) == 4 * 2 * 4
     assert not count(r"\.local\b", forward) and not count(r"\.local\b", backward)
 
 
@@ -270,7 +273,7 @@ def test_memory_is_read_and_added_to_in_vectors(launches, monkeypatch, generatio
 def test_vectors_are_as_wide_as_channels_allow(launches, monkeypatch, channels, vector):
     call(monkeypatch, FakeGPU(90), channels=channels)
     assert count(rf"ld\.global{vector}\.b32", launches.forward()) >= 4 * 2
-    assert count(rf"red\.global\S*\.relaxed\.add{vector}\.f32", launches.backward()) == 4 * 2
+    assert count(ADD + rf"{vector}\.f32", launches.backward()) == 4 * 2
 
 
 @pytest.mark.parametrize("queries", [None, 300], ids=["encoder", "decoder"])
