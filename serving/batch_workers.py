@@ -1,7 +1,8 @@
 """The default engine of a batch: one machine, nothing more to install.
 
-On a CPU every worker is a process with one thread: <MEASURED>. On an accelerator the workers are threads around one
-detector: one computes while the others decode.
+On a CPU every worker is a process with one thread and a detector of its own: images do not wait for each other, and
+nothing is shared that many cores would queue for. On an accelerator the workers are threads around one detector: one
+computes while the others decode.
 """
 
 import multiprocessing

@@ -238,7 +238,7 @@ def parts_of(output: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.endswith(".part")] if folder.is_dir() else []
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 240) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -267,7 +267,7 @@ def test_kill_loses_and_doubles_nothing(saved, many, tmp_path, workers):
         assert not output.exists()
     kept = parts_of(output)
     process = start(saved, many, output, "--workers", workers)
-    text, errors = process.communicate(timeout=240)
+    text, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     assert f"{8 * len(kept)} of them in an earlier run" in text
     assert os.listdir(tmp_path) == ["found.jsonl"]
@@ -296,7 +296,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(saved, many, tmp_path):
     wait_for(lambda: parts_of(output), process)
     (victim, *_) = children_of(process.pid)
     os.kill(victim, signal.SIGKILL)
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     run_batch(str(saved), str(many), tmp_path / "whole.jsonl", workers=1)
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
