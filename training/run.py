@@ -66,8 +66,8 @@ def run(settings: Settings) -> dict[str, float]:
     with mlflow_run(args):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trainer.save_model()
-        trainer.save_state()
         metrics = trainer.evaluate() if validation is not None else {}
+        trainer.save_state()
         if trainer.is_world_process_zero():
             # A pickle that nothing here reads; the settings stand in settings.yaml.
             (output / "training_args.bin").unlink(missing_ok=True)
