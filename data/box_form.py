@@ -8,6 +8,7 @@ from deformable_detr_refine.data.defects import DataError, box_faults
 
 _ENOUGH_BOXES = 10
 _ENOUGH_SHARE = 0.1
+_DEFECTIVE_SHARE = 0.01  # real sets hold a few boxes that fit in no form
 _SAME_AREA = 0.01  # relative; areas are often whole numbers
 
 
@@ -24,9 +25,9 @@ def box_form(
         areas: (N,) as the data set states them, if it does.
 
     Returns:
-        "xyxy" when as corners all boxes lie in their images, and as x, y, width, height at least ten and a tenth of
-        them do not, or when only as corners the stated areas are those of the boxes. "either" when some do not fit as
-        x, y, width, height, and all do as corners, but they are too few to be sure. Else "xywh".
+        "xyxy" when as x, y, width, height at least ten and a tenth of them do not fit in their images, and as corners
+        none or a hundredth of those; or when only as corners the stated areas are those of the boxes. "either" when
+        some do not fit as x, y, width, height, and all do as corners, but they are too few to be sure. Else "xywh".
 
     Raises:
         DataError: they are parts of the image, 0..1, which no pixel box is.
@@ -48,10 +49,10 @@ def box_form(
         corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         if areas is not None and _areas_of(corners, areas).all() and not _areas_of(boxes, areas).any():
             return "xyxy"
-        unfit = int((box_faults(boxes, sizes) != 0).sum())
-        if not unfit or (box_faults(corners, sizes) != 0).any():
-            return "xywh"
-    return "xyxy" if unfit >= max(_ENOUGH_BOXES, _ENOUGH_SHARE * len(boxes)) else "either"
+        unfit, unfit_corners = (int((box_faults(given, sizes) != 0).sum()) for given in (boxes, corners))
+    if unfit >= max(_ENOUGH_BOXES, _ENOUGH_SHARE * len(boxes)) and unfit_corners <= _DEFECTIVE_SHARE * unfit:
+        return "xyxy"
+    return "either" if unfit and not unfit_corners else "xywh"
 
 
 def _areas_of(boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:

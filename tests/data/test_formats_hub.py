@@ -161,6 +161,17 @@ def test_areas_tell_corners_too():
     assert box_form(boxes, sizes, np.array([7.0, 3.0])) == "xywh"  # of segments
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_form_of_random_boxes_is_told(seed):
+    """Of both forms, with a box in five hundred that has no area."""
+    chance = np.random.default_rng(seed)
+    sizes = chance.integers(20, 900, (1000, 2))
+    corners = np.sort(chance.uniform(0, 1, (1000, 2, 2)), axis=1).reshape(-1, 4) * np.tile(sizes, 2)
+    corners[::500, 2] = corners[::500, 0]
+    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    assert (box_form(corners, sizes), box_form(xywh, sizes)) == ("xyxy", "xywh")
+
+
 def test_parts_of_the_image_are_refused():
     with pytest.raises(DataError, match=r"all boxes lie in 0\.\.1"):
         load_detection_data(hub_set([[[0.1, 0.2, 0.5, 0.5]], [], []], [[0], [], []]))
