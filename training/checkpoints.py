@@ -6,27 +6,30 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
-def newest_whole_checkpoint(folder: Path, ranks: int = 1) -> Path | None:
+def newest_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in a run's folder that was written to its end, or None.
 
-    A run may have been killed while it wrote one. The Trainer writes trainer_state.json last, and each rank the state
-    of its random numbers: a checkpoint without either is left out.
+    A run may have been killed while it wrote one. The Trainer writes trainer_state.json last: a checkpoint without it,
+    or with half of it, is left out.
     """
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        if is_whole(path, ranks):
+        if is_whole(path):
             return path
     return None
 
 
-def is_whole(checkpoint: Path, ranks: int = 1) -> bool:
-    """Whether this checkpoint was written to its end, for so many ranks."""
-    random_states = ["rng_state.pth"] if ranks == 1 else [f"rng_state_{rank}.pth" for rank in range(ranks)]
-    needed = ["trainer_state.json", "optimizer.pt", "scheduler.pt", *random_states]
-    if not all((checkpoint / name).is_file() for name in needed):
-        return False
+def is_whole(checkpoint: Path) -> bool:
+    """Whether this checkpoint was written to its end."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
-    except ValueError:
+    except (OSError, ValueError):
         return False
     return True
+
+
+def has_random_state(checkpoint: Path, ranks: int) -> bool:
+    """Whether it holds the random numbers' state of so many processes, no fewer and no more."""
+    if ranks == 1:
+        return (checkpoint / "rng_state.pth").is_file()
+    return len(list(checkpoint.glob("rng_state_*.pth"))) == ranks

@@ -12,8 +12,8 @@ from deformable_detr_refine.data.augmentation import training_transform
 from deformable_detr_refine.data.detection_data import DetectionData, split_every
 from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.data.load import load_detection_data
-from deformable_detr_refine.training.arguments import DataArguments
-from deformable_detr_refine.training.checkpoints import newest_whole_checkpoint
+from deformable_detr_refine.training.arguments import DataArguments, DetectionTrainingArguments
+from deformable_detr_refine.training.checkpoints import has_random_state, newest_whole_checkpoint
 from deformable_detr_refine.training.mlflow_run import MlflowPictures, log_files, mlflow_run
 from deformable_detr_refine.training.model import build_model, build_processor
 from deformable_detr_refine.training.settings import Settings, settings_text
@@ -77,25 +77,35 @@ def run(settings: Settings) -> dict[str, float]:
                 _write_evaluation(trainer, data, output)
                 log_files(output / "report.html", output / "metrics.json")
             written = sorted(path.name for path in output.iterdir() if path.suffix != ".py")
+            if metrics:
+                say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {len(validation)} images.")
             say(f"Written: {output} ({', '.join(written)})")
     return metrics
 
 
-def _checkpoint(args, output: Path) -> Path | None:
+def _checkpoint(args: DetectionTrainingArguments, output: Path) -> Path | None:
     """The checkpoint to go on from; held before the data is read."""
     asked = args.resume_from_checkpoint
-    if asked in (None, False, "false", "False", ""):
-        if newest_whole_checkpoint(output, args.world_size) and not args.dry_run:
-            raise ValueError(
-                f"{output} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, "
-                "or choose another --output_dir."
-            )
-        return None
+    if args.average_tokens_across_devices is False and args.world_size > 1:
+        raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")
+    if asked not in (None, False, "false", "False", "", True, "true", "True"):
+        if not Path(asked).is_dir():
+            raise FileNotFoundError(f"There is no checkpoint {asked} to resume from.")
+        return Path(asked)
+    found = newest_whole_checkpoint(output)
     if asked in (True, "true", "True"):
-        return newest_whole_checkpoint(output, args.world_size)
-    if not Path(asked).is_dir():
-        raise FileNotFoundError(f"There is no checkpoint {asked} to resume from.")
-    return Path(asked)
+        if found and not has_random_state(found, args.world_size):
+            raise ValueError(
+                f"{found} was written by another number of processes than {args.world_size}: go on with as many, or "
+                f"name it (--resume_from_checkpoint {found}) to go on with new random numbers."
+            )
+        return found
+    if found and not args.dry_run:
+        raise ValueError(
+            f"{output} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, "
+            "or choose another --output_dir."
+        )
+    return None
 
 
 def _rows(args: DataArguments, say: Callable[[str], None]) -> tuple[DetectionData, object, object]:
@@ -113,7 +123,9 @@ def _rows(args: DataArguments, say: Callable[[str], None]) -> tuple[DetectionDat
         split = split_every(rows, args.split_every)
         rows, validation = split["train"], split["validation"]
     else:
-        validation = data.splits.get(args.validation_split)
+        # Only the default's name may be missing: the data then has no validation split.
+        is_default = args.validation_split == DataArguments.validation_split
+        validation = data.splits.get(args.validation_split) if is_default else data[args.validation_split]
     sides = zip(rows["width"], rows["height"], strict=True)
     kept = [index for index, sides in enumerate(sides) if min(sides) >= LEAST_SIDE]
     if len(kept) < len(rows):

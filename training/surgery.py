@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 
@@ -32,8 +31,9 @@ def transfer(
         ValueError: the two differ in more than their classes.
     """
     old, new = dict(source.named_parameters()) | dict(source.named_buffers()), target.state_dict()
-    if missing := sorted(set(new) - set(source.state_dict()) - _class_rows(new)):
-        raise ValueError(f"The model has no {missing[0]}: the two differ in more than their classes.")
+    differing = set(new) ^ set(source.state_dict())
+    if differing := sorted(name for name in differing if not name.startswith(CLASS_HEADS) or "class_heads" in name):
+        raise ValueError(f"Only one of the two has {differing[0]}: only the classes may differ.")
     common = _common(source.config.id2label, target.config.id2label) if keep_class_heads else []
     for name, tensor in new.items():
         if name.startswith(CLASS_HEADS):
@@ -58,7 +58,3 @@ def _common(theirs: Mapping[int, str], ours: Mapping[int, str]) -> list[tuple[in
     """Pairs of labels with one name."""
     labels = {name: label for label, name in theirs.items()}
     return [(labels[name], label) for label, name in ours.items() if name in labels]
-
-
-def _class_rows(names: Mapping[str, nn.Parameter]) -> set[str]:
-    return {name for name in names if name.startswith(CLASS_HEADS)}

@@ -103,6 +103,7 @@ class DetectionTrainer(Trainer):
         return self._train_sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
+        self._terms.begin(self.state.global_step)
         self._train_sampler.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
@@ -225,6 +226,11 @@ class _LossTerms:
     def _restart(self, step: int) -> None:
         self.sums: dict[str, Tensor] = {}
         self.images, self.step, self.start = 0, step, time.perf_counter()
+
+    def begin(self, step: int) -> None:
+        """A run begins, or goes on, at this step, unless terms wait for their line already."""
+        if not self.sums:
+            self._restart(step)
 
     def add(self, terms: dict[str, Tensor], images: int) -> None:
         for name, term in terms.items():

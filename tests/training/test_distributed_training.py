@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_runs import history, largest_difference, launch, run, weights
 
-from deformable_detr_refine.training.checkpoints import newest_whole_checkpoint
+from deformable_detr_refine.training.checkpoints import has_random_state, newest_whole_checkpoint
 
 
 def first_steps(folder, name: str) -> list[float]:
@@ -55,7 +55,7 @@ def test_killed_and_resumed_is_never_stopped(processes, settings_file, tmp_path)
     process = launch(settings_file(stopped, **changes), processes, start_new_session=True)
     try:
         deadline = time.monotonic() + 300
-        while (checkpoint := newest_whole_checkpoint(stopped, processes)) is None or checkpoint.name == "checkpoint-3":
+        while (checkpoint := newest_whole_checkpoint(stopped)) is None or checkpoint.name == "checkpoint-3":
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
             time.sleep(0.02)
     finally:
@@ -79,13 +79,12 @@ def family(pid: int) -> list[int]:
 
 
 def test_a_checkpoint_that_was_torn_is_left_out(tmp_path):
-    for step, files in ((3, True), (6, True), (9, False)):
+    for step, content in ((3, "{}"), (6, "{}"), (9, '{"half": '), (12, None)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-            torch.save({}, folder / name)
-        (folder / "trainer_state.json").write_text("{}" if files else '{"half": ')
+        torch.save({}, folder / "rng_state.pth")
+        if content is not None:
+            (folder / "trainer_state.json").write_text(content)
     assert newest_whole_checkpoint(tmp_path).name == "checkpoint-6"
-    (tmp_path / "checkpoint-6" / "rng_state.pth").unlink()
-    assert newest_whole_checkpoint(tmp_path).name == "checkpoint-3"
     assert newest_whole_checkpoint(tmp_path / "nothing") is None
+    assert has_random_state(tmp_path / "checkpoint-6", 1) and not has_random_state(tmp_path / "checkpoint-6", 2)
