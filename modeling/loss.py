@@ -3,10 +3,10 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from .boxes import cxcywh_to_xyxy, generalized_iou
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
+from .focal_loss import focal_loss
 from .matcher import match
 
 Labels = list[dict[str, Tensor]]
@@ -58,9 +58,7 @@ def _layer_loss(config, logits: Tensor, boxes: Tensor, labels: Labels, num_boxes
     classes = torch.cat([target["class_labels"][matched] for target, (_, matched) in zip(labels, pairs, strict=True)])
     targets = torch.cat([target["boxes"][matched] for target, (_, matched) in zip(labels, pairs, strict=True)]).float()
 
-    one_hot = torch.zeros_like(logits, dtype=torch.float32)
-    one_hot[image, query, classes] = 1
-    focal = sigmoid_focal_loss(logits.float(), one_hot, config.focal_alpha, config.focal_gamma, reduction="sum")
+    focal = focal_loss(logits, (image, query, classes), config.focal_alpha, config.focal_gamma)
     matched = boxes[image, query].float()
     l1 = (matched - targets).abs().sum()
     giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(targets))

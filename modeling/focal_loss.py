@@ -1,0 +1,46 @@
+"""The focal loss of many predictions with few positives, summed. Its gradient is computed with it and kept instead.
+
+Source: Lin et al., Focal Loss for Dense Object Detection (arXiv:1708.02002), equation 5.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def focal_loss(logits: Tensor, positives: tuple[Tensor, ...], alpha: float, gamma: float) -> Tensor:
+    """Sum of the sigmoid focal loss, in fp32.
+
+    Args:
+        logits: (..., K).
+        positives: the indices, one tensor a dimension, of the logits whose target is 1; all others have 0.
+    """
+    return _FocalLoss.apply(logits, alpha, gamma, *positives)
+
+
+class _FocalLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits: Tensor, alpha: float, gamma: float, *positives: Tensor) -> Tensor:
+        logits = logits.float()
+        loss, slope = (part.mul_(1 - alpha) for part in _wrong(logits, gamma))
+        of_positives, slope_of_positives = _wrong(-logits[positives], gamma)
+        loss[positives] = alpha * of_positives
+        slope[positives] = -alpha * slope_of_positives
+        ctx.save_for_backward(slope)
+        return loss.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        (slope,) = ctx.saved_tensors
+        # autograd turns it into the logits' type.
+        return (slope * grad, None, None, *(None for _ in ctx.needs_input_grad[3:]))
+
+
+def _wrong(logits: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """p ** gamma * -log(1 - p), the loss where a logit should be low, and its derivative."""
+    p, cross_entropy = logits.sigmoid(), F.softplus(logits)
+    weight = p**gamma
+    slope = torch.addcmul(p, 1 - p, cross_entropy, value=gamma).mul_(weight)
+    return weight.mul_(cross_entropy), slope
