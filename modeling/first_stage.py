@@ -10,6 +10,7 @@ from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .heads import BoxHead, FirstStageClassHead
 from .linear import Linear
 from .positions import sine_box_embedding
+from .sparse_gradient import with_sparse_gradient
 
 
 class Proposals(NamedTuple):
@@ -65,7 +66,7 @@ class FirstStage(nn.Module):
         scores = all_logits[..., 0] if keep_all else self.class_head.foreground(memory)[..., 0]
         best = scores.topk(self.num_queries, dim=1).indices.unsqueeze(-1)  # (B, Q, 1)
         if keep_all:
-            all_boxes = (self.box_head(memory).to(anchors.dtype) + anchors).sigmoid()
+            all_boxes = (with_sparse_gradient(self.box_head, memory).to(anchors.dtype) + anchors).sigmoid()
             boxes = all_boxes.gather(1, best.expand(-1, -1, 4))
         else:
             all_boxes = None

@@ -5,10 +5,14 @@ import copy
 import pytest
 import timm
 import torch
+from torchvision.ops import sigmoid_focal_loss
 
+from deformable_detr_refine.focal_loss import focal_loss
 from deformable_detr_refine.folded_norm import fold_frozen_norms
+from deformable_detr_refine.heads import BoxHead
 from deformable_detr_refine.linear import Linear, LinearReLU
 from deformable_detr_refine.positions import cell_centres, sine_position_embedding, valid_sizes
+from deformable_detr_refine.sparse_gradient import with_sparse_gradient
 
 
 def random_norms(network):
@@ -111,3 +115,40 @@ def test_positions_of_a_whole_level_are_those_of_a_full_mask():
         assert torch.equal(valid_sizes(shape, mask, device), valid_sizes(shape, None, device).expand(2, -1))
         centres = cell_centres(shape, valid_sizes(shape, None, device))
         assert centres[0, 0].tolist() == pytest.approx([0.5 / shape[1], 0.5 / shape[0]])
+
+
+@pytest.mark.parametrize("gamma", [2.0, 1.5, 0])
+@pytest.mark.parametrize("positives", [0, 1, 7])
+def test_focal_loss_is_torchvisions(gamma, positives):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(3, 50, 6, generator=generator) * 8).requires_grad_()
+    index = tuple(torch.randint(0, size, (positives,), generator=generator) for size in logits.shape)
+    one_hot = torch.zeros(logits.shape, dtype=torch.float64)
+    one_hot[index] = 1
+    exact = logits.detach().double().requires_grad_()
+    expected = sigmoid_focal_loss(exact, one_hot, 0.3, gamma, reduction="sum")
+    loss = focal_loss(logits, index, 0.3, gamma)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    theirs = torch.autograd.grad(expected, exact, torch.tensor(2.0, dtype=torch.float64))[0]
+    ours = torch.autograd.grad(loss, logits, torch.tensor(2.0))[0]
+    assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+    half = logits.detach().bfloat16().requires_grad_()
+    focal_loss(half, index, 0.3, gamma).backward()
+    assert half.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_sparse_gradient_is_the_heads_own(rows):
+    torch.manual_seed(0)
+    head, x = BoxHead(16), torch.randn(2, 300, 16).requires_grad_()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    head[0].bias.requires_grad_(False)
+    chosen = torch.randint(0, 2, (rows,)), torch.randperm(300)[:rows]
+    leaves = [x, *(p for p in head.parameters() if p.requires_grad)]
+    results = []
+    for forward in (head, lambda x: with_sparse_gradient(head, x)):
+        y = forward(x)
+        results.append((y.detach(), *torch.autograd.grad(y[chosen].sigmoid().sum(), leaves)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())

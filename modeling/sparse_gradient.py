@@ -1,0 +1,41 @@
+"""A head over many tokens of which few get a gradient: the first stage's boxes, where only the matched ones do.
+
+Forward keeps nothing; backward computes the rows again that have a gradient. The numbers are the head's own.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def with_sparse_gradient(head: nn.Module, x: Tensor) -> Tensor:
+    """head(x), x (..., D), for a head that works on each row by itself and draws nothing at random."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return head(x)
+    return _SparseGradient.apply(head, x, *head.parameters())
+
+
+class _SparseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, head: nn.Module, x: Tensor, *parameters: Tensor) -> Tensor:
+        device = x.device.type
+        ctx.head, ctx.autocast = head, (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        ctx.save_for_backward(x, *parameters)
+        return head(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, *parameters = ctx.saved_tensors
+        rows = (grad != 0).any(-1)
+        with torch.enable_grad(), torch.autocast(*ctx.autocast):
+            few = x[rows].requires_grad_()
+            output = ctx.head(few)
+        wanted = [t for t, needed in zip((few, *parameters), ctx.needs_input_grad[1:], strict=True) if needed]
+        grads = iter(torch.autograd.grad(output, wanted, grad[rows]))
+        grad_few, *others = (next(grads) if needed else None for needed in ctx.needs_input_grad[1:])
+        grad_x = None
+        if grad_few is not None:
+            grad_x = torch.zeros_like(x)
+            grad_x[rows] = grad_few
+        return None, grad_x, *others
