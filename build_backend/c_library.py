@@ -1,4 +1,4 @@
-"""Compiles deformable_attention.c with the system's C compiler, else with `ziglang` from PyPI, else not at all."""
+"""Compiles the C library with the system's C compiler, else with `ziglang` from PyPI, else not at all."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1] / "modeling" / "deformable_attention.c"
+SOURCES = [Path(__file__).parents[1] / "modeling" / name for name in ("deformable_attention.c", "token_rows.c")]
 # As modeling/ops_c.py looks for them.
 NAME = "deformable_attention_{build}" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 # Not -ffast-math, which would drop NaN. Without errno and traps, comparisons and conversions become vectors.
@@ -39,7 +39,7 @@ def ask_for_ziglang() -> list[str]:
 
 @cache
 def system_compiler() -> list[str] | None:
-    """The first of $CC, cc, gcc and clang that compiles the source."""
+    """The first of $CC, cc, gcc and clang that compiles the sources."""
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         command = shlex.split(name)
         if command and shutil.which(command[0]):
@@ -71,7 +71,11 @@ def _compile(command: list[str], output: Path) -> bool:
     environment = {"ZIG_GLOBAL_CACHE_DIR": str(output.parent / "zig"), **os.environ}
     try:
         done = subprocess.run(
-            [*command, "-o", str(output), str(SOURCE)], env=environment, capture_output=True, text=True, timeout=600
+            [*command, "-o", str(output), *map(str, SOURCES)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"{command[0]}: {error}", file=sys.stderr)

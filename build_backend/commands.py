@@ -7,7 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from c_library import NAME, SOURCE, build
+from c_library import NAME, SOURCES, build
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -26,7 +26,7 @@ def libraries() -> tuple[tempfile.TemporaryDirectory, list[Path]]:
 class BuildPy(build_py):
     def run(self) -> None:
         super().run()
-        folder = SOURCE.parent if self.editable_mode else Path(self.build_lib, PACKAGE)
+        folder = SOURCES[0].parent if self.editable_mode else Path(self.build_lib, PACKAGE)
         built = libraries()[1]
         # build/ may hold an earlier build's, which the wheel's tag would not tell of.
         for stale in folder.glob(NAME.format(build="*")):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .linear import Linear
 from .ops import deformable_attention
-from .positions import level_sizes
+from .sampling import sampling
 
 
 class DeformableAttention(nn.Module):
@@ -36,29 +36,22 @@ class DeformableAttention(nn.Module):
 
     def forward(
         self,
-        query: Tensor,  # (B, Q, D), with its position added
+        x: Tensor,  # (B, Q, D)
+        position: Tensor,  # (B or 1, Q, D), counts for where to look
         reference_points: Tensor,  # (B or 1, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, 0..1 of the padded level
         tokens: Tensor,  # (B, S, D)
         spatial_shapes: Sequence[tuple[int, int]],
         token_mask: Tensor | None = None,  # (B, S), True on the image
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (B, Q, D), sampling locations (B, Q, H, L, P, 2) and attention weights (B, Q, H, L, P)."""
-        (B, Q, _), (_, S, D) = query.shape, tokens.shape
-        H, L, P = self.heads, self.levels, self.points
+        B, S, D = tokens.shape
         value = self.value_proj(tokens)
         if token_mask is not None:
             value = value.masked_fill(~token_mask.unsqueeze(-1), 0)
-
-        # Half-precision offsets would move samples by up to a third of a pixel: coordinates are at least fp32.
-        offsets = self.sampling_offsets(query).view(B, Q, H, L, P, 2).to(reference_points.dtype)
-        weights = self.attention_weights(query).view(B, Q, H, L * P).softmax(-1).view(B, Q, H, L, P)
-        reference = reference_points[:, :, None, :, None]  # (B or 1, Q, 1, L, 1, 2 or 4)
-        if reference.shape[-1] == 2:
-            pixel = (1 / level_sizes(spatial_shapes, offsets.device)).to(offsets.dtype).view(L, 1, 2)
-            locations = torch.addcmul(reference, offsets, pixel)
-        else:
-            locations = torch.addcmul(reference[..., :2], offsets, reference[..., 2:] * (0.5 / P))
-        output = deformable_attention(value.view(B, S, H, D // H), spatial_shapes, locations, weights)
+        locations, weights = sampling(
+            x, position, self.sampling_offsets, self.attention_weights, reference_points, spatial_shapes, self.heads
+        )
+        output = deformable_attention(value.view(B, S, self.heads, D // self.heads), spatial_shapes, locations, weights)
         return self.output_proj(output), locations, weights
 
 

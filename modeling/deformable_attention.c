@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define INTERFACE 1  // ops_c.py refuses a library with another layout of Work
+#define INTERFACE 2  // c_library.py refuses a library of another version
 #define AHEAD 2      // queries to prefetch: rows of a head are H rows apart, which the hardware does not foresee
 
 // gcc keeps a vector wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.

@@ -12,9 +12,9 @@ from transformers import initialization as init
 
 from .attention import DeformableAttention, SelfAttention
 from .backbone import Neck
+from .feed_forward import FeedForward
 from .first_stage import FirstStage
 from .heads import BoxHead, ClassHead
-from .layers import FeedForward
 
 
 def initialize(module: nn.Module) -> None:

@@ -7,23 +7,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import DeformableAttention, SelfAttention
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
-from .linear import Linear, LinearReLU
+from .feed_forward import FeedForward
+from .residual_norm import residual_norm
 
 Shapes = Sequence[tuple[int, int]]
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between them, dropout after each."""
-
-    def __init__(self, width: int, hidden: int, activation_dropout: float, dropout: float) -> None:
-        super().__init__()
-        self.fc1 = LinearReLU(width, hidden)
-        self.fc2 = Linear(hidden, width)
-        self.activation_dropout = nn.Dropout(activation_dropout)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.fc2(self.activation_dropout(self.fc1(x))))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -44,9 +31,9 @@ class EncoderLayer(GradientCheckpointingLayer):
         self, x: Tensor, position: Tensor, reference_points: Tensor, shapes: Shapes, token_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, S, D), position (B or 1, S, D), reference_points (B or 1, S, L, 2) -> x, locations, weights."""
-        attended, locations, weights = self.self_attn(x + position, reference_points, x, shapes, token_mask)
-        x = self.self_attn_norm(x + self.dropout(attended))
-        return self.ffn_norm(x + self.ffn(x)), locations, weights
+        attended, locations, weights = self.self_attn(x, position, reference_points, x, shapes, token_mask)
+        x = residual_norm(x, attended, self.self_attn_norm, self.dropout)
+        return self.ffn(x, self.ffn_norm), locations, weights
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -77,7 +64,7 @@ class DecoderLayer(GradientCheckpointingLayer):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Returns x, sampling locations, cross-attention weights and, when asked, self-attention weights."""
         attended, self_weights = self.self_attn(x, position, return_weights)
-        x = self.self_attn_norm(x + self.dropout(attended))
-        attended, locations, weights = self.cross_attn(x + position, reference_points, tokens, shapes, token_mask)
-        x = self.cross_attn_norm(x + self.dropout(attended))
-        return self.ffn_norm(x + self.ffn(x)), locations, weights, self_weights
+        x = residual_norm(x, attended, self.self_attn_norm, self.dropout)
+        attended, locations, weights = self.cross_attn(x, position, reference_points, tokens, shapes, token_mask)
+        x = residual_norm(x, attended, self.cross_attn_norm, self.dropout)
+        return self.ffn(x, self.ffn_norm), locations, weights, self_weights

@@ -18,7 +18,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return _OneDNN.apply(x, self.weight, self.bias, False) if _worth_onednn(x, self.weight) else super().forward(x)
+        return _OneDNN.apply(x, self.weight, self.bias, False) if worth_onednn(x, self.weight) else super().forward(x)
 
 
 class LinearReLU(nn.Linear):
@@ -28,12 +28,12 @@ class LinearReLU(nn.Linear):
         """(..., in) -> (..., out), 0 and more."""
         return (
             _OneDNN.apply(x, self.weight, self.bias, True)
-            if _worth_onednn(x, self.weight)
+            if worth_onednn(x, self.weight)
             else super().forward(x).relu()
         )
 
 
-def _worth_onednn(x: Tensor, weight: Tensor) -> bool:
+def worth_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()  # inductor makes its own choice
         and _HAS_ONEDNN
@@ -44,7 +44,7 @@ def _worth_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
     """a (M, K), b (N, K) -> a b' + bias, (M, N)."""
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, activation, [], "")
 
@@ -54,7 +54,7 @@ class _OneDNN(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         # Rows that lie apart, as those of half a tensor, take oneDNN up to a thousand times as long.
         x = x.contiguous()
-        output = _product(x.view(-1, x.shape[-1]), weight, bias, "relu" if relu else "none")
+        output = product(x.view(-1, x.shape[-1]), weight, bias, "relu" if relu else "none")
         ctx.save_for_backward(x, weight, output if relu else None)
         return output.view(*x.shape[:-1], -1)
 
@@ -66,7 +66,7 @@ class _OneDNN(torch.autograd.Function):
         if output is not None:
             grad = torch.ops.aten.threshold_backward(grad, output, 0)
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x = _product(grad, weight.t()).view(x.shape) if needs_x else None
+        grad_x = product(grad, weight.t()).view(x.shape) if needs_x else None
         # A sum over many tokens is the one product that MKL takes less time for: 0.7 to 0.95 of oneDNN's.
         grad_weight = grad.t() @ x.view(-1, x.shape[-1]) if needs_weight else None
         return grad_x, grad_weight, grad.sum(0) if needs_bias else None, None

@@ -2,32 +2,23 @@
 
 Values of 32 and 16 bits; fp64 goes to the torch backend. A location that is not finite gives NaN in its query and head,
 and NaN gradients for its own coordinates and weight, and reaches no other gradient, as in the reference. Without the
-library, as where remote code travels alone, `c_unavailable` says so.
+library `c_unavailable` says why.
 B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; N = L * P.
 """
 
-import contextlib
 import ctypes
-import os
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .c_library import library, run_in_threads
 from .ops_torch import torch_backward, torch_forward
 
-INTERFACE = 1  # as in deformable_attention.c
-SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # Rows to read, in about 0.15 ms: with fewer, waking another thread takes longer than it saves.
 _ROWS_WORTH_THREADS = 50_000
-# With the process that it belongs to: a fork has none of its threads.
-_pool: tuple[int, ThreadPoolExecutor] | None = None
 
 
 class _Work(ctypes.Structure):
@@ -67,7 +58,7 @@ def c_unavailable(device: torch.device) -> str | None:
     """Why the backend does not run on `device`, or None."""
     if device.type != "cpu":
         return f"it computes on the CPU, not on {device.type}"
-    return _library()[1]
+    return library()[1]
 
 
 def c_forward(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
@@ -153,62 +144,10 @@ def _points(shapes: tuple[tuple[int, int], ...], points: int) -> tuple[ctypes.Ar
 def _run(work: _Work) -> None:
     """Compute, in this thread and as many others as torch would use and tasks can occupy."""
     tasks, copied = work.images * work.heads, 0 if work.direct else work.tokens
+    take_tasks = library()[0].deformable_attention_run
     rows = tasks * (4 * work.queries * work.points + copied)
     threads = min(torch.get_num_threads(), tasks) if rows > _ROWS_WORTH_THREADS else 1
     floats = (copied + 1) * work.padded * (2 if work.grad_value else 1)
     scratch = torch.empty(threads, floats, dtype=torch.float32, device="cpu")
-    futures = []
-    # RuntimeError: the interpreter is shutting down, or the system gives no thread. This one does it all then.
-    with contextlib.suppress(RuntimeError):
-        futures.extend(_executor().submit(_take_tasks, work, part) for part in scratch[1:])
-    _take_tasks(work, scratch[0])
-    for future in futures:
-        if not future.cancel():
-            future.result()
-
-
-def _take_tasks(work: _Work, scratch: Tensor) -> None:
-    # Its arguments keep the memory alive, even where the caller was interrupted and left.
-    _library()[0](ctypes.byref(work), scratch.data_ptr())
-
-
-def _executor() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None or _pool[0] != os.getpid():
-        _pool = os.getpid(), ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="deformable_attention")
-    return _pool[1]
-
-
-@cache
-def _library() -> tuple[Callable | None, str | None]:
-    """The best build that this processor runs, and why there is none."""
-    folders = [Path(__file__).parent]
-    # A copy of this file that travelled with a model uses the installed package's library.
-    if (spec := find_spec("deformable_detr_refine")) and spec.origin:
-        folders.append(Path(spec.origin).parent)
-    folder = next((folder for folder in folders if _path(folder, "baseline").exists()), None)
-    if folder is None:
-        return (
-            None,
-            "the C library was not built (when the package was installed there was no C compiler), or is not here",
-        )
-    try:
-        library = _open(_path(folder, "baseline"))
-        if library.deformable_attention_has_avx2() and _path(folder, "avx2").exists():
-            library = _open(_path(folder, "avx2"))
-    except OSError as error:
-        return None, f"the C library cannot be loaded: {error}"
-    return library.deformable_attention_run, None
-
-
-def _path(folder: Path, build: str) -> Path:
-    return folder / f"deformable_attention_{build}{SUFFIX}"
-
-
-def _open(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
-    if (found := library.deformable_attention_interface()) != INTERFACE:
-        raise OSError(f"{path} has interface {found}, but {INTERFACE} is needed: install the package again")
-    library.deformable_attention_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    library.deformable_attention_run.restype = None
-    return library
+    # The closure keeps the memory alive, even where the caller was interrupted and left.
+    run_in_threads(lambda thread: take_tasks(ctypes.byref(work), scratch[thread].data_ptr()), threads)

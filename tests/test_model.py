@@ -144,7 +144,17 @@ def test_gradient_checkpointing_changes_nothing(pixels, targets):
         torch.testing.assert_close(checkpointed[name], gradient, msg=name)
 
 
+def test_gradient_checkpointing_draws_the_same_dropout(pixels, targets):
+    model = build(dropout=0.2, activation_dropout=0.1, attention_dropout=0.1).train()
+    plain = gradients(model, pixels, targets)
+    model.gradient_checkpointing_enable()
+    checkpointed = gradients(model, pixels, targets)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, msg=name)
+
+
 def gradients(model, pixels, targets):
+    torch.manual_seed(7)
     model.zero_grad()
     model(pixels, labels=targets).loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

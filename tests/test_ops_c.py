@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deformable_detr_refine import ops_c
+from deformable_detr_refine import c_library, ops_c
 from deformable_detr_refine.ops import deformable_attention, use_backend
 from deformable_detr_refine.ops_c import c_backward, c_forward, c_unavailable
 from deformable_detr_refine.ops_reference import deformable_attention_reference
@@ -17,7 +17,7 @@ from deformable_detr_refine.ops_torch import torch_backward, torch_forward
 
 CPU = torch.device("cpu")
 FOLDER = Path(ops_c.__file__).parent
-BUILDS = [build for build in ("baseline", "avx2") if ops_c._path(FOLDER, build).exists()]
+BUILDS = [build for build in ("baseline", "avx2") if c_library.path_of(FOLDER, build).exists()]
 LEVELS = [(13, 17), (7, 9), (1, 6), (5, 1), (1, 1)]
 needs_library = pytest.mark.skipif(bool(c_unavailable(CPU)), reason=str(c_unavailable(CPU)))
 
@@ -25,10 +25,10 @@ needs_library = pytest.mark.skipif(bool(c_unavailable(CPU)), reason=str(c_unavai
 @pytest.fixture(params=BUILDS)
 def build(request, monkeypatch):
     """Every build that this processor runs, not only the best."""
-    if request.param == "avx2" and not ops_c._open(ops_c._path(FOLDER, "baseline")).deformable_attention_has_avx2():
+    if request.param == "avx2" and not c_library.library()[0].deformable_attention_has_avx2():
         pytest.skip("this processor has no AVX2")
-    library = ops_c._open(ops_c._path(FOLDER, request.param))
-    monkeypatch.setattr(ops_c, "_library", lambda: (library.deformable_attention_run, None))
+    library = c_library.open_library(c_library.path_of(FOLDER, request.param))
+    monkeypatch.setattr(ops_c, "library", lambda: (library, None))
     return request.param
 
 
@@ -71,8 +71,8 @@ def test_another_device_is_refused():
 
 
 def test_no_library_is_a_reason(monkeypatch):
-    monkeypatch.setattr(ops_c, "SUFFIX", ".none")
-    monkeypatch.setattr(ops_c, "_library", ops_c._library.__wrapped__)
+    monkeypatch.setattr(c_library, "SUFFIX", ".none")
+    monkeypatch.setattr(ops_c, "library", c_library.library.__wrapped__)
     assert "not built" in c_unavailable(CPU)
 
 
@@ -306,8 +306,8 @@ def _in_child(arguments, expected, threads, owner):
     results = in_c(*arguments)
     torch.set_num_threads(1)  # OpenMP, which torch's own operators use, would hang after a fork
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, expected, strict=True))
-    owner.value = ops_c._pool[0]
-    threads.value = len(ops_c._pool[1]._threads)
+    owner.value = c_library._pool[0]
+    threads.value = len(c_library._pool[1]._threads)
 
 
 @needs_library

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from deformable_detr_refine import ops_c
+from deformable_detr_refine import c_library, ops_c
 from deformable_detr_refine.ops_reference import deformable_attention_reference
 
 STRANGE = [torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1.0, -1.0, 1e-40, 1e30, -1e30, 3.4e38, 2.0**31, -(2.0**31), 0.5]
@@ -79,13 +79,13 @@ def _compare(name: str, ours: torch.Tensor, theirs: torch.Tensor, tolerance: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--library", type=Path, help="a compiled deformable_attention.c")
+    parser.add_argument("--library", type=Path, help="the compiled C library")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.library:
-        library = ops_c._open(arguments.library.resolve())
-        ops_c._library = lambda: (library.deformable_attention_run, None)
+        library = c_library.open_library(arguments.library.resolve())
+        ops_c.library = lambda: (library, None)
     end, seed = time.monotonic() + arguments.seconds, arguments.seed
     while time.monotonic() < end:
         try:

@@ -1,0 +1,89 @@
+"""The feed-forward of a layer, with the residual and the norm that end it."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .linear import Linear, LinearReLU, product, worth_onednn
+from .residual_norm import residual_norm
+from .token_rows import Dropout, Norm, can_take, drop_, relu_backward_
+from .token_rows import residual_norm as norm_rows
+from .token_rows import residual_norm_backward as norm_rows_backward
+
+# Tokens whose hidden activations stay in the processor's cache from one product to the next.
+_CHUNK = 1024
+# Bytes of hidden activations that are kept for backward; computing them again takes less time than the memory for more.
+_WORTH_KEEPING = 2**25
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a ReLU between them, dropout after each."""
+
+    def __init__(self, width: int, hidden: int, activation_dropout: float, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = LinearReLU(width, hidden)
+        self.fc2 = Linear(hidden, width)
+        self.activation_dropout = nn.Dropout(activation_dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """x (B, N, D) -> norm(x + what the layers make of x)."""
+        modules = self.fc1, self.fc2, self.activation_dropout, self.dropout, norm
+        kinds = LinearReLU, Linear, nn.Dropout, nn.Dropout, nn.LayerNorm
+        if tuple(map(type, modules)) == kinds and worth_onednn(x, self.fc1.weight) and can_take(x, *modules):
+            drops = (Dropout(drop.p, drop.training) for drop in (self.activation_dropout, self.dropout))
+            weights = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, norm.weight, norm.bias
+            return _FeedForward.apply(x, *weights, norm.eps, *drops)
+        return residual_norm(x, self.fc2(self.activation_dropout(self.fc1(x))), norm, self.dropout)
+
+
+class _FeedForward(torch.autograd.Function):
+    """Chunk by chunk of tokens, so that hidden activations, four times as wide as tokens, never fill memory."""
+
+    @staticmethod
+    def forward(ctx, x, weight1, bias1, weight2, bias2, gain, shift, eps, inner: Dropout, outer: Dropout) -> Tensor:
+        x = x.contiguous()
+        needed = any(ctx.needs_input_grad)
+        out, total = torch.empty_like(x), torch.empty_like(x) if needed else None
+        rows, out_rows, total_rows = (None if t is None else t.view(-1, x.shape[-1]) for t in (x, out, total))
+        kept = []
+        for first in range(0, len(rows), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            hidden = _hidden(rows[part], weight1, bias1, inner, first)
+            y = product(hidden, weight2, bias2)
+            kept_total = None if total is None else total_rows[part]
+            norm_rows(rows[part], y, Norm(gain, shift, eps), outer, out_rows[part], kept_total, first)
+            if needed and len(rows) * weight1.shape[0] * 4 <= _WORTH_KEEPING:
+                kept.append(hidden)
+        ctx.save_for_backward(x, total, weight1, bias1, weight2, gain, shift, *kept)
+        ctx.eps, ctx.inner, ctx.outer = eps, inner, outer
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, total, weight1, bias1, weight2, gain, shift, *kept = ctx.saved_tensors
+        rows, total_rows, grad_rows = (t.reshape(-1, x.shape[-1]) for t in (x, total, grad.contiguous()))
+        grad_x = torch.empty_like(rows)
+        grad_weight1, grad_weight2 = torch.zeros_like(weight1), torch.zeros_like(weight2)
+        grad_bias1, grad_bias2, grad_norm = 0, 0, 0
+        for index, first in enumerate(range(0, len(rows), _CHUNK)):
+            part = slice(first, first + _CHUNK)
+            to_x = grad_x[part]
+            to_y = torch.empty_like(to_x) if ctx.outer.dropped else to_x
+            grad_norm = grad_norm + norm_rows_backward(
+                grad_rows[part], total_rows[part], Norm(gain, shift, ctx.eps), ctx.outer, to_x, to_y, first
+            )
+            hidden = kept[index] if kept else _hidden(rows[part], weight1, bias1, ctx.inner, first)
+            grad_weight2.addmm_(to_y.t(), hidden)
+            grad_bias2 = grad_bias2 + to_y.sum(0)
+            to_hidden = product(to_y, weight2.t())
+            grad_bias1 = grad_bias1 + relu_backward_(to_hidden, hidden, ctx.inner)
+            grad_weight1.addmm_(to_hidden.t(), rows[part])
+            to_x += product(to_hidden, weight1.t())
+        grads = grad_weight1, grad_bias1.to(bias1), grad_weight2, grad_bias2, *grad_norm.to(gain)
+        return grad_x.view(x.shape), *grads, None, None, None
+
+
+def _hidden(x: Tensor, weight: Tensor, bias: Tensor, dropout: Dropout, first: int) -> Tensor:
+    return drop_(product(x, weight, bias, "relu"), dropout, first)

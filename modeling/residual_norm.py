@@ -1,0 +1,37 @@
+"""The end of a sublayer: layer norm of the residual and what the sublayer adds, with dropout."""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from . import token_rows
+from .token_rows import Dropout, Norm, can_take
+
+
+def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout) -> Tensor:
+    """x and y (..., D) -> norm(x + dropout(y)), in one pass where the C library can."""
+    if type(norm) is nn.LayerNorm and x.shape == y.shape and can_take(y, norm, dropout) and can_take(x):
+        return _ResidualNorm.apply(x, y, norm.weight, norm.bias, norm.eps, Dropout(dropout.p, dropout.training))
+    return norm(x + dropout(y))
+
+
+class _ResidualNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: Dropout) -> Tensor:
+        x, y = x.contiguous(), y.contiguous()
+        out, total = torch.empty_like(x), torch.empty_like(x) if any(ctx.needs_input_grad) else None
+        rows = [None if tensor is None else tensor.view(-1, x.shape[-1]) for tensor in (x, y, out, total)]
+        token_rows.residual_norm(*rows[:2], Norm(weight, bias, eps), dropout, *rows[2:])
+        ctx.save_for_backward(total, weight, bias)
+        ctx.eps, ctx.dropout = eps, dropout
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        total, weight, bias = ctx.saved_tensors
+        grad_x = torch.empty_like(total)
+        grad_y = torch.empty_like(total) if ctx.dropout.dropped else grad_x
+        rows = [tensor.view(-1, total.shape[-1]) for tensor in (grad.contiguous(), total, grad_x, grad_y)]
+        grads = token_rows.residual_norm_backward(*rows[:2], Norm(weight, bias, ctx.eps), ctx.dropout, *rows[2:])
+        return grad_x, grad_y, *grads.to(weight), None, None

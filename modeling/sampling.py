@@ -1,0 +1,89 @@
+"""Where the queries of deformable attention look in each level, and how much each look counts.
+
+B batch, Q queries, D width, H heads, L levels, P points.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .linear import Linear, product, worth_onednn
+from .positions import level_sizes
+from .token_rows import Looks, can_take, looks_backward, looks_of
+
+# Queries whose offsets and logits stay in the processor's cache.
+_CHUNK = 1024
+
+
+def sampling(
+    x: Tensor,  # (B, Q, D)
+    position: Tensor,  # (B or 1, Q, D), added to x
+    offsets: Linear,  # to H * L * P * 2 numbers, in pixels or, for boxes, in halves of their sides, divided by P
+    logits: Linear,  # to H * L * P numbers
+    reference: Tensor,  # (B or 1, Q, L, 2) points or (B or 1, Q, L, 4) cxcywh boxes, 0..1 of the padded level
+    spatial_shapes: Sequence[tuple[int, int]],
+    heads: int,
+) -> tuple[Tensor, Tensor]:
+    """Returns locations (B, Q, H, L, P, 2), 0..1 of the padded level, and weights (B, Q, H, L, P)."""
+    L, sides = len(spatial_shapes), reference.shape[-1]
+    points = logits.out_features // (heads * L)
+    ours = type(offsets) is type(logits) is Linear and reference.dtype == torch.float32 and not reference.requires_grad
+    if ours and worth_onednn(x, offsets.weight) and can_take(x, offsets, logits):
+        pixel = x.new_tensor([(1 / w, 1 / h) for h, w in spatial_shapes]) if sides == 2 else None
+        weight, bias = torch.cat((offsets.weight, logits.weight)), torch.cat((offsets.bias, logits.bias))
+        looks = Looks(heads, L, points, pixel)
+        return _Sampling.apply(x, position, weight, bias, reference.contiguous(), looks)
+    query = x + position
+    shape = (*x.shape[:2], heads, L, points)
+    # Half-precision offsets would move samples by up to a third of a pixel: coordinates are at least fp32.
+    steps = offsets(query).view(*shape, 2).to(reference.dtype)
+    weights = logits(query).view(*shape[:3], L * points).softmax(-1).view(shape)
+    reference = reference[:, :, None, :, None]  # (B or 1, Q, 1, L, 1, 2 or 4)
+    if sides == 2:
+        pixel = (1 / level_sizes(spatial_shapes, x.device)).to(reference.dtype).view(L, 1, 2)
+        return torch.addcmul(reference, steps, pixel), weights
+    return torch.addcmul(reference[..., :2], steps, reference[..., 2:] * (0.5 / points)), weights
+
+
+class _Sampling(torch.autograd.Function):
+    """Both layers as one, chunk by chunk of queries; keeps nothing of its own but the weights."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, reference: Tensor, looks: Looks):
+        shape = (*x.shape[:2], looks.heads, looks.levels, looks.points)
+        locations, weights = x.new_empty(*shape, 2), x.new_empty(shape)
+        for image, part, first in _parts(x):
+            raw = product(_query(x, position, image, part), weight, bias)
+            looks_of(raw, reference, looks, locations[image, part], weights[image, part], first)
+        ctx.save_for_backward(x, position, weight, reference, weights)
+        ctx.looks = looks
+        return locations, weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_locations: Tensor, grad_weights: Tensor):
+        x, position, weight, reference, weights = ctx.saved_tensors
+        grads = grad_locations.contiguous(), grad_weights.contiguous()
+        grad_query, grad_weight, grad_bias = x.new_empty(x.shape), torch.zeros_like(weight), 0
+        for image, part, first in _parts(x):
+            to_raw = looks_backward(
+                *(grad[image, part] for grad in grads), weights[image, part], reference, ctx.looks, first
+            )
+            torch.mm(to_raw, weight, out=grad_query[image, part])
+            grad_weight.addmm_(to_raw.t(), _query(x, position, image, part))
+            grad_bias = grad_bias + to_raw.sum(0)
+        grad_position = grad_query if len(position) == len(x) else grad_query.sum(0, keepdim=True)
+        return grad_query, grad_position, grad_weight, grad_bias, None, None
+
+
+def _parts(x: Tensor) -> Iterator[tuple[int, slice, int]]:
+    """An image, some of its queries, and the first one's number in the batch."""
+    for image in range(x.shape[0]):
+        for first in range(0, x.shape[1], _CHUNK):
+            yield image, slice(first, first + _CHUNK), image * x.shape[1] + first
+
+
+def _query(x: Tensor, position: Tensor, image: int, part: slice) -> Tensor:
+    return x[image, part] + position[image % len(position), part]

@@ -1,0 +1,189 @@
+"""Dropout, residual, layer norm and the rest between two matrix products, each in one pass of the C library.
+
+PyTorch makes a pass over memory for each of them, and keeps a copy and a mask for backward. Here dropout is drawn anew
+in backward, from a seed that comes from torch's generator. What the functions compute is written out in plain PyTorch
+in tests/test_token_rows.py. Tensors are (rows, width), a row a token: contiguous, fp32, on the CPU.
+"""
+
+import ctypes
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .c_library import library, run_in_threads
+
+# Elements of a pass that takes about 0.1 ms: for fewer, waking another thread takes longer than it saves.
+_ELEMENTS_WORTH_THREADS = 200_000
+# Of few tokens PyTorch's many passes are as fast.
+_MANY_ROWS = 128
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class Norm(NamedTuple):
+    """A layer norm's."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class Dropout(ctypes.Structure):
+    """Which elements are dropped; C's struct of the same name."""
+
+    _fields_ = [("seed", ctypes.c_uint64), ("dropped", ctypes.c_uint32), ("scale", ctypes.c_float)]
+
+    def __init__(self, probability: float, training: bool = True) -> None:
+        """The seed comes from torch's generator of the CPU."""
+        if training and probability:
+            seed = torch.empty((), dtype=torch.int64).random_().item()
+            super().__init__(seed, round(probability * 2**32), 1 / (1 - probability))
+        else:
+            super().__init__(0, 0, 1)
+
+
+def can_take(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether these functions may do the modules' work on x: the library is here, and nobody else wants a part in it.
+
+    A graph is better left to its compiler; whoever replaced a module's forward or hung a hook on it wants it called.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+        return False
+    return (
+        library()[0] is not None
+        and x.numel() >= _MANY_ROWS * x.shape[-1]
+        and x.shape[-1] % 8 == 0
+        and not any(
+            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or "forward" in vars(m) for m in modules
+        )
+        and all(
+            tensor.device.type == "cpu" and tensor.dtype == torch.float32 and type(tensor) in _PLAIN
+            for tensor in (x, *(p for m in modules for p in m.parameters()))
+        )
+    )
+
+
+def drop_(x: Tensor, dropout: Dropout, first: int = 0) -> Tensor:
+    """Dropout in place. `first`: the number of x's first row in the whole that x is a part of."""
+    drop, width = library()[0].token_rows_drop, x.shape[1]
+    if dropout.dropped:
+        _in_parts(x, lambda row, rows: drop(_at(x, row), first + row, rows, width, ctypes.byref(dropout)))
+    return x
+
+
+def relu_backward_(grad: Tensor, hidden: Tensor, dropout: Dropout) -> Tensor:
+    """Of hidden = dropout(relu(h)): turns the gradient of hidden into that of h; returns its sum over the rows."""
+    backward, width = library()[0].token_rows_relu_backward, grad.shape[1]
+    sums = []
+
+    def part(row: int, rows: int) -> None:
+        total = torch.zeros(width, dtype=torch.float64)
+        backward(_at(grad, row), _at(hidden, row), total.data_ptr(), rows, width, dropout.scale)
+        sums.append(total)
+
+    _in_parts(grad, part)
+    return sum(sums)
+
+
+def residual_norm(
+    x: Tensor, y: Tensor, norm: Norm, dropout: Dropout, out: Tensor, total: Tensor | None, first: int = 0
+) -> None:
+    """out = layer_norm(x + dropout(y)), total = x + dropout(y); width is a multiple of 8."""
+    forward, width = library()[0].token_rows_norm, x.shape[1]
+
+    def part(row: int, rows: int) -> None:
+        kept = None if total is None else _at(total, row)
+        pointers = _at(x, row), _at(y, row), norm.weight.data_ptr(), norm.bias.data_ptr(), kept, _at(out, row)
+        forward(*pointers, first + row, rows, width, norm.eps, ctypes.byref(dropout))
+
+    _in_parts(x, part)
+
+
+def residual_norm_backward(
+    grad: Tensor, total: Tensor, norm: Norm, dropout: Dropout, grad_x: Tensor, grad_y: Tensor, first: int = 0
+) -> Tensor:
+    """Gradients of x and y (one tensor where nothing is dropped); returns those of weight and bias, (2, width)."""
+    backward, width = library()[0].token_rows_norm_backward, grad.shape[1]
+    sums = []
+
+    def part(row: int, rows: int) -> None:
+        grads = torch.zeros(2, width, dtype=torch.float64)
+        pointers = _at(grad, row), _at(total, row), norm.weight.data_ptr(), _at(grad_x, row), _at(grad_y, row)
+        pointers += grads[0].data_ptr(), grads[1].data_ptr()
+        backward(*pointers, first + row, rows, width, norm.eps, ctypes.byref(dropout))
+        sums.append(grads)
+
+    _in_parts(grad, part)
+    return sum(sums)
+
+
+class Looks(ctypes.Structure):
+    """The shape of deformable attention; C's struct of the same name."""
+
+    _fields_ = [
+        ("heads", ctypes.c_int64),
+        ("levels", ctypes.c_int64),
+        ("points", ctypes.c_int64),
+        ("sides", ctypes.c_int64),
+        ("pixel_pointer", ctypes.c_void_p),
+    ]
+
+    def __init__(self, heads: int, levels: int, points: int, pixel: Tensor | None) -> None:
+        """pixel: (L, 2), width and height of a level's pixel, for references that are points; None: they are boxes."""
+        self.pixel = pixel
+        super().__init__(heads, levels, points, *((4, None) if pixel is None else (2, pixel.data_ptr())))
+
+
+def looks_of(raw: Tensor, reference: Tensor, looks: Looks, locations: Tensor, weights: Tensor, first: int) -> None:
+    """raw (rows, H * L * P * 3), offsets and then logits -> locations (rows, H, L, P, 2) and weights (rows, H, L, P).
+
+    reference: (B or 1, Q, L, 2 or 4), of all rows of an image or of a batch, of which `first` is the first here.
+    """
+    forward, all_looks = library()[0].token_rows_looks, raw.shape[1] // 3
+
+    def part(row: int, rows: int) -> None:
+        memory = torch.empty(5 * all_looks + 8)
+        pointers = _at(raw, row), reference.data_ptr(), _at(locations, row), _at(weights, row), memory.data_ptr()
+        forward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(looks))
+
+    _in_parts(raw, part)
+
+
+def looks_backward(
+    grad_locations: Tensor, grad_weights: Tensor, weights: Tensor, reference: Tensor, looks: Looks, first: int
+) -> Tensor:
+    """The gradient of raw."""
+    all_looks = weights[0].numel()
+    backward, grad_raw = library()[0].token_rows_looks_backward, weights.new_empty(len(weights), 3 * all_looks)
+
+    def part(row: int, rows: int) -> None:
+        memory = torch.empty(4 * all_looks)
+        pointers = _at(grad_locations, row), _at(grad_weights, row), _at(weights, row), reference.data_ptr()
+        pointers += _at(grad_raw, row), memory.data_ptr()
+        backward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(looks))
+
+    _in_parts(grad_raw, part)
+    return grad_raw
+
+
+def _in_parts(x: Tensor, work: Callable[[int, int], None]) -> None:
+    """Call work(first row, number of rows) for parts of all rows, in several threads where that pays."""
+    rows, threads = len(x), torch.get_num_threads() if x.numel() > _ELEMENTS_WORTH_THREADS else 1
+    step = -(-rows // (2 * threads if threads > 1 else 1))
+    firsts = deque(range(0, rows, step))
+
+    def take(_: int) -> None:
+        while firsts:
+            try:
+                row = firsts.popleft()
+            except IndexError:  # another thread was faster
+                return
+            work(row, min(step, rows - row))
+
+    run_in_threads(take, threads)
+
+
+def _at(x: Tensor, row: int) -> int:
+    return x.data_ptr() + row * x.stride(0) * x.element_size()
