@@ -54,9 +54,9 @@ def test_parameters_reach_the_detector(ready, photo):
     assert entry == {"boxes": []}
 
 
-def test_one_bad_image_has_its_error_and_the_others_are_served(ready, photo):
+def test_one_bad_image_has_its_error_and_the_others_are_served(ready, photo, monkeypatch):
     width, height = load_image(photo).size
-    service = Service(ready, Limits(pixels=width * height))
+    service = Service(ready, Limits())
     with serving({"/a.jpg": photo}) as address:
         status, answer = service.answer(
             body(f"{address}/a.jpg", "image1", photo, b"no image", photo[: len(photo) // 2])
@@ -65,8 +65,8 @@ def test_one_bad_image_has_its_error_and_the_others_are_served(ready, photo):
     assert [len(entry["boxes"]) for entry in answer] == [0, 0, 100, 0, 0]
     for entry, words in zip(answer, ("address is not public", "image", None, "not an image", "damaged"), strict=True):
         assert (words is None and "error" not in entry) or words in entry["error"]
-    small = Service(ready, Limits(pixels=width * height - 1))
-    assert "megapixels, the limit is" in small.answer(body(photo))[1][0]["error"]
+    monkeypatch.setattr(ready, "max_pixels", width * height - 1)  # as Service.load makes it
+    assert "megapixels, the limit is" in service.answer(body(photo))[1][0]["error"]
 
 
 def test_urls_are_fetched_where_they_may_be(ready, photo):
