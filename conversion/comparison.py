@@ -95,7 +95,7 @@ def compare(ours: Prediction, theirs: Prediction, tolerance: float, match_querie
         queries=len(order),
         logits=_largest(ours.logits - theirs.logits[:, order]),
         boxes=_largest(ours.boxes - theirs.boxes[:, order]),
-        **_compare_found(ours.found, theirs.found, tolerance, box_tolerance),
+        **compare_found(ours.found, theirs.found, tolerance, box_tolerance),
         box_tolerance=box_tolerance,
         tolerance=tolerance,
     )
@@ -107,7 +107,13 @@ def matching_order(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(np.nan_to_num(distance, nan=1e6))[1]
 
 
-def _compare_found(ours: Found, theirs: Found, tolerance: float, box_tolerance: float) -> dict[str, float | int]:
+def compare_found(ours: Found, theirs: Found, tolerance: float, box_tolerance: float) -> dict[str, float | int]:
+    """The part of a `Difference` that is about final detections, matched at least distance in all.
+
+    Args:
+        tolerance: of scores.
+        box_tolerance: of corners, in the unit of the boxes.
+    """
     count = max(len(ours.scores), len(theirs.scores))
     if not len(ours.scores) or not len(theirs.scores):
         return {"scores": 0.0, "box_pixels": 0.0, "agreeing": 0, "at_the_cut": 0, "detections": count}
@@ -135,4 +141,4 @@ def _largest(difference: np.ndarray) -> float:
     return float(np.abs(difference).max()) if difference.size else 0.0
 
 
-__all__ = ["Difference", "Found", "Prediction", "compare", "matching_order"]
+__all__ = ["Difference", "Found", "Prediction", "compare", "compare_found", "matching_order"]

@@ -58,14 +58,14 @@ def model_card(config: DeformableDetrRefineConfig, facts: dict[str, Any]) -> str
             "",
             "## Source",
             "",
-            f"- file: `{_plain(facts['source'])}`",
+            f"- file: `{plain(facts['source'])}`",
             f"- sha256: `{facts['sha256']}`",
             f"- form: MMDetection {facts['version']}, {facts['weights_from']}",
             f"- config: {facts['config_from'] or 'none'}",
             f"- labels: {facts['labels_from']}",
             f"- converted with deformable-detr-refine {version('deformable-detr-refine')}, torch {version('torch')}, "
             f"transformers {version('transformers')}, Python {platform.python_version()}",
-            *(f"- {key}: {_plain(str(value))}" for key, value in facts["written_by"].items()),
+            *(f"- {key}: {plain(str(value))}" for key, value in facts["written_by"].items()),
             "",
             "## Assumed or different",
             "",
@@ -77,7 +77,7 @@ def model_card(config: DeformableDetrRefineConfig, facts: dict[str, Any]) -> str
             "",
             "## Labels",
             "",
-            ", ".join(f"`{_plain(label)}`" for label in labels),
+            ", ".join(f"`{plain(label)}`" for label in labels),
             "",
         ]
     )
@@ -97,9 +97,9 @@ def _figures(config: DeformableDetrRefineConfig, labels: list[str], sha256: str)
     return "None are known."
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text of a foreign file, unable to become markup."""
     return shown(text.replace("`", "'").replace("<", "(").replace(">", ")"), 200)
 
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "plain"]

@@ -88,8 +88,8 @@ def _checkpoint(args: DetectionTrainingArguments, output: Path) -> Path | None:
     asked = args.resume_from_checkpoint
     if args.n_gpu > 1:
         raise ValueError(
-            f"One process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc-per-node {args.n_gpu} ...), or show "
-            "it one (CUDA_VISIBLE_DEVICES=0)."
+            f"One process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc-per-node {args.n_gpu} ...), or "
+            "show it one (CUDA_VISIBLE_DEVICES=0)."
         )
     if args.average_tokens_across_devices is False and args.world_size > 1:
         raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")

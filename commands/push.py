@@ -1,0 +1,67 @@
+"""`ddetr push`: a detector to the Hub, with a model card made from what lies beside it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ddetr.arguments import fraction
+
+DESCRIPTION = """\
+Uploads a model folder to the Hub in one commit: weights, image processor, this package's model code (so that
+trust_remote_code=True loads it where the package is not installed) and a model card. A push that breaks off leaves the
+repository as it was. Log in first with `hf auth login`, or set HF_TOKEN.
+
+The card is made from what lies in the folder: metrics.json (`ddetr evaluate` or `ddetr train` wrote it), settings.yaml
+and trainer_state.json (`ddetr train`), the source of a converted checkpoint (README.md), and the weights' sha256.
+"""
+EXAMPLES = """\
+examples:
+  ddetr push runs/fridge me/fridge-detector --license mit --image photo.jpg
+  ddetr push detector me/detector --metrics evaluated/metrics.json --private --revision trial
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "push",
+        help="upload a detector to the Hub, with its model card",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder")
+    parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; made if there is none")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument("--revision", metavar="BRANCH", help="push to this branch; made if there is none")
+    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    parser.add_argument("--license", metavar="ID", help="licence of the weights, as the Hub names it: mit, apache-2.0")
+    parser.add_argument("--image", metavar="IMAGE", help="photo to show in the card with what is found in it")
+    parser.add_argument(
+        "--threshold", metavar="T", type=fraction, default=0.3, help="least score shown by the card (default 0.3)"
+    )
+    parser.add_argument("--metrics", metavar="FILE", type=Path, help="a metrics.json elsewhere than in MODEL")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.model.is_dir():
+        raise FileNotFoundError(f"There is no model folder {args.model}.")
+
+    from transformers.utils import logging
+
+    from deformable_detr_refine.serving.push import push
+
+    logging.disable_progress_bar()
+    url = push(
+        args.model,
+        args.repo_id,
+        private=args.private,
+        revision=args.revision,
+        message=args.message,
+        license=args.license,
+        image=args.image,
+        threshold=args.threshold,
+        metrics=args.metrics,
+    )
+    print(f"{args.model} -> {url}")
+    return 0

@@ -1,0 +1,277 @@
+"""Pushing through the real client to a stand-in of the Hub, and loading from it, with and without this package."""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hub_server import TOKEN, Hub, hub_server
+from huggingface_hub import constants
+from safetensors.torch import load_file
+
+from ddetr.main import main
+from deformable_detr_refine import (
+    DeformableDetrRefineForObjectDetection,
+    DeformableDetrRefineImageProcessor,
+    load_image,
+)
+from deformable_detr_refine.serving.push import push
+
+NAME = "someone/cells"
+METRICS = {
+    "AP": 0.61234, "AP50": 0.9, "AP75": 0.7, "APs": -1.0, "APm": 0.5, "APl": 0.6,
+    "AR1": 0.3, "AR10": 0.6, "AR100": 0.7, "ARs": -1.0, "ARm": 0.6, "ARl": 0.7,
+    "per_class": {f"LABEL_{n}": {"AP": n / 10, "AP50": 0.5, "AP75": 0.4, "AR100": 0.6, "objects": n} for n in range(5)},
+    "about": {"data": "/home/someone/datasets/bccd", "split": "validation", "images": 87, "objects": 1200},
+}  # fmt: skip
+SETTINGS = {"data": "/home/someone/datasets/bccd", "learning_rate": 2e-4, "hub_token": TOKEN, "output_dir": "/home/x"}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Hub:
+    """The client in this process speaks to it, with an empty cache and a token."""
+    with hub_server() as hub:
+        # As HF_ENDPOINT would, were it set before the imports.
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+@pytest.fixture
+def trained(saved, tmp_path) -> Path:
+    """A model folder as a training leaves it."""
+    folder = tmp_path / "trained"
+    DeformableDetrRefineForObjectDetection.from_pretrained(saved).save_pretrained(folder)
+    DeformableDetrRefineImageProcessor.from_pretrained(saved).save_pretrained(folder)
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3120, "epoch": 60.0, "log_history": []}))
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    (folder / "checkpoint-3120").mkdir()
+    return folder
+
+
+def card_of(hub: Hub, revision: str = "main") -> tuple[dict, str]:
+    _, front, text = hub.files(NAME, revision)["README.md"].decode().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_push_uploads_the_model_in_one_commit(hub, trained, samples):
+    url = push(trained, NAME, license="mit", image=samples / "10.jpg", threshold=0.0)
+    assert url.startswith(f"{hub.url}/{NAME}/commit/")
+    assert len(hub.repositories[NAME].messages) == 2  # the first made the repository
+    files = hub.files(NAME)
+    code = {path.name for path in trained.glob("*.py")}
+    assert code >= {"modeling_deformable_detr_refine.py", "ops.py"}
+    others = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", ".gitattributes"}
+    assert set(files) == code | others | {"sample.jpg", "sample_detections.jpg"}
+    assert json.loads(files["config.json"])["auto_map"]["AutoModelForObjectDetection"]
+    assert load_image(files["sample_detections.jpg"]).size == load_image(samples / "10.jpg").size
+
+
+def test_card_is_made_from_facts(hub, trained):
+    push(trained, NAME, license="mit", threshold=0.35)
+    front, text = card_of(hub)
+    assert front["license"] == "mit" and front["pipeline_tag"] == "object-detection"
+    assert front["inference"]["parameters"]["threshold"] == 0.35 and "widget" not in front
+    (entry,) = front["model-index"]
+    (result,) = entry["results"]
+    assert entry["name"] == "cells" and result["task"]["type"] == "object-detection"
+    assert result["dataset"]["name"] == "bccd" and result["dataset"]["split"] == "validation"
+    values = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    # What COCOeval could not judge (-1) is not there.
+    assert values["AP (IoU 0.50:0.95)"] == 0.6123 and len(values) == 10
+    assert "bccd, validation (87 images, 1,200 objects)" in text
+    assert "| LABEL_3 | 0.300 | 0.500 | 3 |" in text
+    assert "learning_rate: 0.0002" in text and "3,120 steps, 60 epochs" in text
+    assert hashlib.sha256(hub.files(NAME)["model.safetensors"]).hexdigest() in text
+    assert "licence of the weights: mit" in text
+    assert "/home" not in text and "hub_token" not in text
+
+
+def test_source_of_a_converted_model_and_sections_of_others_stay(hub, trained):
+    (trained / "README.md").write_text(
+        "---\nlicense: cc-by-4.0\ntags:\n- mmdetection\n---\n\n# Old\n\n## Source\n\n- file: `a.pth`\n\n"
+        "## Figures\n\nold ones\n\n## Limits\n\nNot for medicine.\n"
+    )
+    for _ in range(2):  # what is pushed can be pushed again
+        push(trained, NAME)
+        front, text = card_of(hub)
+        assert front["license"] == "cc-by-4.0" and "mmdetection" in front["tags"]
+        assert text.count("## Source\n\n- file: `a.pth`") == text.count("## Limits\n\nNot for medicine.") == 1
+        assert text.count("## Figures") == 1 and "old ones" not in text
+        (trained / "README.md").write_bytes(hub.files(NAME)["README.md"])
+
+
+def test_no_token_in_card_log_or_output(hub, trained, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    (trained / "README.md").write_text(f"# Mine\n\n## Command\n\nHF_TOKEN={TOKEN} ddetr train\n")
+    assert main(["push", str(trained), NAME, "--message", "first"]) == 0
+    hub.fail_at = "commit"
+    assert main(["push", str(trained), NAME]) == 2
+    seen = capfd.readouterr()
+    assert "The Hub refuses: the commit broke off" in seen.err
+    assert TOKEN not in seen.out + seen.err + caplog.text
+    assert all(TOKEN.encode() not in content for content in hub.blobs.values())
+    assert "HF_TOKEN=[removed] ddetr train" in card_of(hub)[1]
+    assert any(authorization == f"Bearer {TOKEN}" for _, _, authorization in hub.requests)
+
+
+@pytest.mark.parametrize("step", ["upload", "commit"])
+def test_a_push_that_breaks_off_leaves_the_old_revision_whole(hub, trained, saved, step):
+    push(trained, NAME)
+    before, sha = hub.files(NAME), hub.repositories[NAME].branches["main"]
+    model = DeformableDetrRefineForObjectDetection.from_pretrained(trained)
+    with torch.no_grad():
+        model.class_heads[0].bias += 1
+    model.save_pretrained(trained)
+    hub.fail_at = step
+    with pytest.raises(OSError, match="The Hub refuses"):
+        push(trained, NAME)
+    assert hub.files(NAME) == before and hub.repositories[NAME].branches["main"] == sha
+    hub.fail_at = None
+    push(trained, NAME)
+    assert hub.files(NAME)["model.safetensors"] != before["model.safetensors"]
+
+
+def test_revisions_and_cache(hub, trained, monkeypatch):
+    push(trained, NAME)
+    model = DeformableDetrRefineForObjectDetection.from_pretrained(trained)
+    with torch.no_grad():
+        model.class_heads[0].bias.fill_(7)
+    model.save_pretrained(trained)
+    push(trained, NAME, revision="trial")
+    first = hub.repositories[NAME].branches["main"]
+
+    def bias(**where) -> float:
+        loaded = DeformableDetrRefineForObjectDetection.from_pretrained(NAME, **where)
+        return loaded.class_heads[0].bias[0].item()
+
+    assert bias(revision="trial") == 7 != bias()
+    assert bias(revision=first) == bias()
+    downloads = [path for method, path, _ in hub.requests if method == "GET" and path.endswith("model.safetensors")]
+    assert len(downloads) == 2  # one a revision
+    DeformableDetrRefineImageProcessor.from_pretrained(NAME, revision="trial")
+    asked = len(hub.requests)
+    assert bias(revision="trial", local_files_only=True) == 7
+    DeformableDetrRefineImageProcessor.from_pretrained(NAME, revision="trial", local_files_only=True)
+    assert len(hub.requests) == asked
+    with pytest.raises(OSError, match="none"):
+        bias(revision="none")
+
+
+def test_push_to_hub_of_model_and_processor(hub, detector, saved):
+    detector.push_to_hub(NAME)
+    DeformableDetrRefineImageProcessor.from_pretrained(saved).push_to_hub(NAME)
+    files = hub.files(NAME)
+    assert {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "modeling_deformable_detr_refine.py",
+    } <= set(files)
+    loaded = DeformableDetrRefineForObjectDetection.from_pretrained(NAME)
+    for name, tensor in detector.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name])
+
+
+def test_weights_arrive_bit_by_bit_and_older_files_go(hub, trained):
+    push(trained, NAME)
+    repository = hub.repositories[NAME]
+    tree = dict(repository.trees[repository.branches["main"]])
+    repository.commit(
+        "main", tree | {"model-00001-of-00002.safetensors": hub.keep(b"old"), "notes.txt": hub.keep(b"mine")}, "by hand"
+    )
+    push(trained, NAME)
+    files = hub.files(NAME)
+    assert "model-00001-of-00002.safetensors" not in files and files["notes.txt"] == b"mine"
+    (trained / "pulled.safetensors").write_bytes(files["model.safetensors"])
+    pulled, own = load_file(trained / "pulled.safetensors"), load_file(trained / "model.safetensors")
+    assert pulled.keys() == own.keys() and all(torch.equal(pulled[name], own[name]) for name in own)
+
+
+def test_what_cannot_be_is_said_before_the_upload(hub, trained, tmp_path, monkeypatch, capsys):
+    def error_of(*words: str) -> str:
+        assert main(["push", *words]) == 2
+        return capsys.readouterr().err
+
+    assert "There is no model folder" in error_of(str(tmp_path / "none"), NAME)
+    assert "no name on the Hub" in error_of(str(trained), "a/b/c")
+    assert "give OWNER/NAME" in error_of(str(trained), "cells")
+    assert "no id of a licence" in error_of(str(trained), NAME, "--license", "My Own")
+    assert "no image file" in error_of(str(trained), NAME, "--image", str(tmp_path / "none.jpg"))
+    assert "There is no file of metrics" in error_of(str(trained), NAME, "--metrics", str(tmp_path / "none.json"))
+    (trained / "metrics.json").write_text("{}")
+    assert "has no AP" in error_of(str(trained), NAME)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    assert "hf auth login" in error_of(str(trained), NAME)
+    assert hub.requests == []
+
+
+WITHOUT_THE_PACKAGE = """
+import importlib.util, json, sys
+assert importlib.util.find_spec("deformable_detr_refine") is None, "the package is installed here too"
+import torch
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+
+name, image = sys.argv[1:]
+model = AutoModelForObjectDetection.from_pretrained(name, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True)
+with torch.no_grad():
+    outputs = model(**processor(image, return_tensors="pt"))
+detect = pipeline("object-detection", model=name, trust_remote_code=True)
+print(json.dumps({"logits": outputs.logits.flatten().tolist(), "found": len(detect(image, threshold=0.0))}))
+"""
+
+
+@pytest.mark.slow
+def test_pushed_model_loads_where_the_package_is_not(hub, trained, detector, samples, tmp_path):
+    push(trained, NAME)
+    venv.create(tmp_path / "bare", symlinks=True)
+    python = tmp_path / "bare" / "bin" / "python"
+    site = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    ).strip()
+    # Packages of this Python, without this one: .pth files count in a Python's own site-packages only.
+    Path(site, "packages.pth").write_text("\n".join(_package_folders()) + "\n")
+    image = str(samples / "10.jpg")
+    environment = {
+        **{key: value for key, value in os.environ.items() if key != "HF_TOKEN"},
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    words = [python, "-c", WITHOUT_THE_PACKAGE, NAME, image]
+    for offline in ("0", "1"):  # the second time from the cache
+        run = subprocess.run(
+            words, env={**environment, "HF_HUB_OFFLINE": offline}, cwd=tmp_path, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        result = json.loads(run.stdout.splitlines()[-1])
+        processor = DeformableDetrRefineImageProcessor.from_pretrained(trained)
+        with torch.no_grad():
+            expected = detector(**processor(image, return_tensors="pt")).logits.flatten()
+        torch.testing.assert_close(torch.tensor(result["logits"]), expected, rtol=0, atol=1e-5)
+        assert result["found"] == 100
+
+
+def _package_folders() -> list[str]:
+    own = sysconfig.get_path("purelib")
+    return [own, *(path for path in sys.path if path.endswith("site-packages") and path != own)]
