@@ -123,7 +123,9 @@ def _rows(args: DataArguments, say: Callable[[str], None]) -> tuple[DetectionDat
     rows = data[args.train_split]
     if args.validation_data:
         other = load_detection_data(args.validation_data, label_map=data.label_map, defects=args.defects)
-        validation = other[args.validation_split]
+        # A set of its own has often one split only, whatever it is called.
+        only = next(iter(other.splits)) if len(other.splits) == 1 else args.validation_split
+        validation = other[only]
     elif args.split_every:
         split = split_every(rows, args.split_every)
         rows, validation = split["train"], split["validation"]
