@@ -32,7 +32,7 @@ def train_as(settings: Settings) -> dict[str, float]:
         # The one thing that training takes from serving, which stands above it.
         from deformable_detr_refine.serving.mlflow_model import export_mlflow
 
-        export_mlflow(Path(args.output_dir), Path(args.output_dir) / "mlflow")
+        export_mlflow(args.output_dir, Path(args.output_dir) / "mlflow", force=True)
     return metrics
 
 
