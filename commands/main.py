@@ -22,6 +22,7 @@ VERBS = {
     "convert": "turn a MMDetection checkpoint into a model folder, or back",
     "verify": "compare a checkpoint's numbers with the real MMDetection",
     "data": "download, inspect and convert data sets",
+    "export": "write a detector as ONNX, torch.export or MLflow, proved against the model",
     "push": "upload a detector to the Hub, with its model card",
     "doctor": "print versions, hardware and the operator backend that runs, and why",
 }

@@ -1,0 +1,111 @@
+"""`ddetr export`: a detector as ONNX, as a program of torch.export, or as an MLflow model."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ddetr.arguments import at_least_one
+from ddetr.images import find_images
+from ddetr.verify import sample_images
+
+DESCRIPTION = """\
+Writes a detector for where it will run.
+  onnx    one file for ONNX Runtime; `ddetr detect OUT.onnx` and `ddetr serve OUT.onnx` take it
+  torch   a program of torch.export, OUT.pt2
+  mlflow  a folder that `mlflow models serve --env-manager local` answers from
+
+Batch, height and width stay free. An ONNX file or a program proves itself before it appears: on images of two shapes,
+alone and padded into one batch, its detections must be the model's (boxes within 0.001 of the image, scores within
+0.001), and on a data set its AP must be within 0.1 points. Otherwise nothing is written.
+"""
+EXAMPLES = """\
+examples:
+  ddetr export --to onnx detector detector.onnx
+  ddetr export --to onnx detector detector.onnx --images wide.jpg high.jpg --data datasets/bccd --limit 50
+  ddetr export --to mlflow detector mlflow-model
+"""
+FORMS = ("onnx", "torch", "mlflow")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "export",
+        help="write a detector as ONNX, torch.export or MLflow, proved against the model",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model folder, or its Hub name")
+    parser.add_argument("output", metavar="OUT", type=Path, help="OUT.onnx, OUT.pt2, or a folder for mlflow")
+    parser.add_argument("--to", choices=FORMS, required=True, help="what to write")
+    parser.add_argument(
+        "--images",
+        metavar="IMAGE",
+        nargs="+",
+        help="to prove it on: files, folders or patterns, of two shapes (default in a source checkout: its samples)",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="data set to compare the AP on (default in a source checkout: the samples of the model's classes, if any)",
+    )
+    parser.add_argument("--split", metavar="NAME", default="validation", help="of --data (default validation)")
+    parser.add_argument(
+        "--limit", metavar="N", type=at_least_one, default=50, help="of --data only the first N images (default 50)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT, an earlier output of this command")
+    parser.add_argument("--json", action="store_true", help="print the proof as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.to == "mlflow":
+        return _mlflow(args)
+    images = find_images(args.images) if args.images else sample_images()
+
+    from transformers.utils import logging
+
+    from deformable_detr_refine.serving.onnx_export import export_onnx
+    from deformable_detr_refine.serving.proof import Samples
+    from deformable_detr_refine.serving.proof_data import data_rows, matching_samples
+    from deformable_detr_refine.serving.torch_export import export_torch
+
+    logging.disable_progress_bar()
+
+    def rows(names: Sequence[str]) -> Sequence[Any] | None:
+        if args.data:
+            return data_rows(names, args.data, args.split, args.limit)
+        return matching_samples(names, _samples() / "annotations") if _samples() and find_spec("datasets") else None
+
+    with tqdm(unit="image", desc="proof", disable=None) as progress:
+        samples = Samples(images, rows, progress.update)
+        export = {"onnx": export_onnx, "torch": export_torch}[args.to]
+        proof = export(args.model, args.output, samples, args.force)
+    if args.json:
+        print(json.dumps({"output": str(args.output), **proof.to_dict()}, indent=1))
+    else:
+        print(f"{args.model} -> {args.output}: {proof}")
+    return 0
+
+
+def _mlflow(args: argparse.Namespace) -> int:
+    if given := [name for name in ("images", "data") if getattr(args, name)]:
+        raise ValueError(f"--to mlflow copies the model as it is and proves nothing; drop --{given[0]}.")
+
+    from deformable_detr_refine.serving.mlflow_model import export_mlflow
+
+    export_mlflow(args.model, args.output, args.force)
+    print(json.dumps({"output": str(args.output)}) if args.json else f"{args.model} -> {args.output}")
+    return 0
+
+
+def _samples() -> Path | None:
+    """The samples of the checkout that this package runs from, if it does."""
+    spec = find_spec("deformable_detr_refine")
+    folder = Path(spec.origin).parents[1] / "samples" if spec and spec.origin else Path()
+    return folder if (folder / "annotations").is_dir() else None

@@ -1,0 +1,56 @@
+"""A traced detector takes every image size and batch, and computes what the model computes."""
+
+import pytest
+import torch
+from goldens_mmdet import NO_DROPOUT, VARIANTS, golden_config
+
+from ddetr.main import main
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image, use_backend
+from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.serving.torch_export import load_torch
+from deformable_detr_refine.serving.tracing import trace
+
+# (batch, height, width), none of them the example's; the last is as low as a program takes.
+SHAPES = [(1, 200, 333), (3, 97, 131), (2, 65, 256)]
+
+
+def batch_of(images: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random pixels; every image after the first is smaller than the canvas."""
+    pixels = torch.randn(images, 3, height, width, generator=torch.Generator().manual_seed(height))
+    mask = torch.ones(images, height, width, dtype=torch.int64)
+    for index in range(1, images):
+        mask[index, :, width - 20 * index :] = 0
+    return pixels * mask.unsqueeze(1), mask
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backend", [None, "reference"], ids=["operator", "grid_sample"])
+def test_program_is_the_model_for_every_size(variant, backend):
+    torch.manual_seed(0)
+    detector = DeformableDetrRefineForObjectDetection(golden_config(variant=variant, **NO_DROPOUT)).eval()
+    with use_backend(backend):
+        program = trace(detector)
+    names = {str(node.target) for node in program.graph.nodes}
+    assert any("deformable_attention" in name for name in names) is (backend is None)
+    for shape in SHAPES:
+        pixels, mask = batch_of(*shape)
+        with torch.no_grad():
+            logits, boxes = program.module()(pixels, mask)
+            expected = detector(pixels, mask)
+        torch.testing.assert_close(logits, expected.logits, rtol=0, atol=2e-5)
+        torch.testing.assert_close(boxes, expected.pred_boxes, rtol=0, atol=2e-6)
+
+
+def test_exported_file_finds_what_the_model_finds(saved, samples, tmp_path, capsys):
+    output = tmp_path / "detector.pt2"
+    photos = [str(samples / "10.jpg"), str(samples / "BloodImage_00000.jpg")]
+    assert main(["export", "--to", "torch", str(saved), str(output), "--images", *photos]) == 0
+    assert "detections are the same in images of" in capsys.readouterr().out
+    network = load_torch(output)
+    image = load_image(samples / "11.jpg").resize((300, 200))
+    outputs = network.forward(network.processor(images=[image], return_tensors="pt"))
+    (found,) = network.processor.post_process_object_detection(outputs, 0.0, [(200, 300)])
+    (expected,) = Detector(saved, "cpu").detect([image])
+    torch.testing.assert_close(found["scores"], torch.tensor(expected.scores), rtol=0, atol=1e-5)
+    assert network.id2label == expected.id2label
+    assert list(tmp_path.iterdir()) == [output]

@@ -1,0 +1,228 @@
+"""An ONNX file takes every image size and batch, finds what the model finds, carries all it needs, or there is none."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ddetr.main import main
+from deformable_detr_refine import load_image
+from deformable_detr_refine.conversion.comparison import Found, compare_found
+from deformable_detr_refine.serving.detector import DetectionFailure, Detector
+from deformable_detr_refine.serving.proof import ProofError, Samples
+
+EXTRA = "pip install deformable-detr-refine[onnx]"
+onnx = pytest.importorskip("onnx", reason=EXTRA)
+pytest.importorskip("onnxscript", reason=EXTRA)
+pytest.importorskip("onnxruntime", reason=EXTRA)
+
+from deformable_detr_refine.serving import onnx_export  # noqa: E402
+from deformable_detr_refine.serving.onnx_detector import load_onnx  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def photos(samples) -> list[str]:
+    return [str(samples / "10.jpg"), str(samples / "BloodImage_00000.jpg")]
+
+
+@pytest.fixture(scope="module")
+def written(saved, photos, tmp_path_factory):
+    """The detector's ONNX file and its proof."""
+    output = tmp_path_factory.mktemp("onnx") / "detector.onnx"
+    proof = onnx_export.export_onnx(saved, output, Samples(photos))
+    return output, proof
+
+
+def assert_same_detections(one, other) -> None:
+    found = (Found(each.boxes / max(each.image_size), each.scores, each.labels) for each in (one, other))
+    difference = compare_found(*found, 1e-4, 1e-4)
+    assert difference["agreeing"] + difference["at_the_cut"] == difference["detections"] == len(one)
+
+
+def test_proof_says_what_was_compared(written):
+    output, proof = written
+    assert [output] == list(output.parent.iterdir())
+    # Two photos alone and as one padded batch, 100 detections each.
+    assert len(proof.shapes) == 3 and len(set(proof.shapes)) == 3
+    assert proof.detections == 400 == proof.agreeing + proof.at_the_cut
+    assert proof.boxes <= 1e-4 and proof.scores <= 1e-4
+    assert "400 detections are the same" in str(proof) and proof.model_ap is None
+
+
+def test_file_says_what_it_takes(written, detector):
+    model = onnx.load(written[0])
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", onnx_export.OPSET)]
+    inputs, outputs = (
+        {
+            value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in values
+        }
+        for values in (model.graph.input, model.graph.output)
+    )
+    assert inputs == {"pixel_values": ["batch", 3, "height", "width"], "pixel_mask": ["batch", "height", "width"]}
+    assert outputs == {"logits": ["batch", 30, 5], "pred_boxes": ["batch", 30, 4]}
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(known["id2label"])["3"] == detector.config.id2label[3]
+    assert json.loads(known["config"])["model_type"] == "deformable_detr_refine"
+    assert len(known["weights_sha256"]) == 64 and known["opset"] == str(onnx_export.OPSET)
+    assert set(json.loads(known["versions"])) == {"deformable-detr-refine", "torch", "transformers"}
+
+
+def test_alone_it_finds_what_the_model_finds(written, saved, samples, tmp_path):
+    alone = shutil.copy(written[0], tmp_path / "elsewhere.onnx")
+    images = [load_image(samples / name) for name in ("11.jpg", "BloodImage_00053.jpg")]
+    # The third is one cell high on two levels.
+    images += [
+        images[0].resize((600, 40)),
+        images[0].resize((400, 90)),
+        images[1].rotate(90, expand=True),
+        images[0].resize((97, 131)),
+    ]
+    model, exported = Detector(saved, "cpu", batch_size=2), Detector(alone, threads=1, batch_size=2)
+    assert exported.network.processor.to_dict() == model.network.processor.to_dict()
+    for one, other in zip(model.detect(images), exported.detect(images), strict=True):
+        assert one.id2label == other.id2label
+        assert_same_detections(one, other)
+
+
+def test_padding_is_masked(written, detector):
+    pixels, mask = torch.randn(3, 3, 120, 150), torch.ones(3, 120, 150, dtype=torch.int64)
+    mask[1, 70:], mask[2, :, 41:] = 0, 0
+    pixels = pixels * mask.unsqueeze(1)
+    with torch.no_grad():
+        expected = detector(pixels, mask)
+    outputs = load_onnx(written[0]).forward({"pixel_values": pixels, "pixel_mask": mask})
+    # By box, since the first stage ranks equals as it likes.
+    for ours, theirs in zip(outputs.pred_boxes, expected.pred_boxes, strict=True):
+        assert torch.cdist(ours, theirs, p=torch.inf).amin(1).max() < 1e-4
+
+
+def test_detect_and_main_take_the_file(written, samples, tmp_path, capsys):
+    assert (
+        main(["detect", str(written[0]), str(samples / "12.jpg"), "--output", str(tmp_path), "--threshold", "0"]) == 0
+    )
+    (record,) = json.loads((tmp_path / "detections.json").read_text())
+    assert len(record["boxes"]) == 100
+
+
+def test_an_image_that_is_too_small_fails_alone(written, samples, saved):
+    exported = Detector(written[0])
+    exported.network.processor.size = {"shortest_edge": 24, "longest_edge": 40}
+    (found,) = exported.detect([samples / "10.jpg"])
+    assert isinstance(found, DetectionFailure) and "after resizing" in found.error
+
+
+FORKED = """
+import os, sys
+from deformable_detr_refine.serving.detector import Detector
+detector = Detector(sys.argv[1], threads=2)  # ONNX Runtime has started its threads
+if child := os.fork():
+    os.waitpid(child, 0)
+print(len(detector.detect([sys.argv[2]])[0]), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_server_may_fork_after_loading(written, samples):
+    """Its worker would wait for ever for threads that stayed behind."""
+    words = [sys.executable, "-c", FORKED, written[0], samples / "10.jpg"]
+    assert subprocess.check_output(words, text=True, timeout=120).split() == ["100", "100"]
+
+
+@pytest.fixture
+def without_tracing(written, monkeypatch):
+    """Exporting gives the graph that is there already, changed as a test says."""
+
+    def change(edit) -> None:
+        graph = onnx.load(written[0])
+        del graph.metadata_props[:]
+        edit(graph)
+        monkeypatch.setattr(onnx_export, "trace", lambda detector: None)
+        monkeypatch.setattr(onnx_export, "onnx_graph", lambda program: graph)
+
+    return change
+
+
+def test_a_file_that_computes_otherwise_is_not_written(saved, photos, tmp_path, without_tracing):
+    def one_bias(graph):
+        (bias,) = [value for value in graph.graph.initializer if value.name.endswith("class_heads.1.bias")]
+        numbers = onnx.numpy_helper.to_array(bias) + np.array([0, 0, 0.5, 0, 0], dtype=np.float32)
+        bias.CopyFrom(onnx.numpy_helper.from_array(numbers, bias.name))
+
+    without_tracing(one_bias)
+    with pytest.raises(ProofError, match="does not compute what the model does"):
+        onnx_export.export_onnx(saved, tmp_path / "new" / "detector.onnx", Samples(photos))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_invalid_file_is_not_written(saved, photos, tmp_path, without_tracing):
+    without_tracing(lambda graph: graph.graph.node[5].ClearField("input"))
+    old = tmp_path / "detector.onnx"
+    old.write_bytes(b"the old one")
+    with pytest.raises(ValueError, match="ONNX Runtime cannot load"):
+        onnx_export.export_onnx(saved, old, Samples(photos), force=True)
+    assert old.read_bytes() == b"the old one" and list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.slow
+def test_another_average_precision_is_refused(samples):
+    pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train]")
+    from deformable_detr_refine.serving.proof_data import matching_samples
+
+    network = Detector(samples.parent / "blood-cells", "cpu").network
+    # Of other shapes than the images of cells.
+    proof_images = [load_image(samples / "10.jpg").resize(size) for size in ((300, 300), (500, 300))]
+    of_cells = network.processor.resized_shape(480, 640)
+
+    def worse_on_cells(inputs):
+        outputs = network.forward(inputs)
+        if inputs["pixel_values"].shape[-2:] == of_cells:
+            outputs.pred_boxes = outputs.pred_boxes * torch.tensor([1, 1, 0.9, 0.9])
+        return outputs
+
+    test = Samples(proof_images, lambda names: matching_samples(names, samples.parent / "annotations"))
+    test.check(network)
+    same = test.prove(network, network)
+    assert same.model_ap == same.exported_ap > 0.3 and same.ap_images == 3
+    with pytest.raises(ProofError, match=r"AP differs by more than 0\.1 points"):
+        test.prove(network, network._replace(forward=worse_on_cells))
+
+
+def test_what_cannot_be_is_said_before_the_work(saved, photos, written, tmp_path, capsys):
+    def error_of(*words: str) -> str:
+        assert main(["export", "--to", "onnx", *words]) == 2
+        return capsys.readouterr().err
+
+    assert "does not end in .onnx" in error_of(str(saved), str(tmp_path / "model.bin"), "--images", *photos)
+    assert "replace it with --force" in error_of(str(saved), str(written[0]), "--images", *photos)
+    assert "give images of two shapes" in error_of(str(saved), str(tmp_path / "a.onnx"), "--images", photos[0])
+    assert "no model folder" in error_of(str(tmp_path / "none"), str(tmp_path / "a.onnx"), "--images", *photos)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_files_are_told_apart(written, tmp_path):
+    garbage, foreign = tmp_path / "garbage.onnx", tmp_path / "foreign.onnx"
+    garbage.write_bytes(b"no model")
+    model = onnx.load(written[0])
+    del model.metadata_props[:]
+    onnx.save(model, foreign)
+    with pytest.raises(ValueError, match=r"ONNX Runtime cannot load .*garbage"):
+        Detector(garbage)
+    with pytest.raises(ValueError, match="write it with `ddetr export`"):
+        Detector(foreign)
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.onnx"):
+        Detector(tmp_path / "none.onnx")
+
+
+def test_operator_and_weights_need_not_be_here(written):
+    """Every node is of ONNX's own domain, and nothing lies outside the file."""
+    model = onnx.load(written[0], load_external_data=False)
+    assert {node.domain for node in model.graph.node} == {""} and not model.functions
+    assert "GridSample" in {node.op_type for node in model.graph.node}
+    assert all(not value.external_data for value in model.graph.initializer)
