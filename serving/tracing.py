@@ -49,11 +49,16 @@ def trace(detector: DeformableDetrRefineForObjectDetection) -> ExportedProgram:
     pixel_mask = torch.ones(batch, height, width, dtype=torch.int64, device=detector.device)
     free = Dim.DYNAMIC
     with torch.no_grad(), _short_expressions():
-        return torch.export.export(
+        program = torch.export.export(
             LogitsAndBoxes(detector),
             (pixel_values, pixel_mask),
             dynamic_shapes={"pixel_values": {0: free, 2: free, 3: free}, "pixel_mask": {0: free, 1: free, 2: free}},
         )
+    # A file would carry the example's pixels, and lines of Python with the folders of this machine.
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 @contextmanager
@@ -88,13 +93,14 @@ def facts(
     Args:
         weights: sha256 of the file of weights; '' when there is none.
     """
+    config = {key: value for key, value in detector.config.to_dict().items() if key != "_name_or_path"}
     names = {str(label): name for label, name in sorted(detector.config.id2label.items())}
     packages = ("deformable-detr-refine", "torch", "transformers")
     return {
         "format": FORMAT,
         "id2label": json.dumps(names, ensure_ascii=False),
         "image_processor": json.dumps(processor.to_dict(), ensure_ascii=False),
-        "config": json.dumps(detector.config.to_dict(), ensure_ascii=False),
+        "config": json.dumps(config, ensure_ascii=False),
         "versions": json.dumps({name: version(name) for name in packages}),
         "weights_sha256": weights,
     }

@@ -1,5 +1,7 @@
 """A traced detector takes every image size and batch, and computes what the model computes."""
 
+import zipfile
+
 import pytest
 import torch
 from goldens_mmdet import NO_DROPOUT, VARIANTS, golden_config
@@ -54,3 +56,6 @@ def test_exported_file_finds_what_the_model_finds(saved, samples, tmp_path, caps
     torch.testing.assert_close(found["scores"], torch.tensor(expected.scores), rtol=0, atol=1e-5)
     assert network.id2label == expected.id2label
     assert list(tmp_path.iterdir()) == [output]
+    with zipfile.ZipFile(output) as archive:
+        assert not any(str(saved.parent).encode() in archive.read(name) for name in archive.namelist())
+        assert not any(b"modeling_deformable_detr_refine.py" in archive.read(name) for name in archive.namelist())

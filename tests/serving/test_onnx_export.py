@@ -220,9 +220,11 @@ def test_foreign_files_are_told_apart(written, tmp_path):
         Detector(tmp_path / "none.onnx")
 
 
-def test_operator_and_weights_need_not_be_here(written):
-    """Every node is of ONNX's own domain, and nothing lies outside the file."""
+def test_operator_and_weights_need_not_be_here(written, saved):
+    """Every node is of ONNX's own domain, nothing lies outside the file, and no folder of this machine is named."""
     model = onnx.load(written[0], load_external_data=False)
     assert {node.domain for node in model.graph.node} == {""} and not model.functions
     assert "GridSample" in {node.op_type for node in model.graph.node}
     assert all(not value.external_data for value in model.graph.initializer)
+    content = written[0].read_bytes()
+    assert str(saved.parent).encode() not in content and b"modeling_deformable_detr_refine.py" not in content
