@@ -26,9 +26,10 @@ from deformable_detr_refine import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
+from deformable_detr_refine.conversion.usable_cores import usable_cores
 from deformable_detr_refine.serving.batch_input import FileInput, Shard
 from deformable_detr_refine.serving.batch_shard import Settings, ShardResult
-from deformable_detr_refine.serving.batch_workers import run_here, usable_cores
+from deformable_detr_refine.serving.batch_workers import run_here
 
 Engine = Callable[[Settings, Iterator[Shard], int | None], Iterator[ShardResult]]
 

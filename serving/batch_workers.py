@@ -18,6 +18,7 @@ from itertools import chain, islice
 from multiprocessing import connection
 
 from deformable_detr_refine.conversion.load_detector import choose_device
+from deformable_detr_refine.conversion.usable_cores import usable_cores
 from deformable_detr_refine.serving.batch_input import Shard
 from deformable_detr_refine.serving.batch_shard import Settings, ShardResult, detect_shard
 from deformable_detr_refine.serving.detector import Detector
@@ -52,11 +53,6 @@ def run_here(settings: Settings, shards: Iterable[Shard], workers: int | None = 
     with ThreadPoolExecutor(workers, "batch") as pool:
         for _, future in _finished(pool, lambda shard: detect_shard(detector, settings, shard), shards, workers):
             yield future.result()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_processes(settings: Settings, shards: Iterator[Shard], workers: int) -> Iterator[ShardResult]:
@@ -139,4 +135,4 @@ def _follow(parent: int) -> None:
     os._exit(1)
 
 
-__all__ = ["RETRIES", "run_here", "usable_cores"]
+__all__ = ["RETRIES", "run_here"]

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from deformable_detr_refine.conversion.usable_cores import usable_cores
+
 # Time for requests at work when the server is told to end; Azure gives a request 90 seconds.
 DRAIN_SECONDS = 90
 
@@ -85,11 +87,6 @@ def serve(
     amlserver_linux.run(f"[{host}]" if ":" in host else host, port, workers)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _preload() -> bool:
     """Loads the model here, where a process can be forked with it: on a CPU, by one thread."""
     import torch
@@ -122,4 +119,4 @@ def _gunicorn_arguments(threads: int, known: set[str]) -> str:
     return shlex.join([*ours, *shlex.split(os.environ.get("GUNICORN_CMD_ARGS", ""))])
 
 
-__all__ = ["check_port", "serve", "usable_cores"]
+__all__ = ["check_port", "serve"]

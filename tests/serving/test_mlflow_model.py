@@ -11,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_detector import save_small_detector
 
@@ -50,6 +51,13 @@ def answer(saved):
     """What the detector itself says, as Azure's response. In batches of another size the last digits differ."""
     detector = Detector(saved)
     return lambda pictures: [found.to_azure() for found in detector.detect(pictures)]
+
+
+def assert_same_boxes(found: list[dict], expected: list[dict]) -> None:
+    """Of two processes: their last digits may differ, as they compute with other threads."""
+    assert [box["label"] for box in found] == [box["label"] for box in expected]
+    found, expected = ([[*box["box"].values(), box["score"]] for box in boxes] for boxes in (found, expected))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_signature_is_the_cards(pyfunc):
@@ -104,7 +112,7 @@ print(json.dumps([files, json.loads(table["boxes"][0])]))
     assert result.returncode == 0, result.stderr
     files, boxes = json.loads(result.stdout.splitlines()[-1])
     assert files and all(Path(file).is_relative_to(exported) for file in files.values())
-    assert boxes == answer(pictures[:1])[0]["boxes"]
+    assert_same_boxes(boxes, answer(pictures[:1])[0]["boxes"])
 
 
 def test_requirements_are_what_an_environment_needs(exported):
@@ -215,7 +223,8 @@ def test_mlflow_models_serve_answers(exported, pictures, answer, tmp_path):
             with urllib.request.urlopen(request, timeout=120) as response:
                 rows = json.load(response)["predictions"]
             most = body.get("params", {}).get("top_k", 100)
-            assert [json.loads(row["boxes"]) for row in rows] == [one["boxes"][:most] for one in answer(pictures)]
+            for row, one in zip(rows, answer(pictures), strict=True):
+                assert_same_boxes(json.loads(row["boxes"]), one["boxes"][:most])
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
