@@ -7,8 +7,9 @@ from torch import Tensor
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre x, centre y, width, height -> (..., 4) x0, y0, x1, y1, in the same units.
 
-    >>> cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 0.2, 0.4])).tolist()
-    [0.4000000059604645, 0.30000001192092896, 0.6000000238418579, 0.699999988079071]
+    Example:
+        >>> cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 0.25, 0.5])).tolist()
+        [0.375, 0.25, 0.625, 0.75]
     """
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat((centre - 0.5 * size, centre + 0.5 * size), -1)

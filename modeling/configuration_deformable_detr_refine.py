@@ -39,8 +39,9 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
 
     Source: configs/deformable_detr of MMDetection 3.1.0; Zhu et al., Deformable DETR (arXiv:2010.04159).
 
-    >>> DeformableDetrRefineConfig(num_labels=3).variant
-    'refine_twostage'
+    Example:
+        >>> DeformableDetrRefineConfig(num_labels=3).variant
+        'refine_twostage'
     """
 
     model_type = "deformable_detr_refine"

@@ -60,10 +60,14 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     do_pad = True
 
     def resized_shape(self, height: int, width: int, size: SizeDict | dict | None = None) -> tuple[int, int]:
-        """(height, width) of an image after `resize`.
+        """(height, width) of an image after `resize`, both in pixels; without `size` by the processor's own.
 
-        >>> DeformableDetrRefineImageProcessor().resized_shape(480, 640)
-        (800, 1067)
+        Raises:
+            ValueError: `size` has other keys, or the image is so thin that a side of 0 would be left.
+
+        Example:
+            >>> DeformableDetrRefineImageProcessor().resized_shape(480, 640)
+            (800, 1067)
         """
         size = self.size if size is None else size
         size = size if isinstance(size, SizeDict) else SizeDict(**size)
@@ -196,6 +200,9 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
 
         Returns:
             Per image `scores` (N,), `labels` (N,) and `boxes` (N, 4), xyxy in pixels of the original image, clipped.
+
+        Raises:
+            ValueError: there are more or fewer target sizes than images.
 
         Source: _predict_by_feat_single in mmdet/models/dense_heads/detr_head.py.
         """
