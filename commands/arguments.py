@@ -45,3 +45,42 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port, 1 to 65535")
     return int(text)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width of an image.
+
+    Example:
+        >>> image_size("800x1333")
+        (800, 1333)
+    """
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text} is not a size HxW in pixels, as 800x1333")
+    return int(height), int(width)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on.
+
+    Example:
+        >>> natural("0")
+        0
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return int(text)
+
+
+def point(text: str) -> tuple[float, float]:
+    """x and y in pixels.
+
+    Example:
+        >>> point("320,240.5")
+        (320.0, 240.5)
+    """
+    try:
+        x, y = (float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a point X,Y in pixels, as 320,240") from None
+    return x, y

@@ -8,8 +8,8 @@ from pathlib import Path
 NAME = "blood-cells"
 
 
-def model_and_images(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Takes the words of `ddetr detect [MODEL] IMAGE...` apart; without MODEL the package's own, and says so.
+def model_and_images(words: Sequence[str], verb: str = "detect") -> tuple[str, list[str]]:
+    """Takes the words of `ddetr VERB [MODEL] IMAGE...` apart; without MODEL the package's own, and says so.
 
     The first word is a model when it is a folder with a config.json, an .onnx file, or a Hub name: OWNER/NAME where
     there is no such path, with more words after it.
@@ -27,7 +27,7 @@ def model_and_images(words: Sequence[str]) -> tuple[str, list[str]]:
     if rest and not path.exists() and not any(mark in first for mark in "*?[:"):
         # A model's name mistyped is likelier than an image's.
         return first, rest
-    print(f"ddetr detect: no model is named, so the package's own looks for blood cells ({NAME}).", file=sys.stderr)
+    print(f"ddetr {verb}: no model is named, so the package's own looks for blood cells ({NAME}).", file=sys.stderr)
     return str(default_model()), list(words)
 
 

@@ -59,6 +59,7 @@ def examine() -> dict[str, Any]:
     import torch
 
     from deformable_detr_refine.conversion.load_detector import choose_device
+    from deformable_detr_refine.conversion.usable_cores import usable_cores
     from deformable_detr_refine.ops import backend_report
 
     device = choose_device("auto")
@@ -67,8 +68,8 @@ def examine() -> dict[str, Any]:
         "versions": {DISTRIBUTION: version(DISTRIBUTION), "python": platform.python_version()}
         | {name: _installed(name) for name in PACKAGES},
         "system": platform.platform(),
-        "cpu": {"model": _cpu_model(), "cores": _usable_cores(), "threads": torch.get_num_threads()},
-        "accelerator": _accelerator(device),
+        "cpu": {"model": cpu_model(), "cores": usable_cores(), "threads": torch.get_num_threads()},
+        "accelerator": accelerator_of(device),
         "device": str(device),
         "backends": backends,
         "why": _why(backends, str(device)),
@@ -130,7 +131,7 @@ def _extras() -> dict[str, list[str]]:
     return extras
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
@@ -138,11 +139,7 @@ def _cpu_model() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _accelerator(device: Any) -> dict[str, Any] | None:
+def accelerator_of(device: Any) -> dict[str, Any] | None:
     import torch
 
     if device.type == "cpu":

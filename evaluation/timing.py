@@ -1,0 +1,47 @@
+"""Interleaved timing: each round runs every candidate once, so that a busy moment of the machine falls on all."""
+
+import time
+from collections.abc import Callable, Mapping
+
+
+class Runs(list[float]):
+    """Seconds of each run; when there are none, `reason` says why."""
+
+    reason = "not run"
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, progress: Callable[[], object] | None = None
+) -> dict[str, Runs]:
+    """The runs of each, by name; a first round, which fills caches, is not counted.
+
+    A candidate that raises ChildProcessError has no runs; the others go on.
+
+    Args:
+        progress: called after every run, the first round's too.
+
+    Example:
+        >>> times = interleaved({"sum": lambda: sum(range(100)), "max": lambda: max(range(100))}, rounds=3)
+        >>> {name: len(runs) for name, runs in times.items()}
+        {'sum': 3, 'max': 3}
+    """
+    times = {name: Runs() for name in candidates}
+    able = list(candidates)
+    for counted in [False] + [True] * rounds:
+        for name in list(able):
+            start = time.perf_counter()
+            try:
+                candidates[name]()
+            except ChildProcessError as error:
+                able.remove(name)
+                times[name].clear()
+                times[name].reason = str(error)
+                continue
+            if counted:
+                times[name].append(time.perf_counter() - start)
+            if progress is not None:
+                progress()
+    return times
+
+
+__all__ = ["Runs", "interleaved"]
