@@ -24,6 +24,9 @@ VERBS = {
     "data": "download, inspect and convert data sets",
     "export": "write a detector as ONNX, torch.export or MLflow, proved against the model",
     "push": "upload a detector to the Hub, with its model card",
+    "info": "print a detector's family, classes, parameters and operations",
+    "benchmark": "time a detector on this machine, by backend and type of numbers",
+    "visualize": "draw where a detector looks, what it proposes and how it refines boxes",
     "doctor": "print versions, hardware and the operator backend that runs, and why",
 }
 EXIT_ERROR = 2
