@@ -1,41 +1,14 @@
-"""Interleaved timing: each round runs every candidate once, so that a busy moment of the machine falls on all."""
+"""What is made of timed runs: tables and files; and the machine that they were timed on."""
 
 import json
 import platform
 import re
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-
-class Runs(list[float]):
-    """Seconds of each run; when there are none, `reason` says why."""
-
-    reason = "not run"
-
-
-def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Runs]:
-    """The runs of each, by name; a first round, which fills caches, is not counted.
-
-    A candidate that raises ChildProcessError has no runs; the others go on.
-    """
-    times = {name: Runs() for name in candidates}
-    able = list(candidates)
-    for counted in [False] + [True] * rounds:
-        for name in list(able):
-            start = time.perf_counter()
-            try:
-                candidates[name]()
-            except ChildProcessError as error:
-                able.remove(name)
-                times[name].clear()
-                times[name].reason = str(error)
-                continue
-            if counted:
-                times[name].append(time.perf_counter() - start)
-    return times
+from deformable_detr_refine.evaluation.timing import Runs, interleaved
 
 
 def table(times: Mapping[str, Runs], peers: Mapping[str, Sequence[str]]) -> str:
@@ -77,3 +50,6 @@ def machine() -> str:
 def resident(name: str) -> int:
     """Kilobytes of this process's memory now ('VmRSS') or at most so far ('VmHWM'); Linux."""
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+__all__ = ["Runs", "interleaved", "machine", "resident", "speed_up", "table", "write_numbers"]

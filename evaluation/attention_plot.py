@@ -56,7 +56,7 @@ def plot_query(inside: Inside, query: int) -> Image.Image:
         )
         axes = panels.image(0, inside.image, whole(inside.image), "Image")
         draw_box(axes, after[-1], "white")
-        _mark_window(axes, window)
+        _mark_window(axes, window, inside.image)
         dark = faded(inside.image)
         for layer in range(layers):
             score = inside.layer_scores[layer, query, label]
@@ -95,14 +95,14 @@ def plot_token(inside: Inside, x: float, y: float, level: int = 0) -> Image.Imag
     with own_style():
         panels = Panels(
             layers + 1,
-            f"Where a token of level {level + 1} looks, layer by layer (its cell: {centre[0]:.0f}, {centre[1]:.0f})",
+            f"Where a token of level {level} looks, layer by layer (its cell: {centre[0]:.0f}, {centre[1]:.0f})",
             f"{_says(looks)} of the encoder. Cross: the token's own cell, around which it looks; "
             "outside the image are zeros.",
             foot=0.42,
             under=0.11,
         )
         axes = panels.image(0, inside.image, whole(inside.image), "Image")
-        _mark_window(axes, window)
+        _mark_window(axes, window, inside.image)
         _cross(axes, centre)
         dark = faded(inside.image)
         for layer in range(layers):
@@ -146,8 +146,9 @@ def _cross(axes: Any, point: np.ndarray) -> None:
         axes.plot(*point, "+", color=color, markersize=size, markeredgewidth=width, zorder=4)
 
 
-def _mark_window(axes: Any, window: Window) -> None:
-    draw_box(axes, window, "white", 1.0, dashes=True)
+def _mark_window(axes: Any, window: Window, image: Image.Image) -> None:
+    if window != whole(image):
+        draw_box(axes, window, "white", 1.0, dashes=True)
 
 
 def _shares(axes: Any, looks: Looks, layer: int) -> None:
@@ -171,7 +172,7 @@ def _legend(panels: Panels, inside: Inside) -> None:
         Line2D([], [], linestyle="", marker="o", markersize=9, color=color, markeredgecolor="#00000080")
         for color, _ in zip(LEVEL_COLORS * 2, inside.level_shapes, strict=False)
     ]
-    texts = [f"level {level + 1}: {w} x {h} cells" for level, (h, w) in enumerate(inside.level_shapes)]
+    texts = [f"level {level}: {w} x {h} cells" for level, (h, w) in enumerate(inside.level_shapes)]
     texts[0] += " (finest)"
     panels.figure.legend(
         handles,
