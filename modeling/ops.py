@@ -20,7 +20,10 @@ from .ops_triton import triton_backward, triton_forward, triton_unavailable
 
 
 class Backend(NamedTuple):
-    """One way to compute the operator; see `ops_torch` for what the two functions take and give."""
+    """One way to compute the operator; see `ops_torch` for what the two functions take and give.
+
+    They are called with inputs that fit together and are not empty.
+    """
 
     forward: Callable[..., Tensor]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -36,6 +39,7 @@ BACKENDS = {
     "torch": Backend(torch_forward, torch_backward, lambda device: None),
 }
 REFERENCE = "reference"
+_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # A plain global, which torch.compile understands.
 _requested: str | None = os.getenv("DDETR_BACKEND") or None
 # A copy of this file that travelled with a model's folder registers operators of its own, beside the package's.
@@ -63,13 +67,14 @@ def deformable_attention(
     Raises:
         ValueError: when shapes do not fit together, or the backend asked for does not run here.
 
-    >>> value = torch.ones(1, 6, 1, 2)  # one image of 2 x 3 pixels, one head, two channels
-    >>> centre, weight = torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
-    >>> deformable_attention(value, [(2, 3)], centre, weight)
-    tensor([[[1., 1.]]])
+    Example:
+        >>> value = torch.ones(1, 6, 1, 2)  # one image of 2 x 3 pixels, one head, two channels
+        >>> centre, weight = torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+        >>> deformable_attention(value, [(2, 3)], centre, weight)
+        tensor([[[1., 1.]]])
     """
-    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     if _requested == REFERENCE:
+        _check_inputs(value, spatial_shapes, sampling_locations, attention_weights)
         return deformable_attention_reference(value, spatial_shapes, sampling_locations, attention_weights)
     flat_shapes = [side for shape in spatial_shapes for side in shape]
     return _forward(value, flat_shapes, sampling_locations, attention_weights)
@@ -81,11 +86,15 @@ def use_backend(name: str | None) -> Iterator[None]:
 
     It holds for the whole process, other threads included.
 
-    >>> with use_backend("reference"):
-    ...     deformable_attention(
-    ...         torch.ones(1, 1, 1, 1), [(1, 1)], torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
-    ...     )
-    tensor([[[1.]]])
+    Raises:
+        ValueError: no backend has this name.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     deformable_attention(
+        ...         torch.ones(1, 1, 1, 1), [(1, 1)], torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+        ...     )
+        tensor([[[1.]]])
     """
     if name is not None and name != REFERENCE and name not in BACKENDS:
         raise ValueError(f"No backend is called {name!r}; there are {', '.join([*BACKENDS, REFERENCE])}.")
@@ -129,14 +138,22 @@ def _backend(device: torch.device) -> Backend:
     return BACKENDS[_requested]
 
 
-def _check_shapes(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:
+def _check_inputs(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:
+    """All that backends rely on, whether they were reached by `deformable_attention` or through torch.ops."""
+    if value.dtype not in _TYPES:
+        raise ValueError(f"value is {value.dtype}; the operator takes float64, float32, bfloat16 and float16.")
+    if not value.device == locations.device == weights.device:
+        raise ValueError(
+            f"value is on {value.device}, sampling_locations on {locations.device} and attention_weights on "
+            f"{weights.device}: they must be on one device."
+        )
     if value.dim() != 4 or locations.dim() != 6 or locations.shape[-1] != 2:
         raise ValueError(
             "value is (B, S, H, C) and sampling_locations (B, Q, H, L, P, 2), "
             f"but got {tuple(value.shape)} and {tuple(locations.shape)}."
         )
     batch, tokens, heads, _ = value.shape
-    if sum(h * w for h, w in shapes) != tokens:
+    if any(side < 0 for shape in shapes for side in shape) or sum(h * w for h, w in shapes) != tokens:
         raise ValueError(f"spatial_shapes {list(shapes)} do not add up to value's {tokens} tokens.")
     if (locations.shape[0], locations.shape[2], locations.shape[3]) != (batch, heads, len(shapes)):
         raise ValueError(
@@ -155,19 +172,25 @@ def _pairs(flat: Sequence[int]) -> list[tuple[int, int]]:
 
 @torch.library.custom_op(f"{_NAMESPACE}::deformable_attention", mutates_args=())
 def _forward(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    if not locations.numel():  # backends need not think of empty batches
+    shapes = _pairs(spatial_shapes)
+    _check_inputs(value, shapes, locations, weights)
+    if not (value.numel() and locations.numel()):  # backends need not think of empty batches
         return value.new_zeros(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
-    return _backend(value.device).forward(value, _pairs(spatial_shapes), locations, weights)
+    return _backend(value.device).forward(value, shapes, locations, weights)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::deformable_attention_backward", mutates_args=())
 def _backward(
     grad_output: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not locations.numel():
-        return tuple(torch.zeros_like(tensor) for tensor in (value, locations, weights))
+    shapes = _pairs(spatial_shapes)
+    _check_inputs(value, shapes, locations, weights)
+    if grad_output.shape != (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]):
+        raise ValueError(f"grad_output {tuple(grad_output.shape)} does not have the output's shape.")
+    if not (value.numel() and locations.numel()):
+        return tuple(tensor.new_zeros(tensor.shape) for tensor in (value, locations, weights))
     backend = _backend(value.device)
-    return backend.backward(grad_output.contiguous(), value, _pairs(spatial_shapes), locations, weights)
+    return backend.backward(grad_output.contiguous(), value, shapes, locations, weights)
 
 
 @_forward.register_fake

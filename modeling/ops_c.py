@@ -65,11 +65,8 @@ def c_forward(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], location
     """value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B, Q, H * C)."""
     if value.dtype == torch.float64:
         return torch_forward(value, spatial_shapes, locations, weights)
-    _check(value, spatial_shapes, locations, weights)
-    shape = (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
-    if not (value.numel() and locations.shape[1]):
-        return value.new_zeros(shape)
-    work, output = _work(value, spatial_shapes, locations, weights), value.new_empty(shape)
+    work = _work(value, spatial_shapes, locations, weights)
+    output = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
     work.point_to(output=output)
     _run(work)
     return output
@@ -81,11 +78,6 @@ def c_backward(
     """grad_output (B, Q, H * C) and forward's inputs -> the gradients of value, locations and weights."""
     if value.dtype == torch.float64:
         return torch_backward(grad_output, value, spatial_shapes, locations, weights)
-    _check(value, spatial_shapes, locations, weights)
-    if grad_output.shape != (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]):
-        raise ValueError(f"grad_output {tuple(grad_output.shape)} does not have the output's shape.")
-    if not (value.numel() and locations.shape[1]):
-        return tuple(tensor.new_zeros(tensor.shape) for tensor in (value, locations, weights))
     work = _work(value, spatial_shapes, locations, weights)
     grad_value = (value.new_zeros if work.direct else value.new_empty)(value.shape)
     grad_locations = locations.new_empty(locations.shape, dtype=torch.float32)
@@ -96,30 +88,10 @@ def c_backward(
     return grad_value, grad_locations.to(locations.dtype), grad_weights.to(weights.dtype)
 
 
-def _check(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> None:
-    """Everything that the C code relies on, since torch.ops reaches the backend without `deformable_attention`."""
-    if value.dtype not in _TYPES:
-        raise ValueError(f"value is {value.dtype}; the operator takes float64, float32, bfloat16 and float16.")
-    if any(tensor.device.type != "cpu" for tensor in (value, locations, weights)):
-        raise ValueError("value, locations and weights must all be on the CPU.")
-    if value.dim() != 4 or locations.dim() != 6 or locations.shape[-1] != 2 or weights.shape != locations.shape[:-1]:
-        raise ValueError(
-            "value is (B, S, H, C), locations (B, Q, H, L, P, 2) and weights (B, Q, H, L, P), but got "
-            f"{tuple(value.shape)}, {tuple(locations.shape)} and {tuple(weights.shape)}."
-        )
-    (B, S, H, _), (batch, _, heads, L, _, _) = value.shape, locations.shape
-    if (batch, heads, L) != (B, H, len(shapes)):
-        raise ValueError(
-            f"locations {tuple(locations.shape)} do not fit {B} images, {H} heads and {len(shapes)} levels."
-        )
-    if any(side < 0 for shape in shapes for side in shape) or sum(h * w for h, w in shapes) != S:
-        raise ValueError(f"spatial_shapes {list(shapes)} do not add up to value's {S} tokens.")
-    if max(S, *(side for shape in shapes for side in shape), 0) >= 2**28:
-        raise ValueError(f"{S} tokens are too many: the C backend counts to 2**28.")
-
-
 def _work(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> _Work:
     (B, S, H, C), (_, Q, _, L, P, _) = value.shape, locations.shape
+    if max(S, *(side for shape in shapes for side in shape)) >= 2**28:
+        raise ValueError(f"{S} tokens are too many: the C backend counts to 2**28.")
     padded = -(-C // 8) * 8
     # Four rows are read for each point. Fewer than two reads for each token do not pay for a copy (measured).
     direct = value.dtype == torch.float32 and padded == C and 4 * Q * L * P < 2 * S

@@ -47,7 +47,7 @@ def triton_forward(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B, Q, H * C)."""
-    if not _fits(value, spatial_shapes, locations, weights):
+    if not _fits(value, locations):
         return torch_forward(value, spatial_shapes, locations, weights)
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     output = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
@@ -64,9 +64,7 @@ def triton_backward(
     Raises:
         RuntimeError: under torch.use_deterministic_algorithms(True).
     """
-    if grad_output.shape != (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]):
-        raise ValueError(f"grad_output {tuple(grad_output.shape)} does not have the output's shape.")
-    if not _fits(value, spatial_shapes, locations, weights):
+    if not _fits(value, locations):
         return torch_backward(grad_output, value, spatial_shapes, locations, weights)
     if torch.are_deterministic_algorithms_enabled():
         if not torch.is_deterministic_algorithms_warn_only_enabled():
@@ -84,19 +82,10 @@ def triton_backward(
     return grad_value.to(value.dtype), *gradients[1:]
 
 
-def _fits(value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> bool:
-    """Whether the kernels can compute it. ValueError where they would read what is not theirs."""
-    (B, S, H, C), Q, P = value.shape, locations.shape[1], locations.shape[4]
-    sampled = (B, Q, H, len(spatial_shapes), P)
-    if locations.shape != (*sampled, 2) or weights.shape != sampled or sum(h * w for h, w in spatial_shapes) != S:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (value, locations, weights))
-        raise ValueError(
-            f"value, locations and weights {shapes} and levels {list(spatial_shapes)} do not fit together."
-        )
-    if not value.device == locations.device == weights.device:
-        raise ValueError(f"value is on {value.device}, locations on {locations.device}, weights on {weights.device}.")
-    # Inside an image the kernels count in 32 bits.
-    largest = max(S * H * C, Q * H * C, Q * H * len(spatial_shapes) * P * 2)
+def _fits(value: Tensor, locations: Tensor) -> bool:
+    """Whether the kernels can compute it: inside an image they count in 32 bits."""
+    (_, S, H, C), (_, Q, _, L, P, _) = value.shape, locations.shape
+    largest = max(S * H * C, Q * H * C, Q * H * L * P * 2)
     return value.dtype in _TYPES and C in (1, 2, 4, 8, 16, 32, 64) and largest < 2**31
 
 

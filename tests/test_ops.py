@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deformable_detr_refine.ops import BACKENDS, backend_report, deformable_attention, use_backend
+from deformable_detr_refine.ops import BACKENDS, Backend, backend_report, deformable_attention, use_backend
 from deformable_detr_refine.ops_reference import deformable_attention_reference
 
 CPU = torch.device("cpu")
@@ -117,6 +117,37 @@ def test_no_queries_and_no_images():
     assert deformable_attention(value[:0], shapes, locations[:0], weights[:0]).shape == (0, 50, 256)
     _, (grad_value, *_) = gradients(deformable_attention, value, shapes, locations[:, :0], weights[:, :0])
     assert not grad_value.any()
+
+
+WRONG = {
+    "tokens": lambda value, shapes, locations, weights: (value[:, 1:], shapes, locations, weights),
+    "heads": lambda value, shapes, locations, weights: (value[:, :, :2], shapes, locations, weights),
+    "images": lambda value, shapes, locations, weights: (value, shapes, locations[:1], weights[:1]),
+    "weights": lambda value, shapes, locations, weights: (value, shapes, locations, weights[:, :-1]),
+    "negative sides": lambda value, shapes, locations, weights: (value, [-20, -15, *shapes[2:]], locations, weights),
+    "one side": lambda value, shapes, locations, weights: (value, shapes[1:], locations, weights),
+    "integers": lambda value, shapes, locations, weights: (value.int(), shapes, locations, weights),
+    "dimensions": lambda value, shapes, locations, weights: (value[0], shapes, locations, weights),
+    "levels": lambda value, shapes, locations, weights: (value, [*shapes, 0, 0], locations, weights),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_inputs_that_do_not_fit_never_reach_a_backend(wrong, monkeypatch):
+    value, shapes, locations, weights = inputs("usual")
+    flat = [side for shape in shapes for side in shape]
+    broken = WRONG[wrong](value, flat, locations, weights)
+    operators = torch.ops.deformable_detr_refine
+    reached = lambda *inputs: pytest.fail("a backend was reached")  # noqa: E731
+    monkeypatch.setitem(BACKENDS, "torch", Backend(reached, reached, lambda device: None))
+    with use_backend("torch"):
+        with pytest.raises(ValueError):
+            operators.deformable_attention(*broken)
+        grad_output = torch.zeros(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+        with pytest.raises(ValueError):
+            operators.deformable_attention_backward(grad_output, *broken)
+        with pytest.raises(ValueError, match="grad_output"):
+            operators.deformable_attention_backward(grad_output[:, 1:], value, flat, locations, weights)
 
 
 def test_errors_say_what_does_not_fit():

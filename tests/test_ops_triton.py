@@ -151,16 +151,6 @@ def test_no_fixed_order_of_additions_is_an_error_that_says_what_to_do(monkeypatc
         torch.use_deterministic_algorithms(False)
 
 
-def test_shapes_that_do_not_fit_are_errors_before_the_launch():
-    value, shapes, locations, weights, grad = inputs("1 channels")
-    with pytest.raises(ValueError, match="do not fit together"):
-        ops_triton.triton_forward(value, [(2, 4)], locations, weights)
-    with pytest.raises(ValueError, match="do not fit together"):
-        ops_triton.triton_forward(value, shapes, locations[:, :2], weights)
-    with pytest.raises(ValueError, match="output's shape"):
-        ops_triton.triton_backward(grad[:, :2], value, shapes, locations, weights)
-
-
 def test_reason_why_it_does_not_run_here():
     assert "on a GPU, not on cpu" in ops_triton.triton_unavailable(torch.device("cpu"), by_name=True)
     with use_backend("triton"), pytest.raises(ValueError, match="triton backend does not run here"):
