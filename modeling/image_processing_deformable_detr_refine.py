@@ -168,8 +168,9 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             for image, target in zip(images, labels, strict=True):
                 target["size"] = torch.tensor(image.shape[-2:])
         if do_pad:
-            images, masks = self.pad(images, pad_size=pad_size, return_mask=True, disable_grouping=disable_grouping)
-            data = {"pixel_values": images, "pixel_mask": masks}
+            data = dict(zip(("pixel_values", "pixel_mask"), _padded(images, pad_size), strict=True))
+            if return_tensors is None:
+                data = {name: list(tensor) for name, tensor in data.items()}
         elif return_tensors is not None and len({image.shape for image in images}) > 1:
             raise ValueError("do_pad=False makes one tensor of images of equal size only; these differ after resizing.")
         else:
@@ -219,6 +220,25 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             {"scores": s[s > threshold], "labels": c[s > threshold], "boxes": b[s > threshold]}
             for s, c, b in zip(scores, labels, boxes, strict=True)
         ]
+
+
+def _padded(images: Sequence[Tensor], size: SizeDict | None) -> tuple[Tensor, Tensor]:
+    """Images at the upper left of one canvas, zero beyond them: (B, 3, height, width), and its mask, 1 on the image.
+
+    transformers' own `pad` copies each image three times.
+    """
+    sides = size or SizeDict(*(max(image.shape[axis] for image in images) for axis in (-2, -1)))
+    if not (sides.height and sides.width):
+        raise ValueError(f"pad_size has 'height' and 'width'; got {size}.")
+    canvas = images[0].new_zeros(len(images), images[0].shape[0], sides.height, sides.width)
+    mask = torch.zeros(len(images), sides.height, sides.width, dtype=torch.int64, device=canvas.device)
+    for index, image in enumerate(images):
+        _, height, width = image.shape
+        if height > sides.height or width > sides.width:
+            raise ValueError(f"An image of {width}x{height} pixels after resizing does not fit into pad_size {size}.")
+        canvas[index, :, :height, :width] = image
+        mask[index, :height, :width] = 1
+    return canvas, mask
 
 
 def _hold_0_to_255(image: Tensor) -> None:
