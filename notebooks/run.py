@@ -1,0 +1,155 @@
+"""Makes every notebook from its .py (jupytext's percent form), runs it, and keeps what it shows.
+
+    python notebooks/run.py                     all of them
+    python notebooks/run.py inference           some
+    python notebooks/run.py --check             runs all, writes nothing; also fails where an .ipynb is not of its .py
+
+An error in any cell fails. Cells run in notebooks/; what they write goes to notebooks/output, which git ignores.
+Nothing of the machine gets into a notebook: no times, versions, addresses or paths, so that a second run without a
+change makes no difference. What cells print as errors (progress, warnings) is shown here and not kept.
+"""
+
+import argparse
+import base64
+import io
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+# Pictures as JPEG of this width at most: a notebook stays below 600 kB.
+WIDTH, QUALITY = 1120, 76
+LARGEST = 600_000
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="of notebooks, without suffix (default: all)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where an .ipynb is not of its .py")
+    parser.add_argument("--timeout", type=int, default=900, help="seconds for a cell (default 900)")
+    args = parser.parse_args()
+    sources = [HERE / f"{name}.py" for name in args.names] or sorted(
+        set(HERE.glob("*.py")) - {Path(__file__).resolve()}
+    )
+    failed = []
+    for source in sources:
+        start = time.monotonic()
+        try:
+            notebook = run(source, args.timeout)
+            if args.check:
+                hold_same_cells(notebook, source.with_suffix(".ipynb"))
+            else:
+                write(notebook, source.with_suffix(".ipynb"))
+        except (CellExecutionError, OSError, ValueError) as error:
+            failed.append(source.stem)
+            print(f"{source.stem}: FAILED\n{error}", file=sys.stderr)
+        else:
+            print(f"{source.stem}: ok, {time.monotonic() - start:.0f} s", flush=True)
+    return 1 if failed else 0
+
+
+def run(source: Path, timeout: int) -> nbformat.NotebookNode:
+    """The notebook of a .py, executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CellExecutionError: a cell raised; the message shows which.
+    """
+    notebook = jupytext.read(source)
+    shutil.rmtree(HERE / "output", ignore_errors=True)
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(HERE)}},
+        record_timing=False,
+        coalesce_streams=True,
+    )
+    client.execute()
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata = nbformat.NotebookNode()
+        if cell.cell_type == "code":
+            cell.outputs = [kept for output in cell.outputs if (kept := tidy(output)) is not None]
+    pairing = {"formats": "ipynb,py:percent"}
+    notebook.metadata = nbformat.from_dict(
+        {"jupytext": pairing, "kernelspec": KERNEL, "language_info": {"name": "python"}}
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    nbformat.validate(notebook)
+    return notebook
+
+
+def tidy(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """An output without what changes from run to run, its picture as a JPEG; None for the stream of errors."""
+    if output.output_type == "stream":
+        if output.name == "stderr":
+            sys.stderr.write(output.text)
+            return None
+        output.text = plain(output.text)
+    elif "data" in output:
+        data = output.data
+        if "image/png" in data:
+            picture = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png"))))
+            data.pop("image/jpeg", None)
+            data["image/jpeg"] = as_jpeg(picture)
+        for kind in [kind for kind in data if kind.startswith("text/")]:
+            data[kind] = plain(data[kind])
+    return output
+
+
+def as_jpeg(picture: Image.Image) -> str:
+    picture = picture.convert("RGB")
+    if picture.width > WIDTH:
+        picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=QUALITY, optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def plain(text: str) -> str:
+    """Text without addresses in memory and without this machine's folders."""
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    for folder, name in ((HERE.parent, ".."), (Path(tempfile.gettempdir()), "TEMPORARY")):
+        text = text.replace(str(folder), name)
+    return text
+
+
+def write(notebook: nbformat.NotebookNode, file: Path) -> None:
+    """Writes it aside, then into place.
+
+    Raises:
+        ValueError: it is too large to be kept.
+    """
+    text = nbformat.writes(notebook) + "\n"
+    if len(text) > LARGEST:
+        raise ValueError(f"{file.name} would have {len(text):,} bytes, more than {LARGEST:,}: show fewer pictures.")
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+
+
+def hold_same_cells(notebook: nbformat.NotebookNode, file: Path) -> None:
+    """Holds that an .ipynb has the cells of its .py.
+
+    Raises:
+        FileNotFoundError: it was not made.
+        ValueError: it is of another text.
+    """
+    kept = nbformat.read(file, as_version=4)
+    if [(c.cell_type, c.source) for c in kept.cells] != [(c.cell_type, c.source) for c in notebook.cells]:
+        raise ValueError(f"{file.name} was made from another text than {file.stem}.py: run `make notebooks`.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
