@@ -66,10 +66,7 @@ def test_commands_run(page, checkout):
 )
 def test_slow_commands_run(page, checkout):
     shutil.rmtree(checkout / "detector")  # the guides write it themselves
-    has_onnx = find_spec("onnxruntime") is not None
-    run_blocks(
-        block for block in blocks(page, "sh") if block.mark != "not run" and (has_onnx or "onnx" not in block.text)
-    )
+    run_blocks(block for block in blocks(page, "sh") if block.mark != "not run")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
