@@ -1,29 +1,38 @@
-# Everything lives in .venv. On a fresh machine `make demo`, `make test` and `make verify` do their own set-up.
+# Everything lives in .venv. On a fresh machine each target does its own set-up: `make demo` of what users need, `make test`
+# of what the tests need too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
 CHECKPOINT ?= demo/checkpoint.pth
 IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
 
-.PHONY: help setup demo test test-fast bench bench-full sanitize verify lint format clean
+.PHONY: help setup demo test test-fast docs notebooks bench bench-full sanitize verify lint format clean
 
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
 	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out)"
 	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (gcc, x86-64)"
 	@echo "make verify  run the real MMDetection beside this package and compare (make verify CHECKPOINT=your.pth)"
-	@echo "make bench   time operator, detector, training and start-up beside transformers' own (make bench-full: more sizes)"
+	@echo "make docs    build the documentation into build/site"
+	@echo "make notebooks  run every notebook and keep what it shows"
+	@echo "make bench   time operator, detector, training, loader and start-up beside transformers' own and MMDetection"
+	@echo "             (make bench-full: curves over size and batch, torch.compile)"
 	@echo "make lint    check style (make format mends it)"
 	@echo "make setup   only the environment, in $(VENV), with $(PYTHON) (make PYTHON=python3.12 setup)"
 
 setup: $(READY)
 
-$(READY): pyproject.toml modeling/deformable_attention.c
+$(READY): pyproject.toml modeling/deformable_attention.c modeling/token_rows.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is not there or older than Python 3.11: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Setting up $(VENV) (downloads PyTorch: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[train]"
+	@touch $@
+
+$(DEV): $(READY)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable ".[dev]"
 	@touch $@
 
@@ -31,14 +40,14 @@ demo: $(READY)
 	$(BIN)/python samples/demo.py demo
 
 # Not `python -m pytest`, which puts the repository's root onto sys.path.
-test: $(READY)
+test: $(DEV)
 	$(BIN)/pytest
 
-test-fast: $(READY)
+test-fast: $(DEV)
 	$(BIN)/pytest -m "not slow"
 
 # torch itself has leaks at exit and is not instrumented: memory errors and undefined behaviour are what counts.
-sanitize: $(READY)
+sanitize: $(DEV)
 	mkdir -p build
 	gcc -std=gnu11 -O1 -g -mavx2 -mfma -fPIC -shared -Wno-psabi -fsanitize=address,undefined -fno-sanitize-recover=all \
 		-o build/sanitized_avx2.so modeling/deformable_attention.c
@@ -55,17 +64,24 @@ demo/checkpoint.pth: | $(READY)
 verify: $(READY) $(CHECKPOINT)
 	$(BIN)/ddetr verify $(CHECKPOINT) --images $(IMAGES) --round-trip
 
-bench: $(READY)
+# --strict: a broken link fails.
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict
+
+notebooks: $(DEV)
+	$(BIN)/python notebooks/run.py
+
+bench: $(DEV)
 	$(BIN)/python benchmarks/run.py
 
-bench-full: $(READY)
+bench-full: $(DEV)
 	$(BIN)/python benchmarks/run.py --full
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
