@@ -67,7 +67,14 @@ def load_torch(path: str | Path) -> Network:
     module = program.module()
 
     def forward(inputs: dict[str, torch.Tensor]) -> SimpleNamespace:
-        logits, boxes = module(*(inputs[name] for name in INPUTS))
+        try:
+            logits, boxes = module(*(inputs[name] for name in INPUTS))
+        except RuntimeError as error:  # of its guards, which are pages long
+            height, width = inputs["pixel_values"].shape[-2:]
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"The program refuses an image that is {width}x{height} after resizing ({reason})."
+            ) from error
         return SimpleNamespace(logits=logits, pred_boxes=boxes)
 
     return Network(forward, processor_of(known), names_of(known))

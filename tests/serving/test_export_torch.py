@@ -4,7 +4,8 @@ import zipfile
 
 import pytest
 import torch
-from goldens_mmdet import NO_DROPOUT, VARIANTS, golden_config
+from goldens_mmdet import VARIANTS
+from small_detector import save_small_detector, small_config
 
 from ddetr.main import main
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image, use_backend
@@ -14,6 +15,17 @@ from deformable_detr_refine.serving.tracing import trace
 
 # (batch, height, width), none of them the example's; the last is as low as a program takes.
 SHAPES = [(1, 200, 333), (3, 97, 131), (2, 65, 256)]
+SIZE = {"shortest_edge": 96, "longest_edge": 160}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_small_detector(tmp_path_factory.mktemp("saved") / "detector", SIZE)
+
+
+@pytest.fixture(scope="module")
+def photos(samples) -> list[str]:
+    return [str(samples / "10.jpg"), str(samples / "BloodImage_00000.jpg")]
 
 
 def batch_of(images: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,36 +37,46 @@ def batch_of(images: int, height: int, width: int) -> tuple[torch.Tensor, torch.
     return pixels * mask.unsqueeze(1), mask
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("backend", [None, "reference"], ids=["operator", "grid_sample"])
-def test_program_is_the_model_for_every_size(variant, backend):
-    torch.manual_seed(0)
-    detector = DeformableDetrRefineForObjectDetection(golden_config(variant=variant, **NO_DROPOUT)).eval()
-    with use_backend(backend):
-        program = trace(detector)
-    names = {str(node.target) for node in program.graph.nodes}
-    assert any("deformable_attention" in name for name in names) is (backend is None)
+def assert_same_for_every_size(program, detector) -> None:
     for shape in SHAPES:
         pixels, mask = batch_of(*shape)
         with torch.no_grad():
-            logits, boxes = program.module()(pixels, mask)
+            logits, boxes = program(pixels, mask)
             expected = detector(pixels, mask)
         torch.testing.assert_close(logits, expected.logits, rtol=0, atol=2e-5)
         torch.testing.assert_close(boxes, expected.pred_boxes, rtol=0, atol=2e-6)
 
 
-def test_exported_file_finds_what_the_model_finds(saved, samples, tmp_path, capsys):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant, backend",
+    [("plain", "reference"), ("refine", None), ("refine_twostage", "reference")],
+    ids=["plain-grid_sample", "refine-operator", "refine_twostage-grid_sample"],
+)
+def test_program_is_the_model_for_every_size(variant, backend):
+    torch.manual_seed(0)
+    detector = DeformableDetrRefineForObjectDetection(small_config(**VARIANTS[variant])).eval()
+    with use_backend(backend):
+        program = trace(detector)
+    names = {str(node.target) for node in program.graph.nodes}
+    assert any("deformable_attention" in name for name in names) is (backend is None)
+    assert_same_for_every_size(program.module(), detector)
+
+
+def test_exported_file_finds_what_the_model_finds(saved, photos, samples, tmp_path, capsys):
     output = tmp_path / "detector.pt2"
-    photos = [str(samples / "10.jpg"), str(samples / "BloodImage_00000.jpg")]
     assert main(["export", "--to", "torch", str(saved), str(output), "--images", *photos]) == 0
     assert "detections are the same in images of" in capsys.readouterr().out
-    network = load_torch(output)
+    network, model = load_torch(output), Detector(saved, "cpu")
     image = load_image(samples / "11.jpg").resize((300, 200))
     outputs = network.forward(network.processor(images=[image], return_tensors="pt"))
     (found,) = network.processor.post_process_object_detection(outputs, 0.0, [(200, 300)])
-    (expected,) = Detector(saved, "cpu").detect([image])
+    (expected,) = model.detect([image])
     torch.testing.assert_close(found["scores"], torch.tensor(expected.scores), rtol=0, atol=1e-5)
     assert network.id2label == expected.id2label
+    program = torch.export.load(output)
+    assert "deformable_attention" in str(program.graph)
+    assert_same_for_every_size(program.module(), DeformableDetrRefineForObjectDetection.from_pretrained(saved).eval())
     assert list(tmp_path.iterdir()) == [output]
     with zipfile.ZipFile(output) as archive:
         assert not any(str(saved.parent).encode() in archive.read(name) for name in archive.namelist())

@@ -5,13 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_detector import save_small_detector
 
 from ddetr.main import main
-from deformable_detr_refine import load_image
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image
 from deformable_detr_refine.conversion.comparison import Found, compare_found
 from deformable_detr_refine.serving.detector import DetectionFailure, Detector
 from deformable_detr_refine.serving.proof import ProofError, Samples
@@ -23,6 +25,18 @@ pytest.importorskip("onnxruntime", reason=EXTRA)
 
 from deformable_detr_refine.serving import onnx_export  # noqa: E402
 from deformable_detr_refine.serving.onnx_detector import load_onnx  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return save_small_detector(
+        tmp_path_factory.mktemp("saved") / "detector", {"shortest_edge": 200, "longest_edge": 333}
+    )
+
+
+@pytest.fixture(scope="module")
+def detector(saved):
+    return DeformableDetrRefineForObjectDetection.from_pretrained(saved).eval()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +79,7 @@ def test_file_says_what_it_takes(written, detector):
         for values in (model.graph.input, model.graph.output)
     )
     assert inputs == {"pixel_values": ["batch", 3, "height", "width"], "pixel_mask": ["batch", "height", "width"]}
-    assert outputs == {"logits": ["batch", 30, 5], "pred_boxes": ["batch", 30, 4]}
+    assert outputs == {"logits": ["batch", 20, 5], "pred_boxes": ["batch", 20, 4]}
     known = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(known["id2label"])["3"] == detector.config.id2label[3]
     assert json.loads(known["config"])["model_type"] == "deformable_detr_refine"
