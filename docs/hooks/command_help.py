@@ -14,7 +14,7 @@ def on_page_markdown(markdown, page, config, files):
     verbs = re.findall(r"^    (\w+) {2,}\S", _help(), re.MULTILINE)
     if not verbs:
         raise ValueError("`ddetr --help` lists no verbs: the reference of the command line would be empty.")
-    sections = [f"## {verb}\n\n```text\n{_help(verb)}```\n" for verb in verbs]
+    sections = [f"## {verb}\n\n```{{ .text .columns }}\n{_help(verb)}```\n" for verb in verbs]
     return markdown.replace(MARK, "\n".join(sections))
 
 
