@@ -57,7 +57,8 @@ print("boxes of every decoder layer:", inside.layer_boxes.shape, "(layers, queri
 # The backbone turns the image into a pyramid of four levels. A cell of a level is a *token*. In each encoder layer a
 # token looks at 4 points in each of the 4 levels, with each of its 6 heads: 96 samples instead of all 2,298 tokens.
 #
-# Below, a token of level 1 in the middle of the big white blood cell. From layer to layer its weight gathers on the cell.
+# Below, a token of level 1 in the middle of the big white blood cell. From layer to layer its weight gathers on the
+# cell.
 
 # %%
 plot_token(inside, 250, 130, level=1)
@@ -87,7 +88,8 @@ plot_query(inside, best[labels["WBC"]])
 
 # %% [markdown]
 # Which levels does it use for which kind of cell? Of all detections in the three sample images, the share of the
-# decoder's weight that goes to each level, fine to coarse. The finest level counts most, for the smallest cells above all:
+# decoder's weight that goes to each level, fine to coarse. The finest level counts most, for the smallest cells above
+# all:
 
 # %%
 shares = {name: [] for name in labels}
@@ -102,8 +104,8 @@ for name, rows in shares.items():
 # ## How a box is refined
 #
 # A token starts with a box of its level's size around its cell, its *anchor*. The first stage moves it to the object;
-# each decoder layer moves it a little more. Below, of all detections of cells that people boxed (green), the one that the
-# decoder improved most.
+# each decoder layer moves it a little more. Below, of all detections of cells that people boxed (green), the one that
+# the decoder improved most.
 
 
 # %%

@@ -4,7 +4,7 @@
     python notebooks/run.py inference           some
     python notebooks/run.py --check             runs all, writes nothing; also fails where an .ipynb is not of its .py
 
-An error in any cell fails. Cells run in notebooks/; what they write goes to notebooks/output, which git ignores.
+An error in any cell fails. Cells run in notebooks/; what they write goes to notebooks/output, which is removed after.
 Nothing of the machine gets into a notebook: no times, versions, addresses or paths, so that a second run without a
 change makes no difference. What cells print as errors (progress, warnings) is shown here and not kept.
 """
@@ -75,7 +75,10 @@ def run(source: Path, timeout: int) -> nbformat.NotebookNode:
         record_timing=False,
         coalesce_streams=True,
     )
-    client.execute()
+    try:
+        client.execute()
+    finally:
+        shutil.rmtree(HERE / "output", ignore_errors=True)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
         cell.metadata = nbformat.NotebookNode()
