@@ -5,10 +5,12 @@ threads, on an address of one's choice, and with the model loaded once: its proc
 it and share the memory.
 """
 
+import multiprocessing
 import os
 import shlex
 import socket
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -88,19 +90,32 @@ def serve(
 
 
 def _preload() -> bool:
-    """Loads the model here, where a process can be forked with it: on a CPU, by one thread."""
+    """Loads the model here, where a process can be forked with it: on a CPU, by one thread. Elsewhere it is only tried.
+
+    Raises:
+        OSError, ValueError: it cannot be loaded.
+    """
     import torch
 
-    from deformable_detr_refine.conversion.load_detector import choose_device
     from deformable_detr_refine.serving.service import load_service, preload
 
-    on_cpu = choose_device(os.environ.get("DDETR_DEVICE") or "auto").type == "cpu"
+    device = os.environ.get("DDETR_DEVICE") or "auto"
+    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     if not on_cpu or os.environ["DDETR_MODEL"].endswith(".onnx"):
+        # A process that is forked from one with an accelerator in use, or with ONNX Runtime's threads, has neither.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+            other.submit(_try_model).result()
         return False
     # OpenMP's threads do not survive a fork, and whoever waits for them hangs.
     torch.set_num_threads(1)
     preload(load_service())
     return True
+
+
+def _try_model() -> None:
+    from deformable_detr_refine.serving.service import load_service
+
+    load_service()
 
 
 def _gunicorn_arguments(threads: int, known: set[str]) -> str:
