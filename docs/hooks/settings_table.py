@@ -1,4 +1,4 @@
-"""`<!-- settings of NAME -->` becomes a table of the fields of a dataclass in training/arguments.py: default and help."""
+"""`<!-- settings of NAME -->` becomes a table of a dataclass in training/arguments.py: fields, defaults, help."""
 
 import ast
 import re
