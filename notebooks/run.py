@@ -5,13 +5,15 @@
     python notebooks/run.py --check             runs all, writes nothing; also fails where an .ipynb is not of its .py
 
 An error in any cell fails. Cells run in notebooks/; what they write goes to notebooks/output, which is removed after.
-Nothing of the machine gets into a notebook: no times, versions, addresses or paths, so that a second run without a
-change makes no difference. What cells print as errors (progress, warnings) is shown here and not kept.
+Nothing of the machine gets into a notebook: no times, versions, addresses or paths; and an output that differs from the
+one before by rounding only is kept as it was, so that a run without a change makes no difference. What cells print as
+errors (progress, warnings) is shown here and not kept.
 """
 
 import argparse
 import base64
 import io
+import math
 import re
 import shutil
 import sys
@@ -23,7 +25,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 HERE = Path(__file__).resolve().parent
 # Pictures as JPEG of this width at most: a notebook stays below 600 kB.
@@ -49,6 +51,7 @@ def main() -> int:
             if args.check:
                 hold_same_cells(notebook, source.with_suffix(".ipynb"))
             else:
+                keep_what_is_alike(notebook, source.with_suffix(".ipynb"))
                 write(notebook, source.with_suffix(".ipynb"))
         except (CellExecutionError, OSError, ValueError) as error:
             failed.append(source.stem)
@@ -126,6 +129,46 @@ def plain(text: str) -> str:
     for folder, name in ((HERE.parent, ".."), (Path(tempfile.gettempdir()), "TEMPORARY")):
         text = text.replace(str(folder), name)
     return text
+
+
+def keep_what_is_alike(notebook: nbformat.NotebookNode, file: Path) -> None:
+    """Puts outputs of the notebook that stands there in the place of new ones that say the same."""
+    if not file.exists():
+        return
+    for new, old in zip(notebook.cells, nbformat.read(file, as_version=4).cells, strict=False):
+        if new.cell_type == "code" and new.source == old.source and len(new.outputs) == len(old.outputs):
+            pairs = zip(new.outputs, old.outputs, strict=True)
+            new.outputs = [before if alike(after, before) else after for after, before in pairs]
+
+
+def alike(one: nbformat.NotebookNode, other: nbformat.NotebookNode) -> bool:
+    """Whether two outputs differ in the last digits of their numbers at most, or in what no eye sees in a picture."""
+    if one.output_type != other.output_type:
+        return False
+    if one.output_type == "stream":
+        return same_numbers(one.text, other.text)
+    a, b = one.get("data", {}), other.get("data", {})
+    return a.keys() == b.keys() and all(
+        same_picture(a[kind], b[kind]) if kind == "image/jpeg" else same_numbers(str(a[kind]), str(b[kind]))
+        for kind in a
+    )
+
+
+def same_numbers(one: str, other: str) -> bool:
+    """
+    >>> same_numbers("best: 0.7221091", "best: 0.722108"), same_numbers("AP 0.583", "AP 0.584")
+    (True, False)
+    """
+    number = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+    if re.sub(number, "#", one).split() != re.sub(number, "#", other).split():
+        return False
+    pairs = zip(re.findall(number, one), re.findall(number, other), strict=True)
+    return all(math.isclose(float(a), float(b), rel_tol=1e-5, abs_tol=2e-5) for a, b in pairs)
+
+
+def same_picture(one: str, other: str) -> bool:
+    a, b = (Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in (one, other))
+    return a.size == b.size and max(ImageStat.Stat(ImageChops.difference(a, b)).mean) < 0.5
 
 
 def write(notebook: nbformat.NotebookNode, file: Path) -> None:
