@@ -117,6 +117,18 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             annotations `labels`: per image `class_labels` (N,), `boxes` (N, 4) cxcywh normalised by the image itself,
             `area` (N,) in pixels of the original, `iscrowd` (N,), `orig_size` and `size` (2,) as (height, width),
             `image_id`.
+
+        Raises:
+            ValueError: an image's values cannot be grey levels, it is too thin, or annotations do not fit the images.
+
+        Example:
+            >>> from PIL import Image
+            >>> processor = DeformableDetrRefineImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+            >>> box = {"bbox": [8, 4, 32, 16], "category_id": 1}
+            >>> photo = Image.new("RGB", (64, 32))
+            >>> inputs = processor(photo, annotations={"annotations": [box]}, return_tensors="pt")
+            >>> inputs["pixel_values"].shape, inputs["labels"][0]["boxes"].tolist()
+            (torch.Size([1, 3, 48, 96]), [[0.375, 0.375, 0.5, 0.5]])
         """
         return super().preprocess(images, annotations, **kwargs)
 
@@ -204,6 +216,13 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
 
         Raises:
             ValueError: there are more or fewer target sizes than images.
+
+        Example:
+            >>> from types import SimpleNamespace
+            >>> outputs = SimpleNamespace(logits=torch.tensor([[[2.0]]]), pred_boxes=torch.full((1, 1, 4), 0.5))
+            >>> (found,) = DeformableDetrRefineImageProcessor().post_process_object_detection(outputs, 0.5, [(32, 64)])
+            >>> found["boxes"].tolist()
+            [[16.0, 8.0, 48.0, 24.0]]
 
         Source: _predict_by_feat_single in mmdet/models/dense_heads/detr_head.py.
         """

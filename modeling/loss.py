@@ -25,6 +25,7 @@ def detection_loss(
     """Focal, L1 and generalised-IoU loss of every decoder layer and, when two-stage, of the encoder's proposals.
 
     Args:
+        config: gives the weights of matcher and loss.
         logits: (layers, B, Q, K); pred_boxes: (layers, B, Q, 4) cxcywh in 0..1 of the image itself.
         labels: per image `class_labels` (N,) and `boxes` (N, 4), the same convention. N may be 0.
         encoder_logits: (B, S, K); encoder_pred_boxes: (B, S, 4): every token's proposal. Their target class is 0.
@@ -34,6 +35,10 @@ def detection_loss(
     Returns:
         The loss and its weighted terms, which add up to it, under MMDetection's names: `d0.loss_cls`, `d0.loss_bbox`,
         `d0.loss_iou`, ... of the first layers, `loss_cls`, ... of the last, `enc_loss_cls`, ... of the encoder.
+
+    Raises:
+        ValueError: labels that do not fit: another number of images, unknown classes, boxes that are not normalised.
+        FloatingPointError: predictions that are not finite, with the images they belong to.
 
     Source: mmdet/models/dense_heads/deformable_detr_head.py, detr_head.py.
     """

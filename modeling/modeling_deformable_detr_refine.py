@@ -150,7 +150,19 @@ def _nothing_is_padded(pixel_mask: Tensor) -> bool:
 
 
 class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel):
-    """The detector: the model with a class head for each decoder layer (plain: one for all), and the loss."""
+    """The detector: the model with a class head for each decoder layer (plain: one for all), and the loss.
+
+    Example:
+        >>> config = DeformableDetrRefineConfig(backbone="resnet18", encoder_layers=1, decoder_layers=2, num_queries=20)
+        >>> model = DeformableDetrRefineForObjectDetection(config)  # random weights; nothing is downloaded
+        >>> pixels = torch.rand(1, 3, 64, 96)
+        >>> labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}]
+        >>> outputs = model(pixels, labels=labels)
+        >>> outputs.logits.shape, outputs.pred_boxes.shape
+        (torch.Size([1, 20, 2]), torch.Size([1, 20, 4]))
+        >>> list(outputs.loss_dict)[:4]
+        ['enc_loss_cls', 'enc_loss_bbox', 'enc_loss_iou', 'd0.loss_cls']
+    """
 
     def __init__(self, config: DeformableDetrRefineConfig) -> None:
         super().__init__(config)
@@ -186,6 +198,11 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
             num_items_in_batch: number of boxes over all ranks and the whole accumulation window, to divide by.
                 Without it, it is taken from this batch (and all ranks, in training).
             output_hidden_states, output_attentions, output_proposals: fill the output's optional fields.
+            return_dict: False gives the output's filled fields as a tuple.
+
+        Returns:
+            `logits` and `pred_boxes` (cxcywh in 0..1 of the image itself) of the last layer; with labels `loss` and
+            `loss_dict`; what else was asked for.
 
         Raises:
             ValueError: labels that do not fit: unknown classes, boxes that are not normalised.
