@@ -12,7 +12,7 @@ from deformable_detr_refine.serving.batch_job import Job
 from deformable_detr_refine.serving.batch_rows import format_of
 from deformable_detr_refine.serving.batch_shard import Settings, ShardResult
 from deformable_detr_refine.serving.batch_workers import run_here
-from deformable_detr_refine.serving.detector import TOP_K
+from deformable_detr_refine.serving.detector import TOP_K, inside_mlflow
 
 # Settings, shards that are not finished, workers (None: as many as there is room for) -> results in any order.
 Engine = Callable[[Settings, Iterable[Shard], int | None], Iterator[ShardResult]]
@@ -66,7 +66,7 @@ def run_batch(
     (eight by default) that was under way is computed again.
 
     Args:
-        model: a model folder, a Hub name or an .onnx file.
+        model: a model folder, a Hub name, an .onnx file or an MLflow folder.
         source: a folder, file, glob pattern or MLTable (see `open_input`).
         output: the file to write.
         form: jsonl, parquet or predictions; by the output's suffix if None (see `batch_rows`).
@@ -87,7 +87,7 @@ def run_batch(
         TooManyErrors: see `error_threshold`.
     """
     started = time.monotonic()
-    form = format_of(output, form)
+    form, model = format_of(output, form), inside_mlflow(model)
     settings = Settings(model, form, threshold, top_k, batch_size, device, revision)
     identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
     first_error = None

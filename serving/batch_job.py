@@ -42,7 +42,8 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        over = not (self.folder / _JOB).exists()
+        # Of a batch that failed before its first shard nothing is worth keeping.
+        over = not (self.folder / _JOB).exists() or not self._parts()
         if over:
             self._clear()
         self._lock.close()
@@ -70,7 +71,7 @@ class Job:
             FileNotFoundError, ValueError: there is nothing to read, the output exists, or another batch was begun
                 there; the message names the difference.
         """
-        if force:
+        if force or not self._parts():
             self._clear()
         begun = self._begun()
         if begun is None:
@@ -91,7 +92,7 @@ class Job:
             self._write(_JOB, json.dumps({**now, "shard_size": size}, indent=1).encode())
             return found, size
         self._refuse_others(begun, now)
-        self.failed = {int(match[1]): int(match[2]) for match in map(_PART.fullmatch, self._names()) if match}
+        self.failed = {int(match[1]): int(match[2]) for match in self._parts()}
         return found, begun["shard_size"]
 
     def put(self, result: ShardResult) -> bool:
@@ -135,6 +136,9 @@ class Job:
                     f"{self.folder} holds the work of another batch ({name} was {_short(begun.get(name))}, now "
                     f"{_short(now[name])}): give what was given then, or begin anew with --force."
                 )
+
+    def _parts(self) -> list[re.Match[str]]:
+        return [match for match in map(_PART.fullmatch, self._names()) if match]
 
     def _names(self) -> list[str]:
         return os.listdir(self.folder)

@@ -65,7 +65,7 @@ class Detector:
     one thread computes, with all cores, others decode.
 
     Args:
-        model: a model folder, OWNER/NAME on the Hub, or the .onnx file that `ddetr export` writes.
+        model: a model folder, OWNER/NAME on the Hub, or the .onnx file or MLflow folder that `ddetr export` writes.
         device: auto, cpu, cuda, cuda:1, mps, ...
         dtype: of the weights and the pixels, as 'bfloat16'; as saved if None.
         threads: cores for one forward pass, in the whole process; PyTorch's own choice if None.
@@ -92,12 +92,13 @@ class Detector:
         max_pixels: int = MAX_PIXELS,
         revision: str | None = None,
     ):
+        model = inside_mlflow(model)
         if Path(model).suffix == ".onnx":
             from deformable_detr_refine.serving.onnx_detector import load_onnx
 
             self.network = load_onnx(Path(model), threads=threads)
         else:
-            self.network = _load(os.fspath(model), device, dtype, revision)
+            self.network = _load(model, device, dtype, revision)
         self.threads = threads
         self.batch_size = batch_size
         self.max_pixels = max_pixels
@@ -204,6 +205,12 @@ class Detector:
         ]
 
 
+def inside_mlflow(model: str | os.PathLike) -> str:
+    """The model folder in an MLflow model that `ddetr export` wrote; every other model as it is."""
+    folder = Path(model, "artifacts", "model")
+    return str(folder) if Path(model, "MLmodel").is_file() and folder.is_dir() else os.fspath(model)
+
+
 def _load(model: str, device: str, dtype: torch.dtype | str | None, revision: str | None) -> Network:
     if isinstance(dtype, str):
         named = getattr(torch, dtype, None)
@@ -227,4 +234,4 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-__all__ = ["Abandoned", "DetectionFailure", "Detector", "Network"]
+__all__ = ["Abandoned", "DetectionFailure", "Detector", "Network", "inside_mlflow"]

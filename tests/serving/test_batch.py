@@ -224,6 +224,24 @@ def test_the_input_is_never_replaced(saved, folder, tmp_path):
     assert os.listdir(tmp_path) == ["t.csv"]
 
 
+def test_a_batch_that_fails_before_its_first_shard_leaves_nothing(saved, folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a model of type"):
+        run_batch(str(tmp_path / "model"), str(folder), tmp_path / "found.jsonl", workers=1)
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_was_killed_before_its_first_shard_binds_nobody(saved, folder, expected, tmp_path):
+    parts, output = tmp_path / "found.jsonl.parts", tmp_path / "found.jsonl"
+    with pytest.raises(Stopped):
+        run_batch(str(saved), str(folder), output, threshold=0.5, workers=1, engine=stopping_after(1))
+    for part in parts.glob("*.part"):
+        part.unlink()
+    assert run_batch(str(saved), str(folder), output, workers=1).resumed == 0
+    assert output.read_bytes() == expected
+
+
 def test_command_without_its_model(folder, tmp_path, capsys):
     assert main(["batch", str(tmp_path / "none"), str(folder), "--output", str(tmp_path / "found.jsonl")]) == 2
     assert "none" in capsys.readouterr().err

@@ -19,11 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from goldens_mmdet import NO_DROPOUT, golden_config
 from http_server import serving
+from small_detector import save_small_detector
 
-from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.serving.detector import Detector
 
 pytestmark = pytest.mark.slow
@@ -53,11 +51,7 @@ def python(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     """Answers in milliseconds."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("served") / "detector"
-    DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT)).save_pretrained(folder)
-    DeformableDetrRefineImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
-    return folder
+    return save_small_detector(tmp_path_factory.mktemp("served") / "detector")
 
 
 class Server:
