@@ -66,7 +66,7 @@ class Panels:
         """Axes in the foot, below a panel of the last row: for a colour bar."""
         height = self.figure.get_figheight()
         panel = self.cells[index].get_position()
-        return self.figure.add_axes((panel.x0, 0.44 / height, panel.width, 0.12 / height))
+        return self.figure.add_axes((panel.x0 + 0.02 * panel.width, 0.44 / height, 0.96 * panel.width, 0.12 / height))
 
     def image(self, index: int, image: Image.Image, window: Window, title: str, note: str = "") -> Any:
         """Shows a window of an image; what is drawn on the axes that are returned counts in the image's pixels."""
@@ -131,7 +131,7 @@ def color_of(label: int) -> tuple[float, ...]:
 
 
 def window_around(points: np.ndarray, image: Image.Image, margin: float = 0.25, least: float = 0.12) -> Window:
-    """A square that holds the points (N, 2), with a margin on each side, moved into the image where it fits.
+    """A square that holds the points (N, 2), with a margin on each side; beyond the image only where points are.
 
     Args:
         margin: of the points' extent.
@@ -146,9 +146,10 @@ def window_around(points: np.ndarray, image: Image.Image, margin: float = 0.25, 
     side = max(float((high - low).max()) * (1 + 2 * margin), least * min(size))
     side = min(side, float(max(size)))
     corner = (low + high) / 2 - side / 2
+    first = np.where(low < 0, low - 0.03 * side, 0)
+    last = np.where(high > size, high + 0.03 * side, size)
     # Where the image is smaller than the window, it stands in the middle.
-    inside = np.clip(corner, 0, np.maximum(size - side, 0))
-    x0, y0 = np.where(size >= side, inside, (size - side) / 2)
+    x0, y0 = np.where(last - first >= side, np.clip(corner, first, last - side), (first + last - side) / 2)
     return float(x0), float(y0), float(x0) + side, float(y0) + side
 
 

@@ -147,8 +147,11 @@ def _curves(panels: Panels, index: int, overlaps: dict[str, float], scores: np.n
     steps = range(len(overlaps))
     axes.plot(steps, list(overlaps.values()), "o-", color="#1f7fd0", linewidth=2.2, markersize=6, label=of)
     axes.plot(steps[-len(scores) :], scores, "s-", color="#c8610c", linewidth=2.2, markersize=6, label=score)
-    short = "layer " if len(overlaps) < 6 else ""
-    axes.set_xticks(list(steps), [title.replace("Decoder layer ", short).lower() for title in overlaps])
+    if len(overlaps) < 6:
+        names = [title.replace("Decoder ", "").lower() for title in overlaps]
+    else:
+        names = [title.replace("Decoder layer ", "").replace("Proposal", "prop.").lower() for title in overlaps]
+    axes.set_xticks(list(steps), names)
     axes.set(ylim=(0, 1.04), xlim=(-0.6, len(overlaps) - 0.6))
     axes.tick_params(colors=FAINT, labelsize=9, length=0)
     axes.tick_params(axis="y", pad=-4)
@@ -156,7 +159,7 @@ def _curves(panels: Panels, index: int, overlaps: dict[str, float], scores: np.n
         text.set(ha="left", va="bottom")
     axes.grid(axis="y", color="#808080", alpha=0.25)
     axes.spines[:].set_visible(False)
-    for text in axes.legend(frameon=False, fontsize=9.5, labelcolor=INK, loc="lower right").get_texts():
+    for text in axes.legend(frameon=False, fontsize=9.5, labelcolor=INK, loc="best").get_texts():
         text.set_parse_math(False)
     panels.title(index, "Step by step")
 

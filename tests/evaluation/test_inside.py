@@ -202,11 +202,13 @@ def test_names_with_marks_of_formulas_are_drawn_as_they_are(cells):
         assert picture.width > 1000
 
 
-def test_windows_stay_in_the_image():
+def test_windows_leave_the_image_only_for_what_is_drawn_there():
     image = Image.new("RGB", (200, 100))
     x0, y0, x1, y1 = window_around(np.array([[190.0, 90.0], [199.0, 99.0]]), image)
     assert x1 == 200 and y1 == 100 and x1 - x0 == y1 - y0
     assert window_around(np.array([[0.0, 0.0], [200.0, 100.0]]), image) == (0, -50, 200, 150)
+    x0, y0, x1, y1 = window_around(np.array([[-10.0, 20.0], [30.0, 60.0]]), image)
+    assert x0 < -10 and x1 > 30 and 0 <= y0 < 20 and y1 > 60
 
 
 def test_what_is_not_there_is_told(cells):
