@@ -28,7 +28,6 @@ OTHERS = (
     "CITATION.cff",
     "benchmarks/**/*.svg",
     "configs/*",
-    "notebooks/*.ipynb",
     "samples/blood-cells/*.svg",
     "samples/blood-cells/settings.yaml",
     "samples/blood-cells/drawn/*.jpg",
@@ -47,13 +46,15 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     source = page.file.src_uri
-    here = posixpath.dirname(source if source in PAGES else f"docs/{source}")
+    in_docs = source not in PAGES and not source.startswith("notebooks/")
+    here = posixpath.dirname(f"docs/{source}" if in_docs else source)
     site_here = posixpath.dirname(source)
 
     def rewritten(link: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(here, link[1]))
         if target == "README.md":  # what the repository begins with, the site does with its start page
             target = "docs/index.md"
+        target = re.sub(r"^(notebooks/.+)\.ipynb$", r"\1.md", target)
         return posixpath.relpath(target.removeprefix("docs/"), site_here or ".")
 
     parts, end = [], 0
