@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader
 from deformable_detr_refine.data.augmentation import training_transform
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.load import load_detection_data
-from deformable_detr_refine.training.dry_run import _loader_rate as loader_rate
-from deformable_detr_refine.training.dry_run import _model_rate as model_rate
 from deformable_detr_refine.training.model import build_model, build_processor
+from deformable_detr_refine.training.rates import loader_rate, model_rate
 from deformable_detr_refine.training.settings import read_settings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,13 +40,12 @@ def rates(settings: str, annotations: str, workers: list[int]) -> list[float]:
         size = processor.size["shortest_edge"], processor.size["longest_edge"]
         augmentation = training_transform(data_args.augmentation, *size, vertical_flip=data_args.vertical_flip)
         rows = photos.select([number % len(photos) for number in range(IMAGES)])
-        examples, collate = Examples(rows, processor, augmentation, args.seed), Collator(processor)
-        found, batch_size = [], args.train_batch_size
+        examples, found = Examples(rows, processor, augmentation, args.seed), []
         for count in workers:
-            loader = DataLoader(examples, batch_size, shuffle=True, collate_fn=collate, num_workers=count)
-            batches, rate = loader_rate(loader, batch_size)
+            batches, rate = loader_rate(examples, args, count)
             found.append(rate)
         if model_args.model_config == "{}":
+            collate = Collator(processor)
             batches = list(DataLoader(torch.utils.data.Subset(examples, range(3)), 1, collate_fn=collate))
         model, _ = build_model(model_args, data.label_map)
         return [*found, model_rate(model.train(), batches, args)]

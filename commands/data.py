@@ -129,7 +129,7 @@ def run_inspect(args: argparse.Namespace) -> int:
 def run_convert(args: argparse.Namespace) -> int:
     from deformable_detr_refine.data.azure_jsonl import write_azure
     from deformable_detr_refine.data.coco import write_coco
-    from deformable_detr_refine.data.defects import count_defects
+    from deformable_detr_refine.data.defects import command_line_words, count_defects
     from deformable_detr_refine.data.detection_data import import_datasets
     from deformable_detr_refine.data.hub import write_datasets
     from deformable_detr_refine.data.load import load_detection_data
@@ -138,7 +138,8 @@ def run_convert(args: argparse.Namespace) -> int:
 
     import_datasets().disable_progress_bars()
     writers = dict(zip(FORMATS, (write_coco, write_voc, write_yolo, write_azure, write_datasets), strict=True))
-    data = load_detection_data(args.source, split=args.split, defects=args.defects)
+    with command_line_words():
+        data = load_detection_data(args.source, split=args.split, defects=args.defects)
     writers[args.to](data, args.output)
     splits = ", ".join(f"{len(dataset)} in {name}" for name, dataset in data.splits.items())
     images = sum(len(dataset) for dataset in data.splits.values())

@@ -23,7 +23,7 @@ names. An image that fails is told and has an entry with "error"; the others go 
 """
 EXAMPLES = """\
 examples:
-  ddetr detect cells.jpg --output found --draw
+  ddetr detect cells.jpg
   ddetr detect detector photo.jpg --output found --draw
   ddetr detect detector photos/ 'more/**/*.png' https://example.org/a.jpg --output found --threshold 0.5
   ddetr detect detector photos/ --output found --json | python -m json.tool
@@ -46,7 +46,13 @@ def add_parser(subparsers: Any) -> None:
         help="a model folder (of `ddetr train` or `ddetr convert`), an .onnx file or a Hub name, without which "
         "the package's own detector of blood cells is taken; then files, folders, glob patterns or URLs",
     )
-    parser.add_argument("--output", metavar="DIR", required=True, type=Path, help="where detections.json goes")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("found"),
+        help="where detections.json goes (default: the folder found, here)",
+    )
     parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
     parser.add_argument(
         "--top-k", metavar="K", type=at_least_one, default=100, help="most boxes an image (default 100)"

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     from deformable_detr_refine.conversion.load_detector import load_detector
     from deformable_detr_refine.conversion.model_folder import check_new_file
-    from deformable_detr_refine.data.defects import DataError
+    from deformable_detr_refine.data.defects import command_line_words, shown
     from deformable_detr_refine.data.label_map import LabelMap
     from deformable_detr_refine.data.load import load_detection_data
     from deformable_detr_refine.data.row_image import row_image
@@ -103,12 +103,13 @@ def run(args: argparse.Namespace) -> int:
         check_new_file(args.output / name, force=True)
     make_writable(args.output)
 
-    try:
+    with command_line_words():
         data = load_detection_data(args.data, split=args.split, defects=args.defects)
-    except DataError as error:
-        raise DataError(str(error).replace('defects="skip"', "--defects skip")) from error
     ((split, dataset),) = data.splits.items()
-    dataset = dataset.select(range(min(args.limit or len(dataset), len(dataset))))
+    tried = None
+    if args.limit and args.limit < len(dataset):
+        dataset = dataset.select(range(args.limit))
+        tried = {shown(name) for name in dataset["file_name"]}
     model, processor = load_detector(args.model, args.device, args.revision)
     model = model.to(_torch_type(args.dtype, model.device))
     names = LabelMap.from_config(model.config).names
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     unusable: list[str] = []
     started = time.monotonic()
     with tqdm(total=len(rows), unit="image", disable=None) as progress:
-        skip = _tell_and_keep(unusable) if args.defects == "skip" else None
+        skip = _tell_and_keep(unusable) if args.defects == "skip" else _refuse
         images = list(predict(model, processor, rows, args.batch_size, progress.update, unusable=skip))
     seconds = time.monotonic() - started
     if not images:
@@ -133,8 +134,8 @@ def run(args: argparse.Namespace) -> int:
         "images": len(images),
         "objects": sum(row["objects"] for row in coco["per_class"].values()),
         "left_out": {
-            "images": len(unusable) + sum(defect.loses == "image" for defect in data.defects),
-            "objects": sum(rows.left_out.values()) + sum(defect.loses == "object" for defect in data.defects),
+            "images": len(unusable) + _lost(data.defects, "image", tried),
+            "objects": sum(rows.left_out.values()) + _lost(data.defects, "object", tried),
         },
         "threshold": azure.box_score_threshold,
         "device": str(model.device),
@@ -166,12 +167,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _lost(defects: Sequence[Any], what: str, tried: set[str] | None) -> int:
+    """How many objects or images the data's defects cost; with a limit, of those images only that were tried."""
+    return sum(defect.loses == what and (tried is None or defect.image in tried) for defect in defects)
+
+
 def _torch_type(name: str, device: Any) -> Any:
     import torch
 
     if name == "float16" and device.type == "cpu":
         raise ValueError("float16 is for accelerators; on a CPU take --dtype float32 or bfloat16.")
     return getattr(torch, name)
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(f"{message.rstrip('.')}; --defects skip leaves such images out.")
 
 
 def _tell_and_keep(messages: list[str]) -> Callable[[str], None]:

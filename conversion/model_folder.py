@@ -66,7 +66,25 @@ def new_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def follow_umask(folder: Path) -> None:
+    """Gives weights the permissions of any new file; safetensors 0.8 leaves them to their owner alone."""
+    private = [file for file in folder.glob("*.safetensors") if file.stat().st_mode & 0o777 == 0o600]
+    if not private:
+        return
+    # Asking for the umask sets it, for all threads.
+    probe = folder / f".mode-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        mode = probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in private:
+        file.chmod(mode)
+
+
 def _put(new: Path, path: Path) -> None:
+    if new.is_dir():
+        follow_umask(new)
     if new.is_file():
         os.replace(new, path)
         return
@@ -99,4 +117,4 @@ def _remove_empty(folder: Path, top: Path) -> None:
             folder = folder.parent
 
 
-__all__ = ["check_new_file", "check_new_folder", "new_path"]
+__all__ = ["check_new_file", "check_new_folder", "follow_umask", "new_path"]

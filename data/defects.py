@@ -2,7 +2,8 @@
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -171,9 +172,28 @@ def refuse_losses(defects: Iterable[Defect], source: str) -> None:
     first = "\n".join(f"  {defect}" for defect in lost[:SHOWN_DEFECTS])
     rest = f"\n  ... and {len(lost) - SHOWN_DEFECTS} more" if len(lost) > SHOWN_DEFECTS else ""
     raise DataError(
-        f'{source}: {what} would be lost ({kinds}); mend the annotations, or leave them out with defects="skip".\n'
+        f'{source}: {what} would be lost ({kinds}); mend them, or leave them out with defects="skip".\n'
         f"{first}{rest}"
     )
+
+
+@contextmanager
+def command_line_words() -> Iterator[None]:
+    """Errors of a data set say `--defects skip` within the block, for a person who has no Python at hand.
+
+    Example:
+        >>> with command_line_words():
+        ...     raise DataError('leave them out with defects="skip"')
+        Traceback (most recent call last):
+        ...
+        deformable_detr_refine.data.defects.DataError: leave them out with --defects skip
+    """
+    try:
+        yield
+    except DataError as error:
+        if 'defects="skip"' not in str(error):
+            raise
+        raise DataError(str(error).replace('defects="skip"', "--defects skip")) from error
 
 
 def shown(text: str, longest: int = 100) -> str:
@@ -211,6 +231,7 @@ __all__ = [
     "DataError",
     "Defect",
     "box_faults",
+    "command_line_words",
     "count_defects",
     "described",
     "fault_text",

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,22 +50,29 @@ def check_images(data: DetectionData, progress: bool = False) -> list[Defect]:
     """
     rows = [(name, dataset, index) for name, dataset in data.splits.items() for index in range(len(dataset))]
     defects, first = [], {}
+    for image in decoded_images(rows, data.source, progress):
+        if image.defect is not None:
+            defects.append(image.defect)
+        if image.digest is not None and (other := first.setdefault(image.digest, image)) is not image:
+            defects.append(_twice(image, other))
+    return defects
+
+
+def decoded_images(
+    rows: Sequence[tuple[str, "datasets.Dataset", int]], source: str, progress: bool = False
+) -> Iterator[DecodedImage]:
+    """Decodes each of (split, its rows, index) once, in threads; they come in this order."""
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         try:
             decoded = (
                 image
                 for start in range(0, len(rows), AT_A_TIME)  # a future for each of COCO's images would take 100 MB
-                for image in pool.map(lambda row: _decode(*row, data.source), rows[start : start + AT_A_TIME])
+                for image in pool.map(lambda row: _decode(*row, source), rows[start : start + AT_A_TIME])
             )
-            for image in tqdm(decoded, total=len(rows), unit="image", disable=None if progress else True):
-                if image.defect is not None:
-                    defects.append(image.defect)
-                if image.digest is not None and (other := first.setdefault(image.digest, image)) is not image:
-                    defects.append(_twice(image, other))
+            yield from tqdm(decoded, "checking images", len(rows), unit="image", disable=None if progress else True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return defects
 
 
 def unlisted_images(data: DetectionData) -> Iterator[Defect]:
@@ -124,4 +131,4 @@ def _place(path: str, source: str) -> str:
     return path if within.startswith("..") else os.path.join(source, within)
 
 
-__all__ = ["LEAK", "NOT_LISTED", "OTHER_SIZE", "SAME_IMAGE", "check_images", "unlisted_images"]
+__all__ = ["LEAK", "NOT_LISTED", "OTHER_SIZE", "SAME_IMAGE", "check_images", "decoded_images", "unlisted_images"]

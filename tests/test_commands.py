@@ -285,7 +285,7 @@ def test_a_broken_model_folder_is_one_line(case, verb, model_folder, tmp_path, c
     [
         ([], "VERB"),
         (["paint"], "invalid choice: 'paint'"),
-        (["detect", "m", "a.jpg"], "--output"),
+        (["detect", "m", "a.jpg", "--output"], "--output"),
         (["detect", "m", "a.jpg", "--output", "o", "--threshold", "3"], "3 is not a number from 0 to 1"),
         (["detect", "m", "a.jpg", "--output", "o", "--batch-size", "0"], "0 is not a whole number from 1 on"),
     ],

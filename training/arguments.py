@@ -1,6 +1,7 @@
 """What a training run is told: the model, the data, and transformers' TrainingArguments with a detector's defaults."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -46,7 +47,17 @@ class DataArguments:
         default="error",
         metadata={"help": "'error' stops at data that would be lost; 'skip' leaves it out and says how much."},
     )
-    augmentation: str = field(default="light", metadata={"help": "mmdet (the recipe of COCO), light or none."})
+    check_images: bool = field(
+        default=True,
+        metadata={"help": "Decode every image once before the first step, so that a damaged one is found then."},
+    )
+    augmentation: str = field(
+        default="light",
+        metadata={
+            "help": "mmdet (the recipe of COCO), light, none, or a list of MMDetection's transforms by its own names, "
+            "[{type: RandomFlip, prob: 0.5}, ...]."
+        },
+    )
     vertical_flip: bool = field(default=False, metadata={"help": "Also mirror top and bottom (cells, aerial views)."})
     shortest_edge: int | None = field(
         default=None, metadata={"help": "Images are resized to this shortest edge (default: the model's own, or 800)."}
@@ -114,6 +125,18 @@ class DetectionTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that load and augment images."})
 
     def __post_init__(self) -> None:
+        # Before TrainingArguments fill themselves in.
+        self.given: dict[str, Any] = {
+            item.name: value
+            for item in fields(self)
+            if item.init and (value := getattr(self, item.name)) not in _defaults(item)
+        }
         if self.greater_is_better is None and self.metric_for_best_model:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         super().__post_init__()
+
+
+def _defaults(item: Any) -> tuple:
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    # The parser reads the default "no" of a field that may be text or a bool as false.
+    return (default, False) if default == "no" else (default,)

@@ -1,23 +1,20 @@
 """A look before a long run: what the model will see, and whether the loader keeps up with the model."""
 
-import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
 from deformable_detr_refine.boxes import cxcywh_to_xyxy
 from deformable_detr_refine.conversion.model_folder import new_path
-from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.drawing import draw_boxes
 from deformable_detr_refine.training.arguments import DetectionTrainingArguments
+from deformable_detr_refine.training.rates import loader_rate, model_rate
 
 PICTURES, COLUMNS = 9, 3
-LOADED_BATCHES, TRAINED_BATCHES = 12, 3
 
 
 def dry_run(model: nn.Module, examples: Examples, args: DetectionTrainingArguments, folder: Path) -> str:
@@ -30,28 +27,40 @@ def dry_run(model: nn.Module, examples: Examples, args: DetectionTrainingArgumen
     seen = [examples[(0, index)] for index in range(min(PICTURES, len(examples)))]
     with new_path(folder / "dry_run.jpg") as new:
         grid([picture(example, examples.processor, names) for example in seen], COLUMNS).save(new, "JPEG", quality=90)
-    batch_size = args.train_batch_size
-    loader = DataLoader(
-        examples,
-        batch_size,
-        shuffle=True,
-        collate_fn=Collator(examples.processor),
-        num_workers=args.dataloader_num_workers,
-    )
-    batches, loader_rate = _loader_rate(loader, batch_size)
-    model_rate = _model_rate(model.train().to(args.device), batches, args)
-    verdict = (
-        "the loader keeps up."
-        if loader_rate >= model_rate
-        else "the loader is the slower: raise --dataloader_num_workers."
-    )
+    workers = args.dataloader_num_workers
+    batches, loaded = loader_rate(examples, args, workers)
+    trained = model_rate(model.train().to(args.device), batches, args)
+    # Without workers the model waits while images load.
+    both = min(loaded, trained) if workers else 1 / (1 / loaded + 1 / trained)
+    if loaded < trained or not workers:
+        verdict = "the loader is the slower: raise --dataloader_num_workers." if workers else "one waits for the other."
+    else:
+        verdict = "the loader keeps up."
+    images, told = _images(len(examples), args)
     return (
         f"Written: {folder / 'dry_run.jpg'}\n"
-        f"A process loads {loader_rate:.1f} images/s with {args.dataloader_num_workers} workers and trains "
-        f"{model_rate:.1f} images/s: {verdict}\n"
-        f"{len(examples)} images, {args.num_train_epochs:g} epochs, {args.world_size} processes: about "
-        f"{len(examples) * args.num_train_epochs / args.world_size / min(loader_rate, model_rate) / 3600:.1f} hours."
+        f"A process loads {loaded:.1f} images/s with {workers} workers and trains {trained:.1f} images/s: {verdict}\n"
+        f"{told}, {args.world_size} process{'es' * (args.world_size > 1)}: about "
+        f"{_duration(images / args.world_size / both)} without evaluations."
     )
+
+
+def _images(count: int, args: DetectionTrainingArguments) -> tuple[float, str]:
+    """How many images all processes train on together, and how that comes about."""
+    if args.max_steps > 0:
+        a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return args.max_steps * a_step, f"{args.max_steps} steps of {a_step} images"
+    return count * args.num_train_epochs, f"{count} images, {args.num_train_epochs:g} epochs"
+
+
+def _duration(seconds: float) -> str:
+    """Example:
+    >>> _duration(50), _duration(600), _duration(9000)
+    ('50 seconds', '10 minutes', '2.5 hours')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 def picture(example: dict, processor, names: dict[int, str]) -> Image.Image:
@@ -74,33 +83,3 @@ def grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
     for index, image in enumerate(pictures):
         sheet.paste(image, (index % columns * width, index // columns * height))
     return sheet
-
-
-def _loader_rate(loader: DataLoader, batch_size: int) -> tuple[list[dict], float]:
-    """A few batches, and images/s once the workers run."""
-    iterator = iter(loader)
-    first = next(iterator)
-    start = time.perf_counter()
-    batches = [first, *islice(iterator, LOADED_BATCHES)]
-    count = sum(len(batch["labels"]) for batch in batches[1:]) or batch_size
-    return batches, count / (time.perf_counter() - start)
-
-
-def _model_rate(model: nn.Module, batches: Sequence[dict], args: DetectionTrainingArguments) -> float:
-    """Images/s of forward and backward, after one step that is not counted."""
-    kind = torch.bfloat16 if args.bf16 else torch.float16
-    count, start = 0, 0.0
-    for number, batch in enumerate(batches[: 1 + TRAINED_BATCHES]):
-        if number == 1:
-            count, start = 0, time.perf_counter()
-        inputs = {name: value.to(args.device) for name, value in batch.items() if isinstance(value, Tensor)}
-        labels = [
-            {name: value.to(args.device) for name, value in label.items() if isinstance(value, Tensor)}
-            for label in batch["labels"]
-        ]
-        with torch.autocast(args.device.type, kind, enabled=args.bf16 or args.fp16):
-            loss = model(**inputs, labels=labels).loss
-        loss.backward()
-        count += len(labels)
-        loss.item()  # waits for the device
-    return count / (time.perf_counter() - start) if start else float("nan")

@@ -1,6 +1,7 @@
 """The detector that a run trains: a new one, or a trained one with its heads made for the data's classes."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -10,6 +11,7 @@ from deformable_detr_refine import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
+from deformable_detr_refine.conversion.load_model import load_model
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.training.arguments import DataArguments, ModelArguments
 from deformable_detr_refine.training.surgery import transfer
@@ -21,7 +23,7 @@ def build_model(
     """The detector for these classes, and a sentence on where its weights come from.
 
     Raises:
-        ValueError: `model_config` is not JSON or names a field that there is not; backbone weights do not fit.
+        ValueError: `model_config` is not JSON or names a field that there is not; weights are damaged or do not fit.
         OSError: the model cannot be read.
     """
     classes = {
@@ -40,7 +42,7 @@ def build_model(
         else:
             said += " with random weights, the backbone's too"
         return _frozen(model, args.freeze), f"{said}."
-    trained = DeformableDetrRefineForObjectDetection.from_pretrained(args.model, revision=args.revision)
+    trained = load_model(args.model, revision=args.revision)
     model = DeformableDetrRefineForObjectDetection(_config({**trained.config.to_dict(), **fields, **classes}))
     copied = transfer(trained, model, keep_class_heads)
     known = f"the rows of {', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}" if copied else "no class row"
@@ -57,7 +59,15 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments) -> Def
         sizes = {"size": {"shortest_edge": data_args.shortest_edge, "longest_edge": longest}}
     if model_args.model is None:
         return DeformableDetrRefineImageProcessor(**sizes)
-    return DeformableDetrRefineImageProcessor.from_pretrained(model_args.model, revision=model_args.revision, **sizes)
+    name = model_args.model
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+        raise FileNotFoundError(f"There is no model folder {name} (--model).")
+    try:
+        return DeformableDetrRefineImageProcessor.from_pretrained(name, revision=model_args.revision, **sizes)
+    except OSError as error:
+        if Path(name).exists():
+            raise
+        raise OSError(f"--model {name} is no folder here, and the Hub does not give it: {error}") from error
 
 
 def _fields(text: str) -> dict[str, Any]:

@@ -1,19 +1,41 @@
 """A run's settings: a YAML file, and `--key value` on top of it."""
 
 import json
-from collections.abc import Sequence
+from argparse import Action
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from deformable_detr_refine.training.arguments import DataArguments, DetectionTrainingArguments, ModelArguments
 
 _PLAIN = (str, int, float, bool, list, dict, Enum)
+# Not of the recipe: where this one run went on from, and what nobody else may read.
+_UNWRITTEN = ("resume_from_checkpoint", "hub_token", "push_to_hub_token")
+_COMMAND_LINE = "the command line"
 Settings = tuple[ModelArguments, DataArguments, DetectionTrainingArguments]
+
+
+class SettingsParser(HfArgumentParser):
+    """transformers' parser; what is wrong is an exception instead of pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def action(self, word: str) -> Action | None:
+        """The setting that `--word` names, if there is one."""
+        return self._option_string_actions.get(word)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all settings, without dashes."""
+        return [field.name for kind in self.dataclass_types for field in fields(kind) if field.init]
 
 
 def read_settings(words: Sequence[str]) -> Settings:
@@ -21,63 +43,138 @@ def read_settings(words: Sequence[str]) -> Settings:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a flat YAML mapping, or a key or a value is not known.
+        ValueError: the file is not a flat YAML mapping, or a key or a value is not known; the message says where it
+            stands and what was expected.
     """
-    words = list(words)
-    config = words.pop(0) if words and not words[0].startswith("--") else None
-    try:
-        return parser().parse_args_into_dataclasses([*(_as_words(Path(config)) if config else []), *words])
-    except SystemExit as error:
-        if error.code:  # argparse has told what is wrong
-            raise ValueError(
-                f"The settings cannot be used{f' ({config} and the command line)' if config else ''}."
-            ) from None
-        raise
+    made, words = parser(), list(words)
+    file = Path(words.pop(0)) if words and not words[0].startswith("--") else None
+    given = [*(_of_file(file, made) if file else ()), *_of_command_line(words, made)]
+    for where, setting in given:
+        _hold(made, where, setting)
+    return made.parse_args_into_dataclasses(
+        [word for _, setting in given for word in setting], look_for_args_file=False
+    )
 
 
-def parser() -> HfArgumentParser:
+def parser() -> SettingsParser:
     """The parser of all settings; `--help` lists them."""
-    made = HfArgumentParser((ModelArguments, DataArguments, DetectionTrainingArguments), prog="ddetr train")
+    made = SettingsParser((ModelArguments, DataArguments, DetectionTrainingArguments), prog="ddetr train")
     made.allow_abbrev = False
+    for action in made._actions:
+        if action.nargs == "+":
+            action.nargs = "*"  # an empty list is a list, too
     return made
 
 
 def settings_text(settings: Settings) -> str:
-    """What differs from the defaults, as the YAML of a settings file that gives the same run."""
+    """What was given and differs from the defaults, as the YAML of a settings file that gives the same run."""
+    model, data, training = settings
     changed: dict[str, Any] = {}
-    for part in settings:
-        # TrainingArguments fill themselves in when they are made: what they were given is what a fresh one lacks.
-        fresh = type(part)(**({"output_dir": part.output_dir} if hasattr(part, "output_dir") else {}))
-        for item in fields(part):
-            value = getattr(part, item.name)
-            if item.init and value != getattr(fresh, item.name) and isinstance(value, _PLAIN):
-                changed[item.name] = value.value if isinstance(value, Enum) else value
-    if "model_config" in changed:
-        changed["model_config"] = json.loads(changed["model_config"])
-    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+    for part in (model, data):
+        fresh = type(part)()
+        values = {item.name: getattr(part, item.name) for item in fields(part)}
+        changed |= {name: value for name, value in values.items() if value != getattr(fresh, name)}
+    changed |= training.given
+    for name in ("model_config", "augmentation"):
+        if str(changed.get(name, "")).startswith(("{", "[")):
+            changed[name] = json.loads(changed[name])
+    plain = {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in changed.items()
+        if isinstance(value, _PLAIN) and name not in _UNWRITTEN
+    }
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def _as_words(file: Path) -> list[str]:
+def _hold(made: SettingsParser, where: str, setting: list[str]) -> None:
+    """That one setting, `--key` and its values, can be used."""
+    key, *values = setting
+    key, name = key.partition("=")[0], key.partition("=")[0].removeprefix("--")
+    action = made.action(key)
+    if action is None:
+        near = get_close_matches(name.replace("-", "_"), made.names, 1)
+        raise ValueError(
+            f"{where}: there is no setting {name!r}{f', did you mean {near[0]!r}?' if near else '.'} "
+            "`ddetr train --help-all` lists all."
+        )
+    try:
+        _, rest = made.parse_known_args(setting)
+    except ValueError:
+        if action.type is string_to_bool and values and _is_yaml(values[-1]):
+            raise _file_first(values[-1], key) from None
+        said = f"is {' '.join(values)!r}" if values else "has no value"
+        raise ValueError(f"{where}: {name} {said}, expected {_expected(action)}.") from None
+    if rest:
+        if _is_yaml(rest[0]):
+            raise _file_first(rest[0], key)
+        raise ValueError(f"{where}: {name} is {' '.join(values)!r}, expected {_expected(action)}.")
+
+
+def _is_yaml(word: str) -> bool:
+    return word.lower().endswith((".yaml", ".yml"))
+
+
+def _file_first(file: str, key: str) -> ValueError:
+    return ValueError(f"The settings file comes first: ddetr train {file} {key} ...")
+
+
+def _expected(action: Action) -> str:
+    if action.choices:
+        return f"one of {', '.join(map(str, action.choices))}"
+    names = {int: "whole number", float: "number", str: "text"}
+    if action.type is string_to_bool:
+        return "true or false"
+    name = names.get(action.type, "value")
+    return f"a list, each item a {name}" if action.nargs == "*" else f"one {name}" if name == "text" else f"a {name}"
+
+
+def _of_command_line(words: Sequence[str], made: SettingsParser) -> Iterator[tuple[str, list[str]]]:
+    """Each `--key` with the words after it."""
+    setting: list[str] = []
+    for word in words:
+        if word.startswith("--") and setting:
+            yield _COMMAND_LINE, setting
+            setting = []
+        setting.append(word)
+        action = made.action(setting[0])
+        if action is not None and action.nargs == "*" and _is_yaml(word):
+            raise _file_first(word, setting[0])
+    if setting:
+        yield _COMMAND_LINE, setting
+
+
+def _of_file(file: Path, made: SettingsParser) -> Iterator[tuple[str, list[str]]]:
     """A YAML mapping as the words of a command line, so that both are read, and checked, in one way."""
     if not file.is_file():
         raise FileNotFoundError(f"There is no settings file {file}.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        text = file.read_text(encoding="utf-8")
+        content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is not a mapping of settings, one `key: value` a line.")
-    words = []
+    lines: dict[str, int] = {}
+    for key, _ in root.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise ValueError(f"{file}:{line}: {key.value} stands there twice, in line {lines[key.value]} too.")
+        lines[key.value] = line
     for key, value in content.items():
         if value is None:
             continue
-        words.append(f"--{key}")
-        if isinstance(value, dict):
-            words.append(json.dumps(value))
-        else:
-            words += [_word(item) for item in (value if isinstance(value, list) else [value])]
-    return words
+        where, word = f"{file}:{lines.get(str(key), 1)}", f"--{key}"
+        yield where, [word, *_words(value, made.action(word))]
 
 
-def _word(value: Any) -> str:
+def _words(value: Any, action: Action | None) -> list[str]:
+    is_list = action is not None and action.nargs == "*"
+    if isinstance(value, dict) or (isinstance(value, list) and not is_list):
+        return [json.dumps(value)]
+    return [_word(item, action) for item in (value if isinstance(value, list) else [value])]
+
+
+def _word(value: Any, action: Action | None) -> str:
+    if value is False and action is not None and "no" in (action.choices or ()):
+        return "no"  # YAML's own word for false
     return str(value).lower() if isinstance(value, bool) else str(value)

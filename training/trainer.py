@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from deformable_detr_refine.conversion.model_folder import follow_umask
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
 from deformable_detr_refine.evaluation.azure_metrics import METRICS as AZURE_METRICS
@@ -25,6 +26,7 @@ from deformable_detr_refine.training.arguments import DetectionTrainingArguments
 from deformable_detr_refine.training.ema import MovingAverage
 from deformable_detr_refine.training.optimizer import drops_at, parameter_groups, scaled_learning_rate
 from deformable_detr_refine.training.progress import DetectionProgress
+from deformable_detr_refine.training.rates import training_order
 from deformable_detr_refine.training.replay import save_batch
 
 
@@ -97,9 +99,7 @@ class DetectionTrainer(Trainer):
     # Batches
 
     def _get_train_sampler(self, train_dataset: Examples | None = None) -> OrientationSampler:
-        rows = (train_dataset or self.train_dataset).rows
-        is_wide = [width >= height for width, height in zip(rows["width"], rows["height"], strict=True)]
-        self._train_sampler = OrientationSampler(is_wide, self.args.train_batch_size, self.args.seed)
+        self._train_sampler = training_order(train_dataset or self.train_dataset, self.args)
         return self._train_sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
@@ -159,6 +159,10 @@ class DetectionTrainer(Trainer):
 
     # Evaluation
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self._terms.paused():
+            return super().evaluate(*args, **kwargs)
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -203,6 +207,10 @@ class DetectionTrainer(Trainer):
 
     # Checkpoints
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self._terms.paused():
+            super()._save_checkpoint(*args, **kwargs)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # The state dict that some engines hand over is of the raw weights.
         with self.averaged_weights():
@@ -210,6 +218,8 @@ class DetectionTrainer(Trainer):
             # All ranks come here; transformers lets only one write, too.
             if self.ema and self.is_in_train and self.args.should_save:
                 self.ema.save_raw(Path(output_dir or self.args.output_dir))
+        if self.args.should_save:
+            follow_umask(Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -231,6 +241,15 @@ class _LossTerms:
         """A run begins, or goes on, at this step, unless terms wait for their line already."""
         if not self.sums:
             self._restart(step)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What takes its time within the block is no training."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.start += time.perf_counter() - max(begin, self.start)
 
     def add(self, terms: dict[str, Tensor], images: int) -> None:
         for name, term in terms.items():

@@ -209,6 +209,13 @@ def test_a_defective_box_is_an_error_or_left_out(model, data, tmp_path, capsys, 
     assert "leave them out with --defects skip" in capsys.readouterr().err
     assert main([*arguments, "--defects", "skip"]) == 0
     assert "left out: 0 images, 1 object\n" in capsys.readouterr().out
+    # Now the last box, of the third image; with a limit only images that were tried count.
+    content["annotations"][0]["bbox"][2] = content["annotations"][0]["bbox"][3]
+    content["annotations"][-1]["bbox"][2] = 0
+    file.write_text(json.dumps(content))
+    assert content["annotations"][-1]["image_id"] == 998
+    assert main([*arguments, "--defects", "skip", "--limit", "2"]) == 0
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_an_image_that_breaks_off_is_an_error_or_left_out(model, data, tmp_path, capsys, report):
@@ -218,7 +225,8 @@ def test_an_image_that_breaks_off_is_an_error_or_left_out(model, data, tmp_path,
     picture.write_bytes(picture.read_bytes()[:-400])
     arguments = ["evaluate", str(model), str(folder), "--output", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert "0.jpg" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "0.jpg" in error and error.endswith("; --defects skip leaves such images out.")
     assert main([*arguments, "--defects", "skip"]) == 0
     printed = capsys.readouterr()
     assert "0.jpg" in printed.err

@@ -1,6 +1,7 @@
 """Whole runs of `ddetr train`, in this process."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from deformable_detr_refine import DeformableDetrRefineForObjectDetection, Defor
 from deformable_detr_refine.training.replay import replay
 from deformable_detr_refine.training.settings import read_settings, settings_text
 from deformable_detr_refine.training.train import train
+from deformable_detr_refine.training.trainer import DetectionTrainer, _LossTerms
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,51 @@ def test_the_folder_holds_a_detector_its_processor_metrics_and_a_report(trained)
     assert written["AP"] == pytest.approx(metrics["eval_AP"]) and set(written["per_class"]) == set(COLOURS)
     assert "<html" in (folder / "report.html").read_text()
     assert not (folder / "training_args.bin").exists()
+
+
+def test_weights_have_the_permissions_of_any_new_file(trained, tmp_path):
+    (tmp_path / "any").touch()
+    expected = (tmp_path / "any").stat().st_mode
+    files = [*trained[0].rglob("*.safetensors")]
+    assert len(files) == 1 + 2  # the detector's, and two checkpoints'
+    assert {file.stat().st_mode for file in files} == {expected}
+
+
+def test_evaluations_and_checkpoints_are_no_training_time():
+    """Images a second are of the training alone, whether a pause comes before or after a line of the log."""
+    terms = _LossTerms()
+    accelerator = SimpleNamespace(num_processes=1, reduce=lambda tensor, _: tensor)
+    clock = iter([0.0, 10.0, 14.0, 20.0, 20.0, 100.0, 102.0, 103.0, 103.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deformable_detr_refine.training.trainer.time.perf_counter", lambda: next(clock))
+        terms.begin(0)  # at 0
+        terms.add({"loss": torch.ones(())}, 32)
+        with terms.paused():  # from 10 to 14
+            pass
+        assert terms.drain(accelerator, 1)["images_per_second"] == 32 / (20 - 4)  # at 20, the next line begins
+        terms.add({"loss": torch.ones(())}, 30)
+        with terms.paused():  # from 100 to 102
+            pass
+        assert terms.drain(accelerator, 2)["images_per_second"] == pytest.approx(30 / (103 - 20 - 2))
+
+
+def test_thresholds_count_in_the_metrics_of_the_end(settings_file, tmp_path):
+    """With no score above the threshold nothing is found, which Azure's precision says."""
+    settings = settings_file(tmp_path / "out", max_steps=1, box_score_threshold=1.0, iou_threshold=0.7)
+    train([str(settings)])
+    azure = json.loads((tmp_path / "out" / "metrics.json").read_text())["azure"]
+    assert azure["recall"] == 0 and azure["mean_average_precision"] == 0
+
+
+def test_settings_are_written_before_the_first_step(settings_file, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DetectionTrainer, "train", stop)
+    settings = settings_file(tmp_path / "out", max_steps=1)
+    assert ddetr(["train", str(settings)]) == 130
+    written = (tmp_path / "out" / "settings.yaml").read_text()
+    assert written == settings_text(read_settings([str(settings)]))
 
 
 def test_the_written_settings_give_the_same_run(trained):
@@ -119,8 +166,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(trained, se
 
 
 def test_a_dry_run_draws_what_the_model_sees_and_trains_nothing(settings_file, tmp_path, capsys):
-    train([str(settings_file(tmp_path / "out", augmentation="light")), "--dry_run", "true"])
-    assert "images/s" in capsys.readouterr().out
+    train([str(settings_file(tmp_path / "out", augmentation="light", max_steps=9)), "--dry_run", "true"])
+    said = capsys.readouterr().out
+    assert "images/s" in said and "nan" not in said and "9 steps of 4 images" in said
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["dry_run.jpg"]
 
 
@@ -140,10 +188,12 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"model_config": {**SETTINGS["model_config"], "num_queries": 0}}, "num_queries"),
         ({"augmentation": "heavy"}, "'heavy'"),
         ({"learning_rate": "fast"}, "learning_rate"),
-        ({"learning_rat": 1}, "--learning_rat"),
+        ({"box_score_threshold": 3}, "box_score_threshold"),
+        ({"metric_for_best_model": "AP5", "load_best_model_at_end": True}, "'AP5'"),
+        ({"learning_rat": 1}, "learning_rat"),
         ({"train_split": "training set"}, "training set"),
         ({"freeze": ["backbones"]}, "'backbones'"),
-        ({"model": "no/such/folder"}, "no/such/folder"),
+        ({"model": "no/such/folder"}, "There is no model folder no/such/folder"),
         ({"resume_from_checkpoint": "no-checkpoint"}, "no-checkpoint"),
     ],
 )

@@ -1,0 +1,78 @@
+"""Settings are read, and what is wrong with them is one sentence that says where it stands."""
+
+import pytest
+import yaml
+
+from ddetr.main import main as ddetr
+from deformable_detr_refine.training.settings import read_settings, settings_text
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a settings file."""
+
+    def write(text: str):
+        path = tmp_path / "own.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ("data: a\nlearning_rate: fast\n", [], "own.yaml:2: learning_rate is 'fast', expected a number"),
+        ("max_steps: 2.5\n", [], "own.yaml:1: max_steps is '2.5', expected a whole number"),
+        ("bf16: perhaps\n", [], "bf16 is 'perhaps', expected true or false"),
+        ("eval_strategy: often\n", [], "eval_strategy is 'often', expected one of no, steps, epoch"),
+        ("lr_drop_epochs: [40, late]\n", [], "lr_drop_epochs is '40 late', expected a list, each item a number"),
+        ("\nlearning_rat: 1\n", [], "own.yaml:2: there is no setting 'learning_rat', did you mean 'learning_rate'?"),
+        ("xyzzy: 1\n", [], "own.yaml:1: there is no setting 'xyzzy'. `ddetr train --help-all`"),
+        ("seed: 1\nseed: 2\n", [], "own.yaml:2: seed stands there twice, in line 1 too"),
+        ("seed: 1\n", ["--seed", "one"], "the command line: seed is 'one', expected a whole number"),
+        ("seed: 1\n", ["--sed", "1"], "the command line: there is no setting 'sed', did you mean 'seed'?"),
+        ("seed: 1\n", ["--seed"], "the command line: seed has no value, expected a whole number"),
+        ("seed: 1\n", ["--seed", "1", "2"], "the command line: seed is '1 2', expected a whole number"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, capsys):
+    assert ddetr(["train", file(text), *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and said in printed.err
+
+
+@pytest.mark.parametrize("words", [["--max_steps", "4"], ["--freeze", "backbone"], ["--bf16"]])
+def test_the_settings_file_comes_first(words, file):
+    with pytest.raises(ValueError, match=r"The settings file comes first: ddetr train .*own\.yaml --"):
+        read_settings([*words, file("seed: 1\n")])
+
+
+def test_yamls_no_is_the_word_where_it_is_a_choice(file, tmp_path):
+    text = f"eval_strategy: no\nsave_strategy: no\nlogging_strategy: off\nbf16: no\noutput_dir: {tmp_path}\n"
+    _, _, args = read_settings([file(text)])
+    assert (args.eval_strategy, args.save_strategy, args.logging_strategy, args.bf16) == ("no", "no", "no", False)
+
+
+def test_the_command_line_wins_and_an_empty_list_is_one(file, tmp_path):
+    path = file("seed: 1\nlearning-rate: 1e-3\nslow_parameters: [backbone]\nfreeze: []\n")
+    model, _, args = read_settings([path, "--seed=2", "--slow_parameters", "--output_dir", str(tmp_path)])
+    assert (args.seed, args.learning_rate, args.slow_parameters, model.freeze) == (2, 1e-3, [], [])
+
+
+def test_what_is_written_is_what_was_given(file, tmp_path):
+    """Neither what TrainingArguments fill in, nor defaults, nor what is of this one run or secret."""
+    given = {
+        "data": "somewhere",
+        "model_config": {"d_model": 64},
+        "augmentation": [{"type": "RandomFlip", "prob": 0.5}],
+        "learning_rate": 1e-3,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+        "output_dir": str(tmp_path),
+    }
+    extra = {"weight_decay": 1e-4, "hub_token": "secret", "resume_from_checkpoint": True}
+    settings = read_settings([file(yaml.safe_dump({**given, **extra}))])
+    assert yaml.safe_load(settings_text(settings)) == given
+    again = read_settings([file(settings_text(settings))])
+    assert settings_text(again) == settings_text(settings)

@@ -1,0 +1,64 @@
+"""Whether a run may write into its folder, and which checkpoint there it goes on from: held before any work."""
+
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+from deformable_detr_refine.training.arguments import DetectionTrainingArguments
+from deformable_detr_refine.training.checkpoints import has_random_state, newest_whole_checkpoint
+
+SETTINGS_FILE = "settings.yaml"
+# What a dry run, a run that stopped before its first checkpoint, or a shell leave in the folder; a run writes over none
+# of a person's own files.
+HARMLESS = (".*", "dry_run.jpg", SETTINGS_FILE, "not-finite-step-*.pt", "runs", "*.log", "*.txt")
+_TRUE = (True, "true", "True")
+_UNSET = (None, False, "false", "False", "")
+
+
+def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
+    """The checkpoint to go on from, or None; the run's folder is made.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the folder holds another run, or the checkpoint is of another number of processes.
+        OSError: the folder is a file, or nothing can be written in it.
+    """
+    output, asked = Path(args.output_dir), args.resume_from_checkpoint
+    _hold_writable(output)
+    if asked not in (*_UNSET, *_TRUE):
+        if not Path(asked).is_dir():
+            raise FileNotFoundError(f"There is no checkpoint {asked} to resume from.")
+        return Path(asked)
+    found = newest_whole_checkpoint(output)
+    if asked in _TRUE:
+        if found and not has_random_state(found, args.world_size):
+            raise ValueError(
+                f"{found} was written by another number of processes than {args.world_size}: go on with as many, or "
+                f"name it (--resume_from_checkpoint {found}) to go on with new random numbers."
+            )
+        return found
+    if args.dry_run:
+        return None
+    if found:
+        raise ValueError(
+            f"{output} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, "
+            "or choose another --output_dir."
+        )
+    held = sorted(path.name for path in output.iterdir())
+    if others := [name for name in held if not any(fnmatch(name, pattern) for pattern in HARMLESS)]:
+        raise ValueError(
+            f"{output} is not empty ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}): "
+            "choose another --output_dir."
+        )
+    return None
+
+
+def _hold_writable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--output_dir {folder} is a file: choose another.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"Nothing can be written in --output_dir {folder}: {error.strerror or error}.") from error

@@ -1,0 +1,156 @@
+"""The images that a run trains and evaluates on: read, split, and checked before its first step."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import TrainingArguments
+
+from deformable_detr_refine.data.damaged_images import damaged_images
+from deformable_detr_refine.data.defects import (
+    SHOWN_DEFECTS,
+    DataError,
+    Defect,
+    command_line_words,
+    count_defects,
+    refuse_losses,
+    shown,
+)
+from deformable_detr_refine.data.detection_data import DetectionData, split_every
+from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.training.arguments import DataArguments
+
+# Smaller images are left out of training, as in MMDetection (filter_cfg min_size).
+LEAST_SIDE = 32
+TOO_THIN = "too thin"
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Rows to train on, and rows to evaluate on (None when there are none), both in the canonical form.
+
+    Args:
+        data: the data set, whose label map counts for both.
+        validation_source: where the validation rows come from.
+    """
+
+    data: DetectionData
+    train: Any
+    validation: Any
+    validation_source: str
+
+
+def read_run_data(args: DataArguments, say: Callable[[str], None]) -> RunData:
+    """Reads annotations, and makes the splits.
+
+    Args:
+        args: the run's settings.
+        say: is told what is left out.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such data set or split, or its defects would lose something.
+    """
+    if not args.data:
+        raise ValueError("There is no data set to train on: give --data FOLDER (or `data:` in the settings file).")
+    with command_line_words():
+        data = _loaded(args.data, args, say)
+        other = _loaded(args.validation_data, args, say, data) if args.validation_data else None
+    rows, source = data[args.train_split], data.source
+    if other is not None:
+        # A set of its own has often one split only, whatever it is called.
+        only = next(iter(other.splits)) if len(other.splits) == 1 else args.validation_split
+        validation, source = other[only], other.source
+    elif args.split_every:
+        split = split_every(rows, args.split_every)
+        rows, validation = split["train"], split["validation"]
+    else:
+        # Only the default's name may be missing: the data then has no validation split.
+        is_default = args.validation_split == DataArguments.validation_split
+        validation = data.splits.get(args.validation_split) if is_default else data[args.validation_split]
+    sides = zip(rows["width"], rows["height"], strict=True)
+    kept = [index for index, sides in enumerate(sides) if min(sides) >= LEAST_SIDE]
+    if len(kept) < len(rows):
+        say(f"{len(rows) - len(kept)} images with a side below {LEAST_SIDE} pixels are left out of training.")
+        rows = rows.select(kept)
+    if not len(rows):
+        raise DataError(f"{data.source}: {args.train_split} has no image to train on.")
+    return RunData(data, rows, validation, source)
+
+
+def usable_images(
+    found: RunData, processor: Any, args: DataArguments, training: TrainingArguments, say: Callable[[str], None]
+) -> RunData:
+    """The same without images that could not be used; all processes come here, each decodes its share.
+
+    Args:
+        found: what was read.
+        processor: the image processor, which refuses images that are too thin.
+        args: `check_images` says whether images are decoded, `defects` whether a damaged one is an error.
+        training: names this process among all.
+        say: is told what is left out, and how long it took.
+
+    Raises:
+        DataError: images are damaged, and `defects` is "error".
+    """
+    start, defects, kept, checked = time.monotonic(), [], {}, 0
+    for name, rows, source in (
+        ("train", found.train, found.data.source),
+        ("validation", found.validation, found.validation_source),
+    ):
+        if rows is None:
+            continue
+        bad = _too_thin(rows, processor)
+        if args.check_images:
+            mine = range(training.process_index, len(rows), training.world_size)
+            damaged = damaged_images(rows, mine, name, source, progress=training.process_index == 0)
+            bad |= dict(gather_object(list(damaged.items())))
+            checked += len(rows)
+        defects += [bad[index] for index in sorted(bad)]
+        kept[name] = rows.select([index for index in range(len(rows)) if index not in bad]) if bad else rows
+    if checked:
+        say(f"Images: {checked} decoded in {time.monotonic() - start:.1f} s, {len(defects)} cannot be used.")
+    if args.defects == "error":
+        with command_line_words():
+            refuse_losses(defects, found.data.source)
+    if defects:
+        say(f"Left out: {_listed(defects)}")
+    for name, rows in kept.items():
+        if not len(rows):
+            raise DataError(f"{found.data.source}: no image of {name} can be used; the first: {defects[0]}.")
+    return replace(found, **kept)
+
+
+def _loaded(
+    source: str, args: DataArguments, say: Callable[[str], None], training: DetectionData | None = None
+) -> DetectionData:
+    data = load_detection_data(source, label_map=training.label_map if training else None, defects=args.defects)
+    if data.defects and args.defects == "skip":
+        counts = ", ".join(f"{kind} {count}" for kind, count in count_defects(data.defects).items())
+        say(f"Left out or clipped{' of the validation data' if training else ''}: {counts}.")
+    return data
+
+
+def _too_thin(rows: Any, processor: Any) -> dict[int, Defect]:
+    """Images of which the processor would leave a side of 0."""
+    found, sizes = {}, list(zip(rows["height"], rows["width"], strict=True))
+    refused = {}
+    for size in set(sizes):
+        try:
+            processor.resized_shape(*size)
+        except ValueError as error:
+            refused[size] = str(error).rstrip(".")
+    if refused:
+        for index, (size, name) in enumerate(zip(sizes, rows["file_name"], strict=True)):
+            if size in refused:
+                found[index] = Defect(TOO_THIN, shown(name), shown(name), refused[size], loses="image")
+    return found
+
+
+def _listed(defects: Iterable[Defect]) -> str:
+    defects = list(defects)
+    counts = ", ".join(f"{kind} {count}" for kind, count in count_defects(defects).items())
+    lines = "".join(f"\n  {defect}" for defect in defects[:SHOWN_DEFECTS])
+    more = f"\n  ... and {len(defects) - SHOWN_DEFECTS} more" if len(defects) > SHOWN_DEFECTS else ""
+    return counts + lines + more
