@@ -43,7 +43,7 @@ def plot_query(inside: Inside, query: int) -> Image.Image:
     looks = inside.query_looks(query)
     layers, label = len(looks.points), inside.label(query)
     before, after = inside.layer_starts(query), inside.layer_boxes[:, query]
-    seen = [after.reshape(-1, 2), *(start.reshape(-1, 2) for start in before), *_weighty(looks)]
+    seen = [after.reshape(-1, 2), *(start.reshape(-1, 2) for start in before), *_weighty(looks, inside.image)]
     window = window_around(np.concatenate(seen), inside.image, margin=0.1)
     score = inside.layer_scores[-1, query, label]
     with own_style():
@@ -91,7 +91,7 @@ def plot_token(inside: Inside, x: float, y: float, level: int = 0) -> Image.Imag
     token = inside.token_at(x, y, level)
     looks, centre = inside.token_looks(token), np.array(inside.token_centre(token))
     layers = len(looks.points)
-    window = window_around(np.concatenate([centre[None], *_weighty(looks)]), inside.image, margin=0.1)
+    window = window_around(np.concatenate([centre[None], *_weighty(looks, inside.image)]), inside.image, margin=0.1)
     with own_style():
         panels = Panels(
             layers + 1,
@@ -114,13 +114,13 @@ def plot_token(inside: Inside, x: float, y: float, level: int = 0) -> Image.Imag
         return panels.picture()
 
 
-def _weighty(looks: Looks, share: float = 0.9) -> list[np.ndarray]:
-    """Of each layer the samples that make up most of its weight, (N, 2) each."""
+def _weighty(looks: Looks, image: Image.Image, share: float = 0.9) -> list[np.ndarray]:
+    """Of each layer the samples that make up most of its weight, (N, 2) each, moved into the image."""
     found = []
     for points, weights in zip(looks.points, looks.weights, strict=True):
         order = np.argsort(-weights, axis=None)
         count = int(np.searchsorted(np.cumsum(weights.flat[order]), share * weights.sum())) + 1
-        found.append(points.reshape(-1, 2)[order[:count]])
+        found.append(points.reshape(-1, 2)[order[:count]].clip(0, image.size))
     return found
 
 
