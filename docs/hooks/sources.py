@@ -8,10 +8,13 @@ import shutil
 import tomllib
 from pathlib import Path
 
+from mkdocs.plugins import event_priority
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "build" / "docs-sources"
 
 
+@event_priority(100)  # mkdocstrings looks in its own on_config whether the folder is there
 def on_config(config):
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     shutil.rmtree(SOURCES, ignore_errors=True)
