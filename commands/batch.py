@@ -41,7 +41,9 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a model folder, its Hub name, or an exported .onnx file")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a model folder, its Hub name, or an exported .onnx file or MLflow folder"
+    )
     parser.add_argument("input", metavar="INPUT", help="a folder, a table, a glob pattern or an MLTable")
     parser.add_argument("--output", metavar="FILE", required=True, type=Path, help="the file to write")
     parser.add_argument("--format", choices=FORMATS, help="instead of the one that FILE's suffix tells")

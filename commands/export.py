@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             return data_rows(names, args.data, args.split, args.limit)
         return matching_samples(names, _samples() / "annotations") if _samples() and find_spec("datasets") else None
 
-    with tqdm(unit="image", desc="proof", disable=None) as progress:
+    with tqdm(unit="image", desc="tracing takes a minute or two; proof", disable=None) as progress:
         samples = Samples(images, rows, progress.update)
         export = {"onnx": export_onnx, "torch": export_torch}[args.to]
         proof = export(args.model, args.output, samples, args.force)

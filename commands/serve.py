@@ -37,7 +37,8 @@ def add_parser(subparsers: Any) -> None:
         "model",
         metavar="MODEL",
         nargs="?",
-        help="a model folder, an .onnx file, or the name of a Hub model (default: the package's own, of blood cells)",
+        help="a model folder, an exported .onnx file or MLflow folder, or a Hub name (default: the package's own, of "
+        "blood cells)",
     )
     parser.add_argument("--port", metavar="N", type=port, default=5001, help="where it listens (default 5001)")
     parser.add_argument(

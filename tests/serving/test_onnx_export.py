@@ -208,6 +208,18 @@ def test_another_average_precision_is_refused(samples):
         test.prove(network, network._replace(forward=worse_on_cells))
 
 
+@pytest.mark.slow
+def test_the_embedded_detector_keeps_its_average_precision(samples, tmp_path, capsys):
+    pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train]")
+    output = tmp_path / "cells.onnx"
+    assert main(["export", "--to", "onnx", str(samples.parent / "blood-cells"), str(output), "--json"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert proof["output"] == str(output) and proof["ap_images"] == 3
+    assert proof["model_ap"] > 0.5 and abs(proof["model_ap"] - proof["exported_ap"]) <= 1e-3
+    (found,) = Detector(output).detect([samples / "BloodImage_00000.jpg"], threshold=0.3)
+    assert set(found.names) == {"RBC", "WBC"}
+
+
 def test_what_cannot_be_is_said_before_the_work(saved, photos, written, tmp_path, capsys):
     def error_of(*words: str) -> str:
         assert main(["export", "--to", "onnx", *words]) == 2
