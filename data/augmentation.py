@@ -5,7 +5,8 @@ xyxy in pixels of that image, and `labels` (N,). What comes out has the size tha
 only normalises it.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,23 +14,32 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from deformable_detr_refine.data.mmdet_pipeline import mmdet_transforms, resizes
+from deformable_detr_refine.data.random_transforms import RandomChoiceResize, canvas, integer, resized_shape
+
 PRESETS = ("mmdet", "light", "none")
 
 
 def training_transform(
-    preset: str, shortest_edge: int, longest_edge: int, vertical_flip: bool = False
+    augmentation: str | Sequence[Mapping[str, Any]],
+    shortest_edge: int,
+    longest_edge: int,
+    vertical_flip: bool = False,
 ) -> v2.Transform | None:
-    """The transform of a preset's name.
+    """The transform of a preset's name, or of a list of MMDetection's transforms.
 
-    - `mmdet`: the reference's recipe; at 800 x 1333 its very numbers (flip; then either one of eleven sizes from 480
-      to 800, or a resize to 400 to 600, a crop of 384 to 600 pixels a side, and one of the eleven). For COCO and other
-      sets of thousands of images.
+    - `mmdet`: the reference's recipe, `mmdet_recipe`; at 800 x 1333 its very numbers (flip; then either one of eleven
+      sizes from 480 to 800, or a resize to 400 to 600, a crop of 384 to 600 pixels a side, and one of the eleven). For
+      COCO and other sets of thousands of images.
     - `light`: flip, colour, and a zoom in or out, up to 1.7 times larger and 1.4 times smaller. For hundreds of images:
       no object is made tiny, few are cut, and every image has the size that it has in use, so that images of one size
       need no padding.
     - `none`: no change but the image processor's.
+    - a list: see `mmdet_pipeline.py`. Its sizes are taken as they stand; where nothing in it resizes, the image
+      processor's resize comes last.
 
     Args:
+        augmentation: a preset's name, or the list, also as JSON.
         shortest_edge, longest_edge: the image processor's size; all sizes of a preset are in proportion to it.
         vertical_flip: also mirror top and bottom, for pictures without an up (cells, aerial views).
 
@@ -37,77 +47,63 @@ def training_transform(
         A transform, or None for `none`.
 
     Raises:
-        ValueError: there is no such preset.
+        ValueError: there is no such preset, or the list names what there is not.
     """
-    if preset == "none":
+    if isinstance(augmentation, str) and augmentation.lstrip().startswith("["):
+        try:
+            augmentation = json.loads(augmentation)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"augmentation is neither a preset nor a list in JSON: {error}.") from error
+    if augmentation == "none":
         return None
-    if preset not in PRESETS:
-        raise ValueError(f"There is no augmentation {preset!r}: choose one of {', '.join(PRESETS)}.")
-    flips = [v2.RandomHorizontalFlip(0.5)] + [v2.RandomVerticalFlip(0.5)] * vertical_flip
-    steps = (_mmdet if preset == "mmdet" else _light)(shortest_edge, longest_edge)
-    return v2.Compose([*flips, *steps, KeepBoxesWithArea()])
+    if augmentation == "mmdet":
+        steps = mmdet_transforms(mmdet_recipe(shortest_edge, longest_edge, vertical_flip))
+    elif augmentation == "light":
+        flips = [v2.RandomHorizontalFlip(0.5)] + [v2.RandomVerticalFlip(0.5)] * vertical_flip
+        steps = [*flips, *_light(shortest_edge, longest_edge)]
+    elif isinstance(augmentation, str):
+        raise ValueError(
+            f"There is no augmentation {augmentation!r}: choose one of {', '.join(PRESETS)}, or list MMDetection's "
+            "transforms."
+        )
+    else:
+        steps = [v2.RandomVerticalFlip(0.5)] * vertical_flip + mmdet_transforms(augmentation)
+        if not resizes(steps):
+            steps.append(RandomChoiceResize([(longest_edge, shortest_edge)], keep_ratio=True))
+    return v2.Compose([*steps, KeepBoxesWithArea()])
 
 
-def _mmdet(shortest_edge: int, longest_edge: int) -> list[v2.Transform]:
-    """Source: train_pipeline of configs/deformable_detr/deformable-detr_r50_16xb2-50e_coco.py."""
-    scale = shortest_edge / 800
-    sizes = [round(size * scale) for size in range(480, 801, 32)]
-    before_crop = [round(size * scale) for size in (400, 500, 600)]
-    resize = RandomShortestEdge(sizes, longest_edge)
-    crop = RandomAbsoluteCrop(round(384 * scale), round(600 * scale))
-    large = RandomShortestEdge(before_crop, round(4200 * scale))
-    return [v2.RandomChoice([resize, v2.Compose([large, crop, resize])])]
+def mmdet_recipe(shortest_edge: int = 800, longest_edge: int = 1333, vertical_flip: bool = False) -> list[dict]:
+    """MMDetection's training pipeline of this model, under its own names, in proportion to the image size.
+
+    Source: train_pipeline of configs/deformable_detr/deformable-detr_r50_16xb2-50e_coco.py of MMDetection 3.1.
+
+    Example:
+        >>> [step["type"] for step in mmdet_recipe()]
+        ['RandomFlip', 'RandomChoice']
+    """
+
+    def scaled(*sizes: int) -> list[int]:
+        return [round(size * shortest_edge / 800) for size in sizes]
+
+    (longest_before,) = scaled(4200)
+    resize = {
+        "type": "RandomChoiceResize",
+        "scales": [[size, longest_edge] for size in scaled(*range(480, 801, 32))],
+        "keep_ratio": True,
+    }
+    large = {**resize, "scales": [[size, longest_before] for size in scaled(400, 500, 600)]}
+    crop = {"type": "RandomCrop", "crop_type": "absolute_range", "crop_size": scaled(384, 600)}
+    crop["allow_negative_crop"] = True
+    flips = [{"type": "RandomFlip", "prob": 0.5}]
+    if vertical_flip:
+        flips.append({"type": "RandomFlip", "prob": 0.5, "direction": "vertical"})
+    return [*flips, {"type": "RandomChoice", "transforms": [[resize], [large, crop, resize]]}]
 
 
 def _light(shortest_edge: int, longest_edge: int) -> list[v2.Transform]:
     colour = v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02)
     return [v2.RandomApply([colour], 0.5), RandomZoom(0.6, 1.4, shortest_edge, longest_edge)]
-
-
-def resized_shape(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
-    """(height, width) after mmcv's rule: the ratio kept, neither edge above its limit, int(side * scale + 0.5).
-
-    Example:
-        >>> resized_shape(480, 640, 800, 1333)
-        (800, 1067)
-    """
-    scale = min(longest_edge / max(height, width), shortest_edge / min(height, width))
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
-
-
-class RandomShortestEdge(v2.Transform):
-    """Resizes by mmcv's rule to one of several shortest edges, bilinear without antialias as cv2 does."""
-
-    def __init__(self, shortest_edges: Sequence[int], longest_edge: int) -> None:
-        super().__init__()
-        self.shortest_edges, self.longest_edge = tuple(shortest_edges), longest_edge
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        chosen = self.shortest_edges[_integer(0, len(self.shortest_edges) - 1)]
-        return {"size": list(resized_shape(*_canvas(flat_inputs), chosen, self.longest_edge))}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.resize(inpt, params["size"], antialias=False)
-
-
-class RandomAbsoluteCrop(v2.Transform):
-    """A crop anywhere; each side has between `least` and `most` pixels, or all where the image has fewer.
-
-    Source: RandomCrop with crop_type='absolute_range' and allow_negative_crop in mmdet/datasets/transforms.
-    """
-
-    def __init__(self, least: int, most: int) -> None:
-        super().__init__()
-        self.least, self.most = least, most
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        sides = _canvas(flat_inputs)
-        height, width = (_integer(min(side, self.least), min(side, self.most)) for side in sides)
-        top, left = _integer(0, sides[0] - height), _integer(0, sides[1] - width)
-        return {"top": top, "left": left, "height": height, "width": width}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.crop(inpt, **params)
 
 
 class RandomZoom(v2.Transform):
@@ -125,7 +121,7 @@ class RandomZoom(v2.Transform):
         self.shortest_edge, self.longest_edge = shortest_edge, longest_edge
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = _canvas(flat_inputs)
+        height, width = canvas(flat_inputs)
         share = self.least + (self.most - self.least) * float(torch.rand(()))
         window = max(1, round(share * height)), max(1, round(share * width))
         top, left = (_between(side, inner) for side, inner in zip((height, width), window, strict=True))
@@ -150,15 +146,6 @@ class KeepBoxesWithArea(v2.Transform):
         return image, {**target, "boxes": tv_tensors.wrap(boxes[kept], like=boxes), "labels": target["labels"][kept]}
 
 
-def _canvas(flat_inputs: list[Any]) -> tuple[int, int]:
-    return next(tuple(F.get_size(item)) for item in flat_inputs if isinstance(item, tv_tensors.Image))
-
-
 def _between(side: int, window: int) -> int:
     """Where a window begins: within the side when it is smaller, before it when it is larger."""
-    return _integer(0, side - window) if window <= side else -_integer(0, window - side)
-
-
-def _integer(low: int, high: int) -> int:
-    """Uniform over low..high, both included, from torch's generator."""
-    return int(torch.randint(low, high + 1, ()))
+    return integer(0, side - window) if window <= side else -integer(0, window - side)

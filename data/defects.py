@@ -172,8 +172,7 @@ def refuse_losses(defects: Iterable[Defect], source: str) -> None:
     first = "\n".join(f"  {defect}" for defect in lost[:SHOWN_DEFECTS])
     rest = f"\n  ... and {len(lost) - SHOWN_DEFECTS} more" if len(lost) > SHOWN_DEFECTS else ""
     raise DataError(
-        f'{source}: {what} would be lost ({kinds}); mend them, or leave them out with defects="skip".\n'
-        f"{first}{rest}"
+        f'{source}: {what} would be lost ({kinds}); mend them, or leave them out with defects="skip".\n{first}{rest}'
     )
 
 

@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
 from deformable_detr_refine.boxes import cxcywh_to_xyxy
-from deformable_detr_refine.data.augmentation import (
-    RandomAbsoluteCrop,
-    RandomShortestEdge,
-    resized_shape,
-    training_transform,
-)
+from deformable_detr_refine.data.augmentation import training_transform
 from deformable_detr_refine.data.detection_data import features
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
@@ -101,26 +95,6 @@ def test_a_batch_is_padded_with_its_mask(rows):
     assert batch["pixel_values"].shape == (2, 3, max(heights), max(widths))
     assert batch["pixel_mask"].sum((1, 2)).tolist() == [h * w for h, w in zip(heights, widths, strict=True)]
     assert len(batch["labels"]) == 2
-
-
-def test_mmdets_sizes_at_800():
-    """The eleven shortest edges, the rounding and the limit of the longest edge, of MMDetection's config."""
-    transform = training_transform("mmdet", 800, 1333)
-    resize, crop_branch = transform.transforms[1].transforms
-    assert resize.shortest_edges == tuple(range(480, 801, 32)) and resize.longest_edge == 1333
-    large, crop, again = crop_branch.transforms
-    assert large.shortest_edges == (400, 500, 600) and large.longest_edge == 4200
-    assert (crop.least, crop.most) == (384, 600) and again is resize
-    assert resized_shape(480, 640, 800, 1333) == (800, 1067) and resized_shape(666, 499, 800, 1333) == (1068, 800)
-
-
-def test_crop_and_resize_stay_in_their_ranges():
-    image = tv_tensors.Image(torch.zeros(3, 500, 300, dtype=torch.uint8))
-    torch.manual_seed(0)
-    for _ in range(20):
-        height, width = RandomAbsoluteCrop(384, 600)(image).shape[-2:]
-        assert 384 <= height <= 500 and width == 300
-        assert RandomShortestEdge([60, 90], 120)(image).shape[-2:] in {(100, 60), (120, 72)}
 
 
 def test_batches_are_of_one_orientation_and_each_epoch_of_another_order():
