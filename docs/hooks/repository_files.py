@@ -9,14 +9,15 @@ import posixpath
 import re
 from pathlib import Path
 
-from mkdocs.structure.files import File
+import yaml
+from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
-    "benchmarks/RESULTS.md",
+    *sorted(file.relative_to(ROOT).as_posix() for file in (ROOT / "benchmarks").glob("*.md")),
     "samples/LICENSES.md",
     "samples/README.md",
     "samples/blood-cells/README.md",
@@ -37,10 +38,13 @@ _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files, config):
+    listed = yaml.safe_dump(config.nav)
     found = [ROOT / page for page in PAGES] + [file for pattern in OTHERS for file in sorted(ROOT.glob(pattern))]
     for file in found:
         if file.is_file():
-            files.append(File.generated(config, file.relative_to(ROOT).as_posix(), abs_src_path=str(file)))
+            uri = file.relative_to(ROOT).as_posix()
+            level = InclusionLevel.INCLUDED if uri in listed else InclusionLevel.NOT_IN_NAV
+            files.append(File.generated(config, uri, abs_src_path=str(file), inclusion=level))
     return files
 
 
