@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = "deformable_detr_refine"
-PACKAGES = ["ddetr", ROOT, *(f"{ROOT}.{room}" for room in ("conversion", "data", "evaluation", "training"))]
+PACKAGES = ["ddetr", ROOT, *(f"{ROOT}.{room}" for room in ("conversion", "data", "evaluation", "training", "serving"))]
 MODULES = [
     f"{package}.{file.stem}" if file.stem != "__init__" else package
     for package in PACKAGES
