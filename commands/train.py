@@ -20,16 +20,19 @@ the settings that matter (--help-all lists every one, those of transformers' Tra
   --model_config JSON          fields of the config of a new detector (or to change), --backbone_weights FILE|pretrained
   --output_dir DIR             where everything is written
   --num_train_epochs N, --per_device_train_batch_size N, --learning_rate X, --lr_drop_epochs 40, --bf16 true
-  --augmentation NAME          mmdet (the recipe of COCO), light (small data sets) or none; --vertical_flip true
+  --augmentation NAME          mmdet (the recipe of COCO), light (small data sets) or none; in the file also a list of
+                               MMDetection's transforms by its own names; --vertical_flip true
   --shortest_edge N            size of the images, --longest_edge N
   --ema_decay 0.999            evaluate and save a moving average of the weights
   --defects skip               leave out boxes and images that are defective (`ddetr data inspect` shows them)
+  --check_images false         do not decode every image before the first step (for large sets known to be whole)
   --early_stopping_patience N, --freeze backbone, --resume_from_checkpoint true, --seed N
   --dry_run true               draw a batch as the model sees it, time loader and model, and stop
   --replay FILE                run a batch again whose loss was not finite, and say what is not finite in it
 
 examples:
   ddetr train configs/fridge.yaml --data datasets/fridge --model detector --output_dir runs/fridge
+    (with the five sample photos instead of the data set it learns them by heart: that shows the command, not the model)
   8 GPUs:            torchrun --nproc-per-node 8 -m deformable_detr_refine.training.train CONFIG.yaml ...
   several machines:  torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
                        -m deformable_detr_refine.training.train CONFIG.yaml ...

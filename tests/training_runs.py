@@ -16,7 +16,7 @@ SIZE = 96
 # The first image has no box; 10 images and batches of 4 leave an uneven last batch.
 TRAIN_BOXES, VALIDATION_BOXES = (0, 2, 1, 3, 2, 1, 2, 3, 1, 2), (2, 1, 0, 3, 1)
 TINY = {
-    "backbone": "resnet18",
+    "backbone": "test_resnet",
     "d_model": 64,
     "encoder_attention_heads": 2,
     "decoder_attention_heads": 2,

@@ -3,6 +3,7 @@
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -134,6 +135,8 @@ class DetectionTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and self.metric_for_best_model:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         super().__post_init__()
+        # Without an accelerator there is nothing to pin memory for, and PyTorch says so at every epoch.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
 
 
 def _defaults(item: Any) -> tuple:

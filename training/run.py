@@ -48,7 +48,6 @@ def run(settings: Settings) -> dict[str, float]:
     with args.main_process_first(desc="reading the data set"):
         found = read_run_data(data_args, say)
     data = found.data
-    say(f"Data: {data!r}")
     processor = build_processor(model_args, data_args)
     size = processor.size["shortest_edge"], processor.size["longest_edge"]
     augmentation = training_transform(data_args.augmentation, *size, vertical_flip=data_args.vertical_flip)
@@ -56,6 +55,11 @@ def run(settings: Settings) -> dict[str, float]:
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     say(f"Model: {origin} {parameters / 1e6:.1f} million parameters are trained.")
     found = usable_images(found, processor, data_args, args, say)
+    to_evaluate = "none" if found.validation is None else len(found.validation)
+    say(
+        f"Data: {data.source} ({data.format}), {len(data.label_map)} classes; "
+        f"{len(found.train)} images to train on, {to_evaluate} to evaluate on."
+    )
     if found.validation is not None:
         _hold_metric(args, data.label_map.names)
     examples = Examples(found.train, processor, augmentation, args.seed)
@@ -87,7 +91,8 @@ def run(settings: Settings) -> dict[str, float]:
                 log_files(output / "report.html", output / "metrics.json")
             written = sorted(path.name for path in output.iterdir() if path.suffix != ".py")
             if metrics:
-                say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {len(validation)} images.")
+                count = f"{len(validation)} image{'s' * (len(validation) != 1)}"
+                say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {count}.")
             say(f"Written: {output} ({', '.join(written)})")
     return metrics
 

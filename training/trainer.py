@@ -1,5 +1,6 @@
 """transformers' Trainer for a detector: its optimiser, its batches, its loss terms in the log, and COCO's metrics."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from deformable_detr_refine.conversion.model_folder import follow_umask
@@ -25,7 +26,7 @@ from deformable_detr_refine.evaluation.predict import TOP_K
 from deformable_detr_refine.training.arguments import DetectionTrainingArguments
 from deformable_detr_refine.training.ema import MovingAverage
 from deformable_detr_refine.training.optimizer import drops_at, parameter_groups, scaled_learning_rate
-from deformable_detr_refine.training.progress import DetectionProgress
+from deformable_detr_refine.training.progress import DetectionLines, DetectionProgress
 from deformable_detr_refine.training.rates import training_order
 from deformable_detr_refine.training.replay import save_batch
 
@@ -65,9 +66,9 @@ class DetectionTrainer(Trainer):
             self.add_callback(self.ema)
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-        if not args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(DetectionProgress)
+        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        has_bar = not args.disable_tqdm and sys.stderr.isatty()
+        self.add_callback(DetectionProgress if has_bar else DetectionLines)
         self.evaluated: list[EvaluatedImage] = []
         self._terms = _LossTerms()
 

@@ -16,17 +16,17 @@ from deformable_detr_refine.data.yolo import write_yolo
 WRITERS = {"coco": write_coco, "voc": write_voc, "azure": write_azure, "yolo": write_yolo}
 TEXTS = (".json", ".jsonl", ".xml", ".txt", ".yaml", "MLTable")
 PIECES = b'|"|{|}|[|]|<|>|-|1e999|null|\0|\xff|../|\n|nan|&a;|: '.split(b"|")
-ROUNDS = 40
 
 
+@pytest.mark.parametrize("rounds", [12, pytest.param(80, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", WRITERS)
-def test_damaged_files(form, tmp_path):
+def test_damaged_files(form, rounds, tmp_path):
     data = load_detection_data(write_coco_set(tmp_path / "whole"))
     WRITERS[form](data, tmp_path / "set")
     files = sorted(path for path in (tmp_path / "set").rglob("*") if path.name.endswith(TEXTS))
     whole = {path: path.read_bytes() for path in files}
     chance = random.Random(form)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         path = chance.choice(files)
         path.write_bytes(_damaged(whole[path], chance))
         try:

@@ -72,6 +72,7 @@ def test_what_may_be_left_out(metric):
         metric.add_batch(predictions=[found], references=[])
 
 
+@pytest.mark.slow
 def test_it_loads_without_a_network_and_without_this_process_cache(tmp_path):
     code = (
         "import socket; socket.socket.connect = None\n"

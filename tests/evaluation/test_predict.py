@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_detector import save_small_detector
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
+from deformable_detr_refine.conversion.load_detector import load_detector
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.evaluation.predict import predict
 
@@ -19,8 +21,19 @@ SIZES = [(90, 60), (60, 90), (90, 60), (80, 80), (60, 90), (90, 60), (90, 60)]
 
 
 @pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return load_detector(str(save_small_detector(tmp_path_factory.mktemp("small") / "detector")), "cpu")[0]
+
+
+@pytest.fixture(scope="module")
 def processor():
-    return DeformableDetrRefineImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
+    return DeformableDetrRefineImageProcessor(size={"shortest_edge": 96, "longest_edge": 144})
+
+
+@pytest.fixture(scope="module")
+def single(detector, processor, rows) -> dict:
+    """What is found one by one."""
+    return by_id(predict(detector, processor, rows, 1, workers=0))
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +62,9 @@ def by_id(images) -> dict:
 
 @pytest.mark.parametrize("batch_size", [2, 5])
 @pytest.mark.parametrize("workers", [0, 3])
-def test_batches_give_what_single_images_give(batch_size, workers, detector, processor, rows):
+def test_batches_give_what_single_images_give(batch_size, workers, detector, processor, rows, single):
     counts = []
     images = list(predict(detector, processor, rows, batch_size, counts.append, workers))
-    single = by_id(predict(detector, processor, rows, 1, workers=0))
     assert sum(counts) == len(images) == len(single) == len(rows)
     assert max(counts) > 1
     for row in rows:
@@ -107,7 +119,7 @@ def test_few_images_wait(detector, processor, rows, monkeypatch):
         return row_image(row)
 
     monkeypatch.setattr("deformable_detr_refine.evaluation.predict.row_image", counting)
-    for _ in predict(detector, processor, [rows[0]] * 60, 2, workers=3):
+    for _ in predict(detector, processor, [rows[0]] * 24, 2, workers=3):
         with lock:
             waiting -= 1
     assert most <= 2 * 3 + 2 * 2

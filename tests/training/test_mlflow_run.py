@@ -34,6 +34,7 @@ def test_without_mlflow_among_the_reports_nothing_happens(tmp_path):
         log_files(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_one_run_holds_metrics_and_pictures_of_the_whole_training(settings_file, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason='pip install "deformable-detr-refine[mlflow]"')
     monkeypatch.chdir(tmp_path)

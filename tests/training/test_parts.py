@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from goldens_mmdet import NO_DROPOUT, golden_config
+from small_detector import small_config
 from torch import nn
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
@@ -15,7 +15,7 @@ from deformable_detr_refine.training.surgery import transfer
 def detector(names: list[str], seed: int, **changes):
     torch.manual_seed(seed)
     return DeformableDetrRefineForObjectDetection(
-        golden_config(**NO_DROPOUT, num_labels=len(names), id2label=dict(enumerate(names)), **changes)
+        small_config(num_labels=len(names), id2label=dict(enumerate(names)), **changes)
     )
 
 
