@@ -33,7 +33,7 @@ def dry_run(model: nn.Module, examples: Examples, args: DetectionTrainingArgumen
     # Without workers the model waits while images load.
     both = min(loaded, trained) if workers else 1 / (1 / loaded + 1 / trained)
     if loaded < trained or not workers:
-        verdict = "the loader is the slower: raise --dataloader_num_workers." if workers else "one waits for the other."
+        verdict = "the loader is the slower: raise --dataloader_num_workers." if workers else "each waits for the other."
     else:
         verdict = "the loader keeps up."
     images, told = _images(len(examples), args)

@@ -16,7 +16,7 @@ _UNSET = (None, False, "false", "False", "")
 
 
 def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
-    """The checkpoint to go on from, or None; the run's folder is made.
+    """The checkpoint to go on from, or None.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -44,7 +44,7 @@ def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
             f"{output} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, "
             "or choose another --output_dir."
         )
-    held = sorted(path.name for path in output.iterdir())
+    held = sorted(path.name for path in output.iterdir()) if output.exists() else []
     if others := [name for name in held if not any(fnmatch(name, pattern) for pattern in HARMLESS)]:
         raise ValueError(
             f"{output} is not empty ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}): "
@@ -56,9 +56,12 @@ def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
 def _hold_writable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output_dir {folder} is a file: choose another.")
+    # A run that stops for another reason leaves no empty folder: the nearest that exists is tried.
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is a file")
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise OSError(f"Nothing can be written in --output_dir {folder}: {error.strerror or error}.") from error

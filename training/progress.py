@@ -36,8 +36,16 @@ class DetectionProgress(ProgressCallback):
 
 
 class DetectionLines(TrainerCallback):
-    """The lines alone; for a file or a pipe."""
+    """The lines alone, while it trains; for a file or a pipe."""
+
+    trains = False
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.trains = True
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        self.trains = False
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if state.is_world_process_zero and (line := log_line(logs or {})):
+        if self.trains and state.is_world_process_zero and (line := log_line(logs or {})):
             print(line, flush=True)

@@ -101,6 +101,9 @@ def _hold(args: DetectionTrainingArguments) -> None:
     """What would stop the run after its first epoch, or make it wrong."""
     if missing := [name for name in ("datasets", "pycocotools", "matplotlib", "jinja2") if find_spec(name) is None]:
         raise ValueError(f'Training needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if (value := getattr(args, name)) < 1:
+            raise ValueError(f"{name} is {value}, expected a whole number from 1 on.")
     AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
     if args.n_gpu > 1:
         raise ValueError(

@@ -13,12 +13,14 @@ def settings(folder, resume=None, dry_run=False, world_size=1):
     )
 
 
-def test_a_new_folder_is_made_and_what_a_dry_run_leaves_is_no_hindrance(tmp_path):
+def test_a_new_folder_is_not_made_yet_and_what_a_dry_run_leaves_is_no_hindrance(tmp_path):
     folder = tmp_path / "deep" / "down"
-    for name in ("", "dry_run.jpg", "settings.yaml", "train.log", ".cache"):
-        if name:
-            (folder / name).touch()
-        assert checkpoint_to_resume(settings(folder)) is None and folder.is_dir()
+    assert checkpoint_to_resume(settings(folder)) is None
+    assert list(tmp_path.iterdir()) == []
+    folder.mkdir(parents=True)
+    for name in ("dry_run.jpg", "settings.yaml", "train.log", ".cache"):
+        (folder / name).touch()
+        assert checkpoint_to_resume(settings(folder)) is None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "thesis.docx", "metrics.json"])

@@ -189,6 +189,7 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"augmentation": "heavy"}, "'heavy'"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"box_score_threshold": 3}, "box_score_threshold"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
         ({"metric_for_best_model": "AP5", "load_best_model_at_end": True}, "'AP5'"),
         ({"learning_rat": 1}, "learning_rat"),
         ({"train_split": "training set"}, "training set"),
