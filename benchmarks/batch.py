@@ -4,12 +4,11 @@
     python benchmarks/batch.py --model detector --shards 4
     python benchmarks/batch.py --ray                # in an environment with Ray
 
-Model loading is left out: the clock runs from the moment at which every worker has finished its first shard. Images are
+Model loading is left out, but for Ray: the clock runs from when every worker has finished its first shard. Images are
 read from JPEG files, detections are encoded, and nothing is written. Prints Markdown.
 """
 
 import argparse
-import os
 import resource
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timing import machine
+from serving_page import Section, add_keep
 
 from deformable_detr_refine import (
     DeformableDetrRefineConfig,
@@ -34,14 +33,16 @@ from deformable_detr_refine.serving.batch_workers import run_here
 Engine = Callable[[Settings, Iterator[Shard], int | None], Iterator[ShardResult]]
 
 
-def rate(engine: Engine, settings: Settings, images: FileInput, shards: int, size: int, workers: int) -> float:
-    """Images/s of an engine once every worker is at work."""
+def rate(
+    engine: Engine, settings: Settings, images: FileInput, shards: int, size: int, workers: int, begin: bool = False
+) -> float:
+    """Images/s of an engine once every worker is at work, or from its beginning on."""
     names = [images.names[i % len(images.names)] for i in range(size * workers * (1 + shards))]
-    counted = start = 0
+    counted, start = 0, time.perf_counter()
     for number, result in enumerate(engine(settings, FileInput(images.folder, names).shards(size), workers), 1):
-        if number == workers:
+        if number == workers and not begin:
             start = time.perf_counter()
-        elif number > workers:
+        elif number > workers or begin:
             counted += result.images
     return counted / (time.perf_counter() - start)
 
@@ -70,8 +71,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="images in a shard (default 4)")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--ray", action="store_true", help="also on a local Ray")
+    add_keep(parser)
     args = parser.parse_args()
     cores = usable_cores()
+    model = args.model.name if args.model else "R-50, random weights"
+    section = Section(f"Batch: {model}, images of {args.size}")
     with tempfile.TemporaryDirectory() as folder:
         images = write_images(Path(folder), tuple(map(int, args.size.split("x"))))
         model = args.model or write_model(Path(folder) / "model")
@@ -82,16 +86,18 @@ def main() -> None:
         if args.ray:
             from deformable_detr_refine.serving.ray_engine import run_on_ray
 
-            ways[f"Ray, {cores} actors, one thread each"] = (run_on_ray, cores)
-        print(f"{machine()}; fp32, images of {args.size}, batches of {args.batch_size}.\n")
-        print("| | images/s | images/s a core | images a day and core |\n|---|---|---|---|")
+            ways[f"Ray, {cores} actors, one thread each; its start and the model's included"] = (run_on_ray, cores)
+        section.say("| | images/s | images/s a core | images a day and core |\n|---|---|---|---|")
         for name, (engine, workers) in ways.items():
-            found = rate(engine, settings, images, args.shards * (cores if workers == 1 else 1), args.images, workers)
-            print(f"| {name} | {found:.3f} | {found / cores:.3f} | {found / cores * 86400:,.0f} |", flush=True)
+            shards = args.shards * (cores if workers == 1 else 1)
+            # Ray hands rows over in bursts, so that the time between them says nothing.
+            found = rate(engine, settings, images, shards, args.images, workers, begin="Ray" in name)
+            section.say(f"| {name} | {found:.3f} | {found / cores:.3f} | {found / cores * 86400:,.0f} |")
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\nPeak memory: {own:.2f} GB in one process with all threads, {children:.2f} GB in a worker.")
-    print(f"Load of the machine before the end: {os.getloadavg()[0]:.1f} (above {cores}, others computed as well).")
+    section.say(f"\nPeak memory: {own:.2f} GB in one process with all threads, {children:.2f} GB in a worker.")
+    if args.keep:
+        section.keep()
 
 
 if __name__ == "__main__":

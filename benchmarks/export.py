@@ -7,10 +7,12 @@ with the backend it chooses (the C library, where it was built) and with the one
 """
 
 import argparse
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from timing import interleaved, machine, table, write_numbers
+from serving_page import Section, add_keep
+from timing import interleaved, table
 
 from deformable_detr_refine import use_backend
 from deformable_detr_refine.conversion.load_detector import load_detector
@@ -26,8 +28,10 @@ def main() -> None:
     parser.add_argument("--size", default="480x640", help="height x width of the pixels (default 480x640)")
     parser.add_argument("--threads", type=int, default=1, help="default 1")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each (default 7)")
-    parser.add_argument("--numbers", type=Path, help="also write the figures as JSON")
+    add_keep(parser)
     args = parser.parse_args()
+    name = Path(args.model).name
+    section = Section(f"ONNX Runtime beside PyTorch: {name}, {args.size}, {args.threads} thread(s)")
     height, width = map(int, args.size.split("x"))
     torch.set_num_threads(args.threads)
     detector, _ = load_detector(args.model, "cpu")
@@ -44,9 +48,10 @@ def main() -> None:
     times = interleaved(
         {PLAIN: lambda: pytorch("torch"), OURS: pytorch, ONNX: lambda: exported.forward(inputs)}, args.rounds
     )
-    print(f"{machine()}; {args.threads} thread(s), 1x3x{height}x{width}, fp32\n")
-    print(table(times, {OURS: (PLAIN, ONNX), ONNX: (PLAIN,)}))
-    write_numbers(args.numbers, {name: min(runs) for name, runs in times.items()})
+    section.say(f"ONNX Runtime {version('onnxruntime')}.\n")
+    section.say(table(times, {OURS: (PLAIN, ONNX), ONNX: (PLAIN,)}))
+    if args.keep:
+        section.keep()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import base64
 import http.client
 import itertools
 import json
-import os
 import shlex
 import socket
 import statistics
@@ -26,6 +25,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from serving_page import Section, add_keep
 
 HERE = Path(__file__).parent
 PHOTOS = sorted((HERE.parent / "samples" / "images").glob("*.jpg"))
@@ -41,19 +42,26 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=180, help="longest time of a setting (default 180)")
     parser.add_argument("--serve", default="", help='more arguments of ddetr serve, as "--workers 2"')
     parser.add_argument("--soak", type=int, default=0, metavar="N", help="also N requests by 4 clients, with memory")
+    add_keep(parser)
     args = parser.parse_args()
+    name = Path(args.model).name if args.model else "R-50, random weights"
+    section = Section(f"Requests: {name}" + f", {args.serve}" * bool(args.serve))
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or random_detector(Path(folder))
         with serving(model, shlex.split(args.serve), Path(folder) / "log") as server:
             bodies = [body(photo) for photo in PHOTOS]
             load(server, bodies, 2, 4, args.seconds)  # fills caches
-            print(f"{os.cpu_count()} cores, `ddetr serve {args.serve}`".strip(), end="\n\n")
-            print("| clients | requests | p50, ms | p99, ms | images/s | memory, MiB |\n|---|---|---|---|---|---|")
+            section.say(f"`{f'ddetr serve {args.serve}'.strip()}`, one photo a request.\n")
+            section.say(
+                "| clients | requests | p50, ms | p99, ms | images/s | memory, MiB |\n|---|---|---|---|---|---|"
+            )
             for clients in map(int, args.clients.split(",")):
                 times, seconds = load(server, bodies, clients, max(args.requests, clients), args.seconds)
-                print(row(clients, times, seconds, server.memory()), flush=True)
+                section.say(row(clients, times, seconds, server.memory()))
             if args.soak:
-                print(f"\n{soak(server, bodies, args.soak, args.seconds)}")
+                section.say(f"\n{soak(server, bodies, args.soak, args.seconds)}")
+    if args.keep:
+        section.keep()
 
 
 class Server:

@@ -44,7 +44,7 @@ def run_on_ray(settings: Settings, shards: Iterable[Shard], workers: int | None 
         ShardActor,
         fn_constructor_args=(settings, 1 if on_cpu else None),
         batch_size=1,
-        concurrency=min(workers, len(rows)),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
         **need,
     )
     for row in data.iter_rows():
