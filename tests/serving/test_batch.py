@@ -272,6 +272,27 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 900) -> None
         time.sleep(0.002)
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes that were started by this one, and compute (the tracker of resources does not)."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int(place.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"spawn_main" in place.joinpath("cmdline").read_bytes():
+                found.append(int(place.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def wait_for_end(processes: list[int]) -> None:
+    """A killed batch's workers follow it."""
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def many(folder, tmp_path_factory) -> Path:
     """The twenty images, eight times."""
@@ -304,27 +325,17 @@ def test_kill_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, wo
     for finished in kills:
         process = start(saved, many, output, "--workers", workers)
         wait_for(lambda count=finished: len(parts_of(output)) >= count, process)
+        children = children_of(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        wait_for_end(children)
+        assert bool(children) is (workers == "2" and Path("/proc").exists())
         assert not output.exists()
     kept = parts_of(output)
     text = finished_text(start(saved, many, output, "--workers", workers))
     assert f"{8 * len(kept)} of them in an earlier run" in text
     assert os.listdir(tmp_path) == ["found.jsonl"]
     assert output.read_bytes() == uninterrupted(workers)
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that were started by this one, and compute (the tracker of resources does not)."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int(place.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == pid and b"spawn_main" in place.joinpath("cmdline").read_bytes():
-                found.append(int(place.name))
-        except (OSError, ValueError):
-            continue
-    return found
 
 
 @pytest.mark.slow
@@ -337,17 +348,3 @@ def test_a_killed_worker_loses_and_doubles_nothing(saved, many, uninterrupted, t
     os.kill(victim, signal.SIGKILL)
     finished_text(process)
     assert output.read_bytes() == uninterrupted("2")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_workers_do_not_outlive_a_killed_batch(saved, many, tmp_path):
-    process = start(saved, many, tmp_path / "found.jsonl", "--workers", "2")
-    wait_for(lambda: parts_of(tmp_path / "found.jsonl"), process)
-    workers = children_of(process.pid)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
