@@ -11,8 +11,8 @@ NAME = "blood-cells"
 def model_and_images(words: Sequence[str], verb: str = "detect") -> tuple[str, list[str]]:
     """Takes the words of `ddetr VERB [MODEL] IMAGE...` apart; without MODEL the package's own, and says so.
 
-    The first word is a model when it is a folder with a config.json, an .onnx file, or a Hub name: OWNER/NAME where
-    there is no such path, with more words after it.
+    The first word is a model when it is a folder with a config.json or an MLmodel, an .onnx file, or a Hub name:
+    OWNER/NAME where there is no such path, with more words after it.
 
     Raises:
         ValueError: a model without an image.
@@ -20,7 +20,8 @@ def model_and_images(words: Sequence[str], verb: str = "detect") -> tuple[str, l
     first, *rest = words
     path = Path(first)
     on_the_hub = first.count("/") == 1 and not path.exists() and not path.suffix and not first.startswith((".", "~"))
-    if (path / "config.json").is_file() or path.suffix == ".onnx" or (on_the_hub and rest):
+    of_a_model = any((path / name).is_file() for name in ("config.json", "MLmodel")) or path.suffix == ".onnx"
+    if of_a_model or (on_the_hub and rest):
         if not rest:
             raise ValueError(f"{first} is a model: name an image too, or a folder of images.")
         return first, rest

@@ -1,6 +1,5 @@
 """A detector over a data set: detections beside the truth, image by image, in bounded memory."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from deformable_detr_refine.conversion.usable_cores import usable_cores
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.data.sampling import EqualShapeBatches
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
@@ -56,7 +56,7 @@ def predict(
     chosen = list(range(len(dataset)) if indices is None else indices)
     shapes = [_shape(processor, *size) for size in _sizes(dataset, chosen)]
     batches = ([dataset[chosen[i]] for i in batch] for batch in EqualShapeBatches(shapes, batch_size))
-    threads = max(1, min(MOST_WORKERS, _cores() - 1)) if workers is None else workers
+    threads = max(1, min(MOST_WORKERS, usable_cores() - 1)) if workers is None else workers
     was_training = model.training
     model.eval()
     try:
@@ -148,10 +148,6 @@ def _ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> I
     finally:
         for future in started:
             future.cancel()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 __all__ = ["TOP_K", "predict", "row_image"]
