@@ -280,6 +280,13 @@ def test_a_broken_model_folder_is_one_line(case, verb, model_folder, tmp_path, c
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
+def test_without_output_it_is_the_folder_found(model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["detect", model_folder, str(PHOTOS / "10.jpg")]) == 0
+    assert [file.name for file in (tmp_path / "found").iterdir()] == ["detections.json"]
+    assert f"Written: {Path('found', 'detections.json')}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

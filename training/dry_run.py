@@ -30,12 +30,12 @@ def dry_run(model: nn.Module, examples: Examples, args: DetectionTrainingArgumen
     workers = args.dataloader_num_workers
     batches, loaded = loader_rate(examples, args, workers)
     trained = model_rate(model.train().to(args.device), batches, args)
-    # Without workers the model waits while images load.
-    both = min(loaded, trained) if workers else 1 / (1 / loaded + 1 / trained)
-    if loaded < trained or not workers:
-        verdict = "the loader is the slower: raise --dataloader_num_workers." if workers else "each waits for the other."
+    if not workers:
+        both, verdict = 1 / (1 / loaded + 1 / trained), "each waits for the other."
+    elif loaded < trained:
+        both, verdict = loaded, "the loader is the slower: raise --dataloader_num_workers."
     else:
-        verdict = "the loader keeps up."
+        both, verdict = trained, "the loader keeps up."
     images, told = _images(len(examples), args)
     return (
         f"Written: {folder / 'dry_run.jpg'}\n"
