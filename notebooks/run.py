@@ -128,6 +128,7 @@ def plain(text: str) -> str:
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     text = re.sub(r" +[\d.]+ images/s$", "", text, flags=re.MULTILINE)
     text = re.sub(r"[\d.]+ images/s", "... images/s", text)
+    text = re.sub(r"decoded in [\d.]+ s", "decoded", text)
     text = re.sub(r"(127\.0\.0\.1|localhost):\d+", r"\1:PORT", text)
     for folder, name in ((HERE.parent, ".."), (Path(tempfile.gettempdir()), "TEMPORARY")):
         text = text.replace(str(folder), name)
