@@ -124,12 +124,13 @@ def as_jpeg(picture: Image.Image) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without addresses in memory, ports, rates, and this machine's folders."""
+    """Text without addresses in memory, ports, commits, rates, and this machine's folders."""
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     text = re.sub(r" +[\d.]+ images/s$", "", text, flags=re.MULTILINE)
     text = re.sub(r"[\d.]+ images/s", "... images/s", text)
     text = re.sub(r"decoded in [\d.]+ s", "decoded", text)
     text = re.sub(r"(127\.0\.0\.1|localhost):\d+", r"\1:PORT", text)
+    text = re.sub(r"commit/[0-9a-f]{40}", "commit/COMMIT", text)
     for folder, name in ((HERE.parent, ".."), (Path(tempfile.gettempdir()), "TEMPORARY")):
         text = text.replace(str(folder), name)
     return text
