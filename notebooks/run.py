@@ -1,8 +1,8 @@
-"""Makes every notebook from its .py (jupytext's percent form), runs it, and keeps what it shows.
+"""Makes every notebook from its .pct.py (jupytext's percent form), runs it, and keeps what it shows.
 
     python notebooks/run.py                     all of them
     python notebooks/run.py inference           some
-    python notebooks/run.py --check             runs all, writes nothing; also fails where an .ipynb is not of its .py
+    python notebooks/run.py --check             runs all, writes nothing; also fails where an .ipynb has another text
 
 An error in any cell fails. Cells run in notebooks/; what they write goes to notebooks/output, which is removed after.
 Nothing of the machine gets into a notebook: no times, versions, addresses or paths; and an output that differs from the
@@ -31,38 +31,39 @@ HERE = Path(__file__).resolve().parent
 # Pictures as JPEG of this width at most: a notebook stays below 600 kB.
 WIDTH, QUALITY = 1120, 76
 LARGEST = 600_000
+# Not .py: cells run in this folder, where evaluate.py would be found in place of the library.
+SOURCE = ".pct.py"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of notebooks, without suffix (default: all)")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where an .ipynb is not of its .py")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where texts differ")
     parser.add_argument("--timeout", type=int, default=900, help="seconds for a cell (default 900)")
     args = parser.parse_args()
-    sources = [HERE / f"{name}.py" for name in args.names] or sorted(
-        set(HERE.glob("*.py")) - {Path(__file__).resolve()}
-    )
+    names = args.names or sorted(file.name.removesuffix(SOURCE) for file in HERE.glob(f"*{SOURCE}"))
     failed = []
-    for source in sources:
+    for name in names:
+        file = HERE / f"{name}.ipynb"
         start = time.monotonic()
         try:
-            notebook = run(source, args.timeout)
+            notebook = run(HERE / f"{name}{SOURCE}", args.timeout)
             if args.check:
-                hold_same_cells(notebook, source.with_suffix(".ipynb"))
+                hold_same_cells(notebook, file)
             else:
-                keep_what_is_alike(notebook, source.with_suffix(".ipynb"))
-                write(notebook, source.with_suffix(".ipynb"))
+                keep_what_is_alike(notebook, file)
+                write(notebook, file)
         except (CellExecutionError, OSError, ValueError) as error:
-            failed.append(source.stem)
-            print(f"{source.stem}: FAILED\n{error}", file=sys.stderr)
+            failed.append(name)
+            print(f"{name}: FAILED\n{error}", file=sys.stderr)
         else:
-            print(f"{source.stem}: ok, {time.monotonic() - start:.0f} s", flush=True)
+            print(f"{name}: ok, {time.monotonic() - start:.0f} s", flush=True)
     return 1 if failed else 0
 
 
 def run(source: Path, timeout: int) -> nbformat.NotebookNode:
-    """The notebook of a .py, executed.
+    """The notebook of a .pct.py, executed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -87,7 +88,7 @@ def run(source: Path, timeout: int) -> nbformat.NotebookNode:
         cell.metadata = nbformat.NotebookNode()
         if cell.cell_type == "code":
             cell.outputs = [kept for output in cell.outputs if (kept := tidy(output)) is not None]
-    pairing = {"formats": "ipynb,py:percent"}
+    pairing = {"formats": f"ipynb,{SOURCE}:percent"}
     notebook.metadata = nbformat.from_dict(
         {"jupytext": pairing, "kernelspec": KERNEL, "language_info": {"name": "python"}}
     )
@@ -191,7 +192,7 @@ def write(notebook: nbformat.NotebookNode, file: Path) -> None:
 
 
 def hold_same_cells(notebook: nbformat.NotebookNode, file: Path) -> None:
-    """Holds that an .ipynb has the cells of its .py.
+    """Holds that an .ipynb has the cells of its .pct.py.
 
     Raises:
         FileNotFoundError: it was not made.
@@ -199,7 +200,7 @@ def hold_same_cells(notebook: nbformat.NotebookNode, file: Path) -> None:
     """
     kept = nbformat.read(file, as_version=4)
     if [(c.cell_type, c.source) for c in kept.cells] != [(c.cell_type, c.source) for c in notebook.cells]:
-        raise ValueError(f"{file.name} was made from another text than {file.stem}.py: run `make notebooks`.")
+        raise ValueError(f"{file.name} was made from another text than {file.stem}{SOURCE}: run `make notebooks`.")
 
 
 if __name__ == "__main__":

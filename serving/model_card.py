@@ -85,7 +85,7 @@ def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
             facts.data = card.data.to_dict()
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{readme} has a front matter that is not YAML: {_line(error)}") from error
-        facts.sections = {title: text for title, text in _sections(card.text) if title not in _OURS}
+        facts.sections = {title: _alone(text) for title, text in _sections(card.text) if title not in _OURS}
     return facts
 
 
@@ -265,6 +265,12 @@ def _sections(text: str) -> list[tuple[str, str]]:
         elif found:
             found[-1][1].append(line)
     return [(title, "\n".join(lines)) for title, lines in found]
+
+
+def _alone(text: str) -> str:
+    """A text without the pictures and links of its folder, which are not pushed."""
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n?", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
 
 
 def _data_of(metrics: Mapping[str, Any]) -> tuple[str, str | None]:

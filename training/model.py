@@ -45,10 +45,13 @@ def build_model(
     trained = load_model(args.model, revision=args.revision)
     model = DeformableDetrRefineForObjectDetection(_config({**trained.config.to_dict(), **fields, **classes}))
     copied = transfer(trained, model, keep_class_heads)
-    known = f"the rows of {', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}" if copied else "no class row"
-    return _frozen(model, args.freeze), (
-        f"{args.model}, with {known} of its class heads kept and {len(label_map) - len(copied)} new."
-    )
+    new = len(label_map) - len(copied)
+    if copied:
+        known = f"{', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}"
+        said = f"{args.model}; it knows {known} already, {new} classes are new to it."
+    else:
+        said = f"{args.model}; all {new} classes are new to it."
+    return _frozen(model, args.freeze), said
 
 
 def build_processor(model_args: ModelArguments, data_args: DataArguments) -> DeformableDetrRefineImageProcessor:

@@ -11,7 +11,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput
 
 from deformable_detr_refine.conversion.model_folder import follow_umask
@@ -66,7 +67,7 @@ class DetectionTrainer(Trainer):
             self.add_callback(self.ema)
         if args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-        self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         has_bar = not args.disable_tqdm and sys.stderr.isatty()
         self.add_callback(DetectionProgress if has_bar else DetectionLines)
         self.evaluated: list[EvaluatedImage] = []

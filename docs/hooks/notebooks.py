@@ -8,7 +8,16 @@ from nbconvert import MarkdownExporter
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 # As one meets them; others follow.
-FIRST = ("inference", "finetune_fridge_objects", "convert_mmdetection", "evaluate", "look_inside")
+FIRST = (
+    "inference",
+    "finetune_fridge_objects",
+    "convert_mmdetection",
+    "evaluate",
+    "look_inside",
+    "online_endpoint",
+    "batch_endpoint",
+    "push_to_hub",
+)
 
 
 def found():

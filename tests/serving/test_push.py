@@ -108,6 +108,7 @@ def test_source_of_a_converted_model_and_sections_of_others_stay(hub, trained):
     (trained / "README.md").write_text(
         "---\nlicense: cc-by-4.0\ntags:\n- mmdetection\n---\n\n# Old\n\n## Source\n\n- file: `a.pth`\n\n"
         "## Figures\n\nold ones\n\n## Limits\n\nNot for medicine.\n"
+        "![curve](curve.svg)\nSee [the curves](../curves.svg) and [the paper](https://arxiv.org/abs/2010.04159).\n"
     )
     for _ in range(2):  # what is pushed can be pushed again
         push(trained, NAME)
@@ -115,6 +116,7 @@ def test_source_of_a_converted_model_and_sections_of_others_stay(hub, trained):
         assert front["license"] == "cc-by-4.0" and "mmdetection" in front["tags"]
         assert text.count("## Source\n\n- file: `a.pth`") == text.count("## Limits\n\nNot for medicine.") == 1
         assert text.count("## Figures") == 1 and "old ones" not in text
+        assert "See the curves and [the paper](https://arxiv.org/abs/2010.04159)." in text and "curve.svg" not in text
         (trained / "README.md").write_bytes(hub.files(NAME)["README.md"])
 
 

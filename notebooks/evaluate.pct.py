@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
+#     formats: ipynb,.pct.py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -183,19 +183,24 @@ compare({"as it comes": images, "reference": reference})
 # %% [markdown]
 # ## As a metric of `evaluate`
 #
-# Hugging Face's `evaluate` gives the same figures, without a network. (In a program of your own: in this folder `import
-# evaluate` would find this notebook.)
-#
-# ```python
-# import evaluate
-# from deformable_detr_refine.evaluation import metric_path
-#
-# metric = evaluate.load(metric_path())
-# found = {"boxes": ..., "scores": ..., "labels": ...}  # of an image
-# metric.add(prediction=found, reference={"boxes": ..., "labels": ...})
-# metric.compute(names=["Platelets", "RBC", "WBC"])
-# ```
-#
+# Hugging Face's `evaluate` gives the same figures, without a network:
+
+# %%
+import evaluate
+
+from deformable_detr_refine.evaluation import metric_path
+
+metric = evaluate.load(metric_path())
+for image in images:
+    metric.add(
+        prediction={"boxes": image.boxes, "scores": image.scores, "labels": image.labels},
+        reference={"boxes": image.true_boxes, "labels": image.true_labels, "area": image.true_area},
+    )
+found = metric.compute(names=names)
+assert abs(found["AP"] - metrics["AP"]) < 1e-9
+print(f"AP {found['AP']:.3f}, AP50 {found['AP50']:.3f}")
+
+# %% [markdown]
 # ## Where to go from here
 #
 # - why was it found, or not: `look_inside.ipynb`

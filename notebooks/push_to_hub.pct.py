@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
+#     formats: ipynb,.pct.py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -131,13 +131,15 @@ print(done.stdout)
 # which is made:
 
 # %%
-assert ddetr(["push", MODEL, NAME, "--revision", "trial", "--message", "A trial", "--license", "mit"]) == 0
+assert ddetr([*words, "--revision", "trial", "--message", "A trial"]) == 0
 print("branches:", sorted(branch.name for branch in HfApi().list_repo_refs(NAME).branches))
 try:
     HfApi(token="wrong").create_repo("someone/other")
 except Exception as error:
     print("without a right token:", str(error).splitlines()[0])
-local.close()  # the server on this machine
+
+# %%
+local.close()  # the server on this machine; with the real Hub leave this out too
 
 # %% [markdown]
 # ## The same on the real Hub
