@@ -92,7 +92,16 @@ def _put(new: Path, path: Path) -> None:
         os.rename(new, path)
         return
     old = new.with_name(new.name + "-old")
-    os.rename(path, old)
+    try:
+        os.rename(path, old)
+    except OSError:
+        if any(path.iterdir()):
+            raise
+        # A mount point, as the outputs of a job on Azure are, cannot be renamed: what is new moves into it.
+        for item in new.iterdir():
+            shutil.move(item, path / item.name)
+        new.rmdir()
+        return
     try:
         os.rename(new, path)
     except BaseException:

@@ -1,7 +1,9 @@
 """What cannot be converted: one clear error each, before anything is written."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,6 +252,26 @@ def test_a_folder_is_old_or_new(tmp_path):
     assert (out / "config.json").read_text() == "one"
     fill("two")
     assert (out / "config.json").read_text() == "two" and os.listdir(out.parent) == ["out"]
+
+
+def test_what_is_new_moves_into_a_mount_point(tmp_path, monkeypatch):
+    """A job on Azure writes into a mounted folder, which nothing can rename."""
+    out, rename = tmp_path / "out", os.rename
+    out.mkdir()
+
+    def refuse(source, target):
+        if Path(source) == out:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with new_path(out) as folder:
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "config.json").write_text("one")
+    assert (out / "model" / "config.json").read_text() == "one" and os.listdir(tmp_path) == ["out"]
+    with pytest.raises(OSError, match="busy"), new_path(out) as folder:
+        folder.mkdir()
+    assert (out / "model" / "config.json").read_text() == "one" and os.listdir(tmp_path) == ["out"]
 
 
 def test_a_model_larger_than_its_file_takes_no_memory(refuses, runner_checkpoint):
