@@ -3,8 +3,8 @@
     python -m deformable_detr_refine.training.azure configs/azure_finetune.yaml --training_data DIR ...
 
 takes what the component takes: a pipeline job's YAML, of which the `inputs` count, and `--name value` on top. `-1` and
-`""` mean automatic: the component's default. Checkpoints, metrics and the report go to outputs/, which Azure keeps with
-the job, the trained detector to `--mlflow_model_folder`.
+`""` mean automatic: the component's default. Without `validation_data` every 5th training image validates. Checkpoints,
+metrics and the report go to outputs/, which Azure keeps with the job, the trained detector to `--mlflow_model_folder`.
 """
 
 import sys
@@ -25,10 +25,16 @@ SCHEDULES = {
     "constant": "constant",
     "warmup_constant": "constant_with_warmup",
 }
-OPTIMIZERS = {"adamw_hf": "adamw_torch", "adamw": "adamw_torch", "sgd": "sgd", "adafactor": "adafactor"}
+OPTIMIZERS = {
+    "adamw_hf": "adamw_torch",
+    "adamw": "adamw_torch",
+    "sgd": "sgd",
+    "adafactor": "adafactor",
+    "adagrad": "adagrad",
+}
 METRICS = ("mean_average_precision", "precision", "recall")
 OUTPUTS = "outputs"
-AUTOMATIC = (-1, "-1", "", None)
+AUTOMATIC = (-1, "-1", "-1.0", "", None)
 
 
 def _same(value: Any) -> Any:
@@ -76,7 +82,8 @@ PARAMETERS: dict[str, tuple[str | None, Any, Callable[[Any], Any]]] = {
     "learning_rate_scheduler": ("lr_scheduler_type", "warmup_linear", _one_of(SCHEDULES)),
     "warmup_steps": ("warmup_steps", 0, int),
     "optimizer": ("optim", "adamw_hf", _one_of(OPTIMIZERS)),
-    "extra_optim_args": ("optim_args", None, _same),
+    # Azure writes "momentum=0.5; nesterov=True", transformers commas.
+    "extra_optim_args": ("optim_args", None, lambda text: str(text).strip("\"' ").replace(";", ",")),
     "weight_decay": ("weight_decay", 0.0, float),
     "gradient_accumulation_step": ("gradient_accumulation_steps", 1, int),
     "max_grad_norm": ("max_grad_norm", 1.0, float),
@@ -135,6 +142,8 @@ def our_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name}: {error}") from error
         if ours is not None:
             settings[ours] = values[name]
+    if "validation_data" not in values:
+        settings["split_every"] = 5
     if values["early_stopping"]:
         settings["early_stopping_patience"] = values["early_stopping_patience"]
     if values["apply_deepspeed"]:

@@ -1,6 +1,7 @@
 """Azure's fine-tuning parameters: every one is known, automatic means the component's default, and a run works."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,9 @@ def test_automatic_means_the_components_defaults():
         ({"early_stopping": True, "early_stopping_patience": 3}, {"early_stopping_patience": 3}),
         ({"image_min_size": 600, "image_max_size": 1000}, {"shortest_edge": 600, "longest_edge": 1000}),
         ({"learning_rate_scheduler": "warmup_cosine"}, {"lr_scheduler_type": "cosine"}),
+        ({"optimizer": "adagrad"}, {"optim": "adagrad"}),
+        ({"extra_optim_args": "momentum=0.5; nesterov=True"}, {"optim_args": "momentum=0.5, nesterov=True"}),
+        ({"training_data": "data"}, {"split_every": 5}),
         ({"apply_deepspeed": True, "deepspeed_config": "zero1.json"}, {"deepspeed": "zero1.json"}),
     ],
 )
@@ -65,12 +69,25 @@ def test_the_job_file_is_one_that_azure_reads_and_so_do_we():
     file = CONFIGS / "azure_finetune.yaml"
     job = yaml.safe_load(file.read_text())
     inside = job["jobs"]["finetune"]
-    assert job["type"] == "pipeline" and set(inside["inputs"]) <= set(job["inputs"])
-    for name in inside["inputs"]:
-        assert f"${{{{inputs.{name}}}}}" in inside["command"]
+    assert job["type"] == "pipeline"
+    # What is set when the job is submitted reaches the run, which sees its command alone.
+    assert inside["inputs"] == {name: f"${{{{parent.inputs.{name}}}}}" for name in job["inputs"]}
+    for name in job["inputs"]:
+        assert f'--{name} "${{{{inputs.{name}}}}}"' in inside["command"]
     parameters = read_parameters([str(file), "--number_of_epochs", "3"])
-    assert parameters["number_of_epochs"] == "3" and parameters["optimizer"] == ""
+    assert parameters["number_of_epochs"] == "3" and parameters["learning_rate"] == -1
     our_settings(parameters)
+
+
+def test_the_jobs_command_says_what_its_file_says():
+    job = yaml.safe_load((CONFIGS / "azure_finetune.yaml").read_text())
+    command = job["jobs"]["finetune"]["command"].partition("training.azure")[2]
+    for name, value in job["inputs"].items():
+        text = value["path"] if isinstance(value, dict) else str(value)  # Azure writes True for true, as str does
+        command = command.replace(f"${{{{inputs.{name}}}}}", text)
+    words = shlex.split(command)
+    given = our_settings(read_parameters(words))
+    assert given == our_settings(read_parameters([str(CONFIGS / "azure_finetune.yaml"), *words[-2:]]))
 
 
 def as_mltable(data: DetectionData, split: str, folder: Path) -> Path:
