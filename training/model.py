@@ -65,6 +65,11 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments) -> Def
     name = model_args.model
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise FileNotFoundError(f"There is no model folder {name} (--model).")
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"There is no model folder {name} (no config.json in it): `ddetr convert` makes one of a MMDetection "
+            "checkpoint, or of the MLflow folder of Azure's catalogue."
+        )
     try:
         return DeformableDetrRefineImageProcessor.from_pretrained(name, revision=model_args.revision, **sizes)
     except OSError as error:
@@ -100,4 +105,6 @@ def _frozen(model: DeformableDetrRefineForObjectDetection, parts: list[str]) -> 
             raise ValueError(f"freeze: no parameter of the model has {part!r} in its name.")
         for parameter in frozen:
             parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"freeze: {', '.join(parts)} leave nothing of the model to train.")
     return model

@@ -47,6 +47,7 @@ def run(settings: Settings) -> dict[str, float]:
 
     with args.main_process_first(desc="reading the data set"):
         found = read_run_data(data_args, say)
+    _hold_evaluation(args, found.validation is not None)
     data = found.data
     processor = build_processor(model_args, data_args)
     size = processor.size["shortest_edge"], processor.size["longest_edge"]
@@ -114,10 +115,21 @@ def _hold(args: DetectionTrainingArguments) -> None:
         raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")
 
 
+def _hold_evaluation(args: DetectionTrainingArguments, has_validation: bool) -> None:
+    if args.eval_strategy != "no" and not has_validation:
+        raise ValueError(
+            "There is no validation data to evaluate on: --split_every 5 takes every 5th training image, "
+            "--validation_data another data set; or --eval_strategy no --load_best_model_at_end false."
+        )
+    if args.early_stopping_patience and args.eval_strategy == "no":
+        raise ValueError("early_stopping_patience counts evaluations, of which there are none: --eval_strategy epoch.")
+
+
 def _hold_metric(args: DetectionTrainingArguments, names: tuple[str, ...]) -> None:
     asked = (args.metric_for_best_model or "").removeprefix("eval_")
     known = ["loss", *COCO_METRICS, *METRICS[:3], *(f"AP_{name}" for name in names)]
-    if (args.load_best_model_at_end or args.early_stopping_patience) and asked not in known:
+    # The Trainer looks for it after every evaluation, whatever it is for.
+    if args.metric_for_best_model and asked not in known:
         raise ValueError(f"There is no metric_for_best_model {asked!r}; there are {', '.join(map(shown, known[:40]))}.")
 
 

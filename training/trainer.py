@@ -25,7 +25,7 @@ from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, ev
 from deformable_detr_refine.evaluation.merging import merge_images
 from deformable_detr_refine.evaluation.predict import TOP_K
 from deformable_detr_refine.training.arguments import DetectionTrainingArguments
-from deformable_detr_refine.training.ema import MovingAverage
+from deformable_detr_refine.training.ema import RAW_WEIGHTS, MovingAverage
 from deformable_detr_refine.training.optimizer import drops_at, parameter_groups, scaled_learning_rate
 from deformable_detr_refine.training.progress import DetectionLines, DetectionProgress
 from deformable_detr_refine.training.rates import training_order
@@ -195,7 +195,7 @@ class DetectionTrainer(Trainer):
         logged = {"loss": losses / max(len(self.evaluated), 1)}
         logged |= {name: value for name, value in metrics.items() if name != "per_class"}
         logged |= {f"AP_{name}": values["AP"] for name, values in metrics["per_class"].items()}
-        if (asked := self.args.metric_for_best_model) in AZURE_METRICS:
+        if (asked := (self.args.metric_for_best_model or "").removeprefix("eval_")) in AZURE_METRICS:
             azure = AzureEvaluation([asked], self.args.iou_threshold, self.args.box_score_threshold)
             logged[asked] = azure_metrics(self.evaluated, names, azure)[asked]
         logged = {f"{metric_key_prefix}_{name}": float(value) for name, value in logged.items()}
@@ -224,6 +224,10 @@ class DetectionTrainer(Trainer):
             follow_umask(Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.ema and (Path(resume_from_checkpoint) / RAW_WEIGHTS).is_file():
+            raise ValueError(
+                f"{resume_from_checkpoint} was trained with ema_decay: resume it with the same, or start anew."
+            )
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema:
             self.ema.load(Path(resume_from_checkpoint))

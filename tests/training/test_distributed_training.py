@@ -17,7 +17,7 @@ def first_steps(folder, name: str) -> list[float]:
 
 @pytest.mark.slow
 def test_two_processes_of_two_images_are_one_of_four(settings_file, tmp_path):
-    """One epoch with an uneven last batch, which every way of counting fills with the first images again."""
+    """Two steps, an image without boxes among theirs; a third, uneven one would hold other images by each way."""
     run(settings_file(tmp_path / "one", max_steps=2))
     run(settings_file(tmp_path / "two", max_steps=2, per_device_train_batch_size=2), processes=2)
     for name in ("loss", "loss_cls", "enc_loss_iou", "grad_norm"):

@@ -1,6 +1,7 @@
 """Whole runs of `ddetr train`, in this process."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -64,8 +65,9 @@ def test_evaluations_and_checkpoints_are_no_training_time():
 
 def test_thresholds_count_in_the_metrics_of_the_end(settings_file, tmp_path):
     """With no score above the threshold nothing is found, which Azure's precision says."""
-    settings = settings_file(tmp_path / "out", max_steps=1, box_score_threshold=1.0, iou_threshold=0.7)
-    train([str(settings)])
+    thresholds = {"box_score_threshold": 1.0, "iou_threshold": 0.7, "metric_for_best_model": "eval_recall"}
+    train([str(settings_file(tmp_path / "out", max_steps=1, **thresholds))])
+    assert history(tmp_path / "out")[-1]["eval_recall"] == 0
     azure = json.loads((tmp_path / "out" / "metrics.json").read_text())["azure"]
     assert azure["recall"] == 0 and azure["mean_average_precision"] == 0
 
@@ -190,10 +192,13 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"box_score_threshold": 3}, "box_score_threshold"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
-        ({"metric_for_best_model": "AP5", "load_best_model_at_end": True}, "'AP5'"),
+        ({"metric_for_best_model": "AP5"}, "'AP5'"),
+        ({"early_stopping_patience": 2, "eval_strategy": "no"}, "early_stopping_patience counts evaluations"),
         ({"learning_rat": 1}, "learning_rat"),
         ({"train_split": "training set"}, "training set"),
         ({"freeze": ["backbones"]}, "'backbones'"),
+        ({"freeze": ["model", "class_heads"]}, "leave nothing of the model to train"),
+        ({"model": str(Path(__file__).parent)}, "no config.json in it"),
         ({"model": "no/such/folder"}, "There is no model folder no/such/folder"),
         ({"resume_from_checkpoint": "no-checkpoint"}, "no-checkpoint"),
     ],
@@ -203,6 +208,20 @@ def test_bad_settings_are_one_sentence_before_any_work(change, said, settings_fi
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_evaluations_without_validation_data_are_told_before_any_work(boxes_data, settings_file, tmp_path, capsys):
+    assert ddetr(["train", str(settings_file(tmp_path / "out", data=str(boxes_data / "train")))]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and "--split_every 5" in printed.err and "Images:" not in printed.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_averaged_weights_is_not_resumed_without_an_average(settings_file, tmp_path, capsys):
+    train([str(settings_file(tmp_path / "out", max_steps=1, ema_decay=0.9))])
+    resumed = settings_file(tmp_path / "out", max_steps=2, resume_from_checkpoint=True)
+    assert ddetr(["train", str(resumed)]) == 2
+    assert "was trained with ema_decay" in capsys.readouterr().err
 
 
 def test_a_run_is_not_begun_anew_over_its_checkpoints(trained, settings_file, capsys):
