@@ -45,6 +45,8 @@ def serve(
 ) -> None:
     """Serves until a signal: SIGTERM and Ctrl-C let requests at work finish. Does not return.
 
+    The process leaves its current folder, so paths in GUNICORN_CMD_ARGS must be whole.
+
     Args:
         model: a model folder or one that holds it, an .onnx file, or OWNER/NAME on the Hub.
         host: the address to listen on; 0.0.0.0 for all of this machine's.
@@ -58,6 +60,10 @@ def serve(
     Raises:
         OSError, ValueError: the model cannot be loaded, nothing can listen there, or the server is not installed.
     """
+    model = os.path.abspath(model) if os.path.exists(model) else model
+    # Gunicorn executes a gunicorn.conf.py of the current folder and imports from there before anywhere else, and that
+    # may be a model's folder, of which nothing is executed. Before the imports, in which gunicorn asks for the folder.
+    os.chdir("/")
     try:
         from azureml_inference_server_http import amlserver_linux
         from gunicorn.config import make_settings

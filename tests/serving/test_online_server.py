@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -79,7 +80,8 @@ class Server:
 def started(python: str, model: Path, folder: Path, *arguments: str):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [python, "-m", "ddetr.main", "serve", str(model), "--port", str(port), *arguments]
+    # -P: the current folder is not imported from, as with `ddetr` itself.
+    command = [python, "-P", "-m", "ddetr.main", "serve", str(model), "--port", str(port), *arguments]
     log = folder / "server.log"
     with log.open("w") as output:
         # From the model's folder, whose config.json is not the server's.
@@ -234,6 +236,16 @@ def _memory(master: int) -> float:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
     return total / 1024
+
+
+def test_nothing_in_the_current_folder_is_executed(python, model, photos, tmp_path):
+    """It may be that of a model that came from somewhere."""
+    folder = shutil.copytree(model, tmp_path / "detector")
+    for name in ("gunicorn.conf.py", "flask.py", "sitecustomize.py"):
+        (folder / name).write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nraise SystemExit(3)\n")
+    with started(python, folder, tmp_path) as server:
+        assert server.score(request(photos[0]))[0] == 200
+    assert not (tmp_path / "executed").exists()
 
 
 def test_errors_before_the_start_are_one_line(python, model, tmp_path):
