@@ -19,8 +19,9 @@ from deformable_detr_refine.serving.model_card import model_card, read_facts, wi
 # As `ddetr detect` has it.
 THRESHOLD = 0.3
 SAMPLE, DRAWN = "sample.jpg", "sample_detections.jpg"
-# What an earlier push may have left that would be loaded in place of, or beside, the new files.
-_REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", "*.py", SAMPLE, DRAWN]
+# What an earlier push may have left that would be loaded in place of, or shown beside, the new files. Code that is not
+# replaced is not loaded, and a handler.py for Inference Endpoints is the user's own.
+_REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", SAMPLE, DRAWN]
 
 
 def push(
@@ -38,7 +39,8 @@ def push(
     """Uploads a model folder with a model card made from the files in it (see `model_card`).
 
     The account is the one that `hf auth login` or HF_TOKEN gives. All files become visible in one commit: when the push
-    breaks off, the repository is as it was. Files of weights and code that are there already are replaced.
+    breaks off, the repository is as it was. Weights that are there already are replaced, and code of the same name;
+    other files stay.
 
     Args:
         model: a folder with config.json and model.safetensors. metrics.json, settings.yaml, trainer_state.json and

@@ -197,11 +197,16 @@ def test_weights_arrive_bit_by_bit_and_older_files_go(hub, trained):
     repository = hub.repositories[NAME]
     tree = dict(repository.trees[repository.branches["main"]])
     repository.commit(
-        "main", tree | {"model-00001-of-00002.safetensors": hub.keep(b"old"), "notes.txt": hub.keep(b"mine")}, "by hand"
+        "main",
+        tree
+        | {"model-00001-of-00002.safetensors": hub.keep(b"old")}
+        | {name: hub.keep(b"mine") for name in ("notes.txt", "handler.py")},
+        "by hand",
     )
     push(trained, NAME)
     files = hub.files(NAME)
-    assert "model-00001-of-00002.safetensors" not in files and files["notes.txt"] == b"mine"
+    assert "model-00001-of-00002.safetensors" not in files
+    assert files["notes.txt"] == files["handler.py"] == b"mine"
     (trained / "pulled.safetensors").write_bytes(files["model.safetensors"])
     pulled, own = load_file(trained / "pulled.safetensors"), load_file(trained / "model.safetensors")
     assert pulled.keys() == own.keys() and all(torch.equal(pulled[name], own[name]) for name in own)
