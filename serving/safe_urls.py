@@ -234,7 +234,8 @@ def _where(url: str) -> str:
     """The scheme and the host, without what may be secret in a URL."""
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "")[:100]
+        # Half of a surrogate pair, which JSON can carry, is nothing that a response could repeat.
+        host = (parts.hostname or "")[:100].encode("utf-8", "replace").decode()
     except ValueError:
         return "A URL"
     return f"{parts.scheme}://{host}" if host and parts.scheme in ("http", "https") else "A URL"

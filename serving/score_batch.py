@@ -29,4 +29,6 @@ def run(mini_batch: Sequence[str]) -> list[str]:
     """
     settings = Settings(model="", format="predictions")
     shards = (shard for name in mini_batch for shard in open_input(str(name)).shards(_ROWS_AT_A_TIME))
-    return [line for shard in shards for line in detect_shard(detector, settings, shard).content.decode().splitlines()]
+    texts = (detect_shard(detector, settings, shard).content.decode() for shard in shards)
+    # Not splitlines, for which a name may hold further ends of lines.
+    return [line for text in texts for line in text.removesuffix("\n").split("\n")]

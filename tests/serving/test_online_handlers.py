@@ -103,15 +103,16 @@ def test_a_batch_endpoint_scores_files_and_tables(saved, samples, tmp_path, monk
     table = tmp_path / "images.csv"
     with table.open("w", newline="") as file:
         csv.writer(file).writerows([["image"], [base64.b64encode(photo).decode()], ["no image"]])
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    bad = tmp_path / "bad\u2028.jpg"
+    bad.write_bytes(b"no image")
     score_batch.init()
-    lines = score_batch.run([str(samples / "10.jpg"), str(table), str(tmp_path / "bad.jpg")])
+    lines = score_batch.run([str(samples / "10.jpg"), str(table), str(bad)])
     rows = list(csv.reader(lines))
     assert [(row[0], row[2]) for row in rows] == [
         ("0", "10.jpg"),
         ("0", "images.csv"),
         ("1", "images.csv"),
-        ("0", "bad.jpg"),
+        ("0", bad.name),
     ]
     answers = [json.loads(row[1]) for row in rows]
     assert answers[0] == answers[1] and len(answers[0]["boxes"]) == 100

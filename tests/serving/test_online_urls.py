@@ -74,6 +74,7 @@ def test_the_metadata_service_is_refused_at_once():
         ("http://127.0.0.1:99999/", "the URL is malformed"),
         ("http://[::1/", "the URL is malformed"),
         ("http://a b/", "the host is not known"),
+        ("http://a\ud800/", "http://a? cannot be fetched: the host is not known"),
         (f"http://{'a' * 300}/", "the host is not known"),
         ("http://127.0.0.1:0/", "the connection failed"),
     ],
