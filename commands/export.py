@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a model folder, or its Hub name")
+    parser.add_argument("model", metavar="MODEL", help="a model folder, or (not for mlflow) its Hub name")
     parser.add_argument("output", metavar="OUT", type=Path, help="OUT.onnx, OUT.pt2, or a folder for mlflow")
     parser.add_argument("--to", choices=FORMS, required=True, help="what to write")
     parser.add_argument(

@@ -11,6 +11,7 @@ from typing import Any
 
 from deformable_detr_refine.conversion.load_model import load_model
 from deformable_detr_refine.conversion.model_folder import check_new_folder, new_path
+from deformable_detr_refine.serving.detector import inside_mlflow
 
 PACKAGE = "deformable_detr_refine"
 _PARTS = ("conversion", "data", "evaluation", "serving")
@@ -39,7 +40,7 @@ def export_mlflow(model: str | os.PathLike, output: str | os.PathLike, force: bo
     Args:
         model: a model folder; the weights must be whole.
         output: a new or empty folder.
-        force: replace what is there; the folder must be an earlier MLflow model.
+        force: replace what is there; it must be such a folder, not any MLflow model.
 
     Raises:
         OSError: the model is not there, or nothing can be written.
@@ -49,7 +50,7 @@ def export_mlflow(model: str | os.PathLike, output: str | os.PathLike, force: bo
     model, output = Path(model), Path(output)
     if not model.is_dir():
         raise FileNotFoundError(f"There is no model folder {model}.")
-    if not (force and (output / "MLmodel").is_file()):
+    if not (force and inside_mlflow(output) != str(output)):
         check_new_folder(output, force=False)
     load_model(model)
     with tempfile.TemporaryDirectory() as stage, new_path(output) as new, warnings.catch_warnings():

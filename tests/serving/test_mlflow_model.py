@@ -146,6 +146,12 @@ def test_an_export_is_refused_before_anything_is_written(saved, exported, tmp_pa
         export_mlflow(saved, exported)
     with pytest.raises(ValueError, match="not empty"):
         export_mlflow(saved, saved, force=True)
+    # Not any MLflow model, which may hold the only copy of a checkpoint.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "MLmodel").touch()
+    with pytest.raises(ValueError, match="not empty"):
+        export_mlflow(saved, tmp_path / "other", force=True)
+    assert [file.name for file in (tmp_path / "other").iterdir()] == ["MLmodel"]
 
 
 @pytest.fixture(scope="module")
