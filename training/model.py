@@ -50,7 +50,7 @@ def build_model(
         known = f"{', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}"
         said = f"{args.model}; it knows {known} already, {new or 'no'} classes are new to it."
     else:
-        said = f"{args.model}; all {new or 'no'} classes are new to it."
+        said = f"{args.model}; all {new} classes are new to it."
     return _frozen(model, args.freeze), said
 
 
