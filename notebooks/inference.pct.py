@@ -161,8 +161,9 @@ records[0]["image"], records[0]["boxes"][:1], records[0]["scores"][:1], records[
 #
 # ## To COCO
 #
-# `to_coco` gives COCO's result form. `category_ids` leads from the model's labels to the annotation file's ids; a
-# model that was trained with this package knows them (`config.category_ids`).
+# `to_coco` gives COCO's result form. `category_ids` leads from the model's labels to the ids of the annotation file:
+# here by name, since files number their classes as they like. (Those of the data that it was trained on, a model knows
+# itself: `config.category_ids`.)
 
 # %%
 from contextlib import redirect_stdout
@@ -170,7 +171,8 @@ from contextlib import redirect_stdout
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-ids = dict(enumerate(model.config.category_ids))
+id_of = {name: number for number, name in names.items()}
+ids = {label: id_of[name] for label, name in model.config.id2label.items()}
 results = [
     row for name, each in zip(IMAGES, everything, strict=True) for row in each.to_coco(numbers[Path(name).name], ids)
 ]
