@@ -33,7 +33,7 @@ class FeedForward(nn.Module):
         if tuple(map(type, modules)) == kinds and worth_onednn(x, self.fc1.weight) and can_take(x, *modules):
             drops = (Dropout(drop.p, drop.training) for drop in (self.activation_dropout, self.dropout))
             weights = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, norm.weight, norm.bias
-            return _FeedForward.apply(x, *weights, norm.eps, *drops)
+            return _FeedForward.apply(x, *weights, norm.eps, *drops, torch.is_grad_enabled())
         return residual_norm(x, self.fc2(self.activation_dropout(self.fc1(x))), norm, self.dropout)
 
 
@@ -41,9 +41,12 @@ class _FeedForward(torch.autograd.Function):
     """Chunk by chunk of tokens, so that hidden activations, four times as wide as tokens, never fill memory."""
 
     @staticmethod
-    def forward(ctx, x, weight1, bias1, weight2, bias2, gain, shift, eps, inner: Dropout, outer: Dropout) -> Tensor:
+    def forward(
+        ctx, x, weight1, bias1, weight2, bias2, gain, shift, eps, inner: Dropout, outer: Dropout, grad_enabled: bool
+    ) -> Tensor:
         x = x.contiguous()
-        needed = any(ctx.needs_input_grad)
+        # Parameters need a gradient under torch.no_grad() too, as ctx has it.
+        needed = grad_enabled and any(ctx.needs_input_grad)
         out, total = torch.empty_like(x), torch.empty_like(x) if needed else None
         rows, out_rows, total_rows = (None if t is None else t.view(-1, x.shape[-1]) for t in (x, out, total))
         kept = []
@@ -82,7 +85,7 @@ class _FeedForward(torch.autograd.Function):
             grad_weight1.addmm_(to_hidden.t(), rows[part])
             to_x += product(to_hidden, weight1.t())
         grads = grad_weight1, grad_bias1.to(bias1), grad_weight2, grad_bias2, *grad_norm.to(gain)
-        return grad_x.view(x.shape), *grads, None, None, None
+        return grad_x.view(x.shape), *grads, None, None, None, None
 
 
 def _hidden(x: Tensor, weight: Tensor, bias: Tensor, dropout: Dropout, first: int) -> Tensor:

@@ -11,15 +11,20 @@ from .token_rows import Dropout, Norm, can_take
 def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout) -> Tensor:
     """x and y (..., D) -> norm(x + dropout(y)), in one pass where the C library can."""
     if type(norm) is nn.LayerNorm and x.shape == y.shape and can_take(y, norm, dropout) and can_take(x):
-        return _ResidualNorm.apply(x, y, norm.weight, norm.bias, norm.eps, Dropout(dropout.p, dropout.training))
+        drop = Dropout(dropout.p, dropout.training)
+        return _ResidualNorm.apply(x, y, norm.weight, norm.bias, norm.eps, drop, torch.is_grad_enabled())
     return norm(x + dropout(y))
 
 
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: Dropout) -> Tensor:
+    def forward(
+        ctx, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: Dropout, grad_enabled: bool
+    ) -> Tensor:
         x, y = x.contiguous(), y.contiguous()
-        out, total = torch.empty_like(x), torch.empty_like(x) if any(ctx.needs_input_grad) else None
+        # Parameters need a gradient under torch.no_grad() too, as ctx has it.
+        needed = grad_enabled and any(ctx.needs_input_grad)
+        out, total = torch.empty_like(x), torch.empty_like(x) if needed else None
         rows = [None if tensor is None else tensor.view(-1, x.shape[-1]) for tensor in (x, y, out, total)]
         token_rows.residual_norm(*rows[:2], Norm(weight, bias, eps), dropout, *rows[2:])
         ctx.save_for_backward(total, weight, bias)
@@ -34,4 +39,4 @@ class _ResidualNorm(torch.autograd.Function):
         grad_y = torch.empty_like(total) if ctx.dropout.dropped else grad_x
         rows = [tensor.view(-1, total.shape[-1]) for tensor in (grad.contiguous(), total, grad_x, grad_y)]
         grads = token_rows.residual_norm_backward(*rows[:2], Norm(weight, bias, ctx.eps), ctx.dropout, *rows[2:])
-        return grad_x, grad_y, *grads.to(weight), None, None
+        return grad_x, grad_y, *grads.to(weight), None, None, None

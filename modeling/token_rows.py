@@ -38,7 +38,7 @@ class Dropout(ctypes.Structure):
     def __init__(self, probability: float, training: bool = True) -> None:
         """The seed comes from torch's generator of the CPU."""
         if training and probability:
-            seed = torch.empty((), dtype=torch.int64).random_().item()
+            seed = torch.empty((), dtype=torch.int64, device="cpu").random_().item()
             super().__init__(seed, round(probability * 2**32), 1 / (1 - probability))
         else:
             super().__init__(0, 0, 1)
@@ -79,7 +79,7 @@ def relu_backward_(grad: Tensor, hidden: Tensor, dropout: Dropout) -> Tensor:
     sums = []
 
     def part(row: int, rows: int) -> None:
-        total = torch.zeros(width, dtype=torch.float64)
+        total = torch.zeros(width, dtype=torch.float64, device="cpu")
         backward(_at(grad, row), _at(hidden, row), total.data_ptr(), rows, width, dropout.scale)
         sums.append(total)
 
@@ -109,7 +109,7 @@ def residual_norm_backward(
     sums = []
 
     def part(row: int, rows: int) -> None:
-        grads = torch.zeros(2, width, dtype=torch.float64)
+        grads = torch.zeros(2, width, dtype=torch.float64, device="cpu")
         pointers = _at(grad, row), _at(total, row), norm.weight.data_ptr(), _at(grad_x, row), _at(grad_y, row)
         pointers += grads[0].data_ptr(), grads[1].data_ptr()
         backward(*pointers, first + row, rows, width, norm.eps, ctypes.byref(dropout))
@@ -144,7 +144,7 @@ def looks_of(raw: Tensor, reference: Tensor, looks: Looks, locations: Tensor, we
     forward, all_looks = library()[0].token_rows_looks, raw.shape[1] // 3
 
     def part(row: int, rows: int) -> None:
-        memory = torch.empty(5 * all_looks + 8)
+        memory = torch.empty(5 * all_looks + 8, dtype=torch.float32, device="cpu")
         pointers = _at(raw, row), reference.data_ptr(), _at(locations, row), _at(weights, row), memory.data_ptr()
         forward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(looks))
 
@@ -159,7 +159,7 @@ def looks_backward(
     backward, grad_raw = library()[0].token_rows_looks_backward, weights.new_empty(len(weights), 3 * all_looks)
 
     def part(row: int, rows: int) -> None:
-        memory = torch.empty(4 * all_looks)
+        memory = torch.empty(4 * all_looks, dtype=torch.float32, device="cpu")
         pointers = _at(grad_locations, row), _at(grad_weights, row), _at(weights, row), reference.data_ptr()
         pointers += _at(grad_raw, row), memory.data_ptr()
         backward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(looks))

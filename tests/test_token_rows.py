@@ -117,6 +117,27 @@ def test_feed_forward_is_its_layers(shape, hidden, probability, keeps, monkeypat
     assert_equal(out, expected, leaves, copies, grad)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_inference_keeps_nothing_for_backward(mode, monkeypatch):
+    torch.manual_seed(0)
+    ffn, norm, drop = FeedForward(64, 96, 0.0, 0.0), nn.LayerNorm(64), nn.Dropout(0.0)
+    x, y = torch.randn(2, 1, 600, 64)
+    expected = ffn(x, norm).detach(), residual_norm(x, y, norm, drop).detach()
+    kept, rows = [], token_rows.residual_norm
+
+    def watched(*args):
+        kept.append(args[5])
+        rows(*args)
+
+    monkeypatch.setattr(token_rows, "residual_norm", watched)
+    monkeypatch.setattr("deformable_detr_refine.feed_forward.norm_rows", watched)
+    with mode():
+        outputs = ffn(x, norm), residual_norm(x, y, norm, drop)
+    assert kept == [None, None]
+    for ours, theirs in zip(outputs, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def drawn(monkeypatch, work):
     """What work() gives, and the dropouts it drew."""
     dropouts = []
@@ -160,6 +181,31 @@ def test_sampling_is_its_layers(heads, points, width, shared, sides, monkeypatch
     for ours, plain in zip(*results, strict=True):
         assert ours.shape == plain.shape
         assert (ours - plain).norm() <= 2e-6 * plain.norm()
+
+
+def test_defaults_of_torch_for_new_tensors_change_nothing():
+    """The C code writes to tensors made here: of another type or device they would be too small or elsewhere."""
+    torch.manual_seed(0)
+    layers, ffn, norm = (Linear(64, 64), Linear(64, 32)), FeedForward(64, 96, 0.1, 0.1), nn.LayerNorm(64)
+    x = torch.randn(1, 600, 64).requires_grad_()
+    position, reference = torch.randn(1, 600, 64), torch.rand(1, 600, 1, 4)
+
+    def results():
+        torch.manual_seed(1)
+        locations, weights = sampling(x, position, *layers, reference, [(20, 30)], heads=4)
+        outputs = locations, weights, ffn(x, norm)
+        return *outputs, *torch.autograd.grad(sum(y.square().sum() for y in outputs), x)
+
+    expected = results()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("meta"):
+            found = results()
+    finally:
+        torch.set_default_dtype(before)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_sampling_of_huge_and_missing_logits():
