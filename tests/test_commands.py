@@ -1,5 +1,6 @@
 """`ddetr` from the outside: exit status, one-line errors, what is printed and what is written."""
 
+import functools
 import json
 import os
 import shutil
@@ -336,7 +337,9 @@ def test_interrupt_ends_with_130(model_folder, tmp_path):
     for number in range(500):
         (photos / f"{number}.jpg").symlink_to(PHOTOS / "10.jpg")
     command = [*DDETR, "detect", model_folder, str(photos), "--output", str(tmp_path / "out"), "--draw"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # As in a terminal: what runs in a shell's background ignores SIGINT, and so would its children.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("out/drawn/*.jpg")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
