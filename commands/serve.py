@@ -20,8 +20,8 @@ EXAMPLES = """\
 examples:
   ddetr serve detector --port 5001
   ddetr serve detector --port 5001 --workers 2 --host 0.0.0.0
-  curl http://127.0.0.1:5001/score --json '{"input_data": {"columns": ["image"], "index": [0],
-    "data": ["'$(base64 -w0 photo.jpg)'"]}}'
+  echo '{"input_data": {"columns": ["image"], "index": [0], "data": ["'$(base64 -w0 photo.jpg)'"]}}' |
+    curl http://127.0.0.1:5001/score --json @-
 """
 
 
