@@ -78,6 +78,8 @@ def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
     measured = _read_json(metrics or folder / "metrics.json")
     if measured is not None and not isinstance(measured.get("AP"), int | float):
         raise ValueError(f"{metrics or folder / 'metrics.json'} has no AP: `ddetr evaluate` writes such files.")
+    if measured is not None and not _is_evaluation(measured):
+        raise ValueError(f"{metrics or folder / 'metrics.json'} is not as `ddetr evaluate` writes it.")
     facts = CardFacts(measured, _read_yaml(folder / "settings.yaml"), _read_json(folder / "trainer_state.json"))
     if (readme := folder / "README.md").is_file():
         try:
@@ -329,6 +331,16 @@ def _mapping(file: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds {type(content).__name__}, expected names with values.")
     return content
+
+
+def _is_evaluation(metrics: Mapping[str, Any]) -> bool:
+    """Whether the parts that the card shows have their form."""
+    classes = metrics.get("per_class") or {}
+    return (
+        isinstance(metrics.get("about", {}), dict)
+        and isinstance(classes, dict)
+        and all(isinstance(row, dict) and {"AP", "AP50", "objects"} <= row.keys() for row in classes.values())
+    )
 
 
 def _line(error: BaseException) -> str:

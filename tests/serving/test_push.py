@@ -225,6 +225,9 @@ def test_what_cannot_be_is_said_before_the_upload(hub, trained, tmp_path, monkey
     assert "There is no file of metrics" in error_of(str(trained), NAME, "--metrics", str(tmp_path / "none.json"))
     (trained / "metrics.json").write_text("{}")
     assert "has no AP" in error_of(str(trained), NAME)
+    for other in ({"per_class": [1]}, {"per_class": {"can": 0.3}}, {"about": "mine"}):
+        (trained / "metrics.json").write_text(json.dumps({"AP": 0.5, **other}))
+        assert "is not as `ddetr evaluate` writes it" in error_of(str(trained), NAME)
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     assert "hf auth login" in error_of(str(trained), NAME)
