@@ -55,14 +55,18 @@ def can_take(x: Tensor, *modules: nn.Module) -> bool:
         library()[0] is not None
         and x.numel() >= _MANY_ROWS * x.shape[-1]
         and x.shape[-1] % 8 == 0
-        and not any(
-            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or "forward" in vars(m) for m in modules
-        )
+        and not any(map(_is_watched, modules))
+        and all(getattr(m, "p", 0) < 1 for m in modules)  # a dropout of everything has no scale
         and all(
             tensor.device.type == "cpu" and tensor.dtype == torch.float32 and type(tensor) in _PLAIN
             for tensor in (x, *(p for m in modules for p in m.parameters()))
         )
     )
+
+
+def _is_watched(m: nn.Module) -> bool:
+    hooks = m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks
+    return any(hooks) or "forward" in vars(m)
 
 
 def drop_(x: Tensor, dropout: Dropout, first: int = 0) -> Tensor:

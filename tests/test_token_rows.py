@@ -138,6 +138,19 @@ def test_inference_keeps_nothing_for_backward(mode, monkeypatch):
         assert torch.equal(ours, theirs)
 
 
+def test_a_dropout_of_everything_leaves_the_residual():
+    norm, x, y = nn.LayerNorm(64), *torch.randn(2, 1, 600, 64)
+    torch.testing.assert_close(residual_norm(x, y, norm, nn.Dropout(1.0)), norm(x))
+
+
+@pytest.mark.parametrize("hook", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_a_hook_is_called(hook):
+    ffn, norm, called = FeedForward(64, 96, 0.0, 0.0), nn.LayerNorm(64), []
+    getattr(ffn.fc1, f"register_{hook}")(lambda *args: called.append(hook))
+    ffn(torch.randn(1, 600, 64).requires_grad_(), norm).sum().backward()
+    assert called == [hook]
+
+
 def drawn(monkeypatch, work):
     """What work() gives, and the dropouts it drew."""
     dropouts = []
