@@ -27,23 +27,30 @@
 # %%
 import base64
 import csv
+import shutil
 from pathlib import Path
 
 MODEL = "../samples/blood-cells"  # your own: the folder that `ddetr train` or `ddetr convert` wrote
 PHOTOS = sorted(Path("../samples/images").glob("BloodImage_*.jpg"))
 
-Path("output").mkdir(exist_ok=True)
+shutil.rmtree("output/batch", ignore_errors=True)  # of an earlier run of this notebook
+Path("output/batch").mkdir(parents=True)
 images = [base64.b64encode(PHOTOS[row % 3].read_bytes()).decode() for row in range(40)]
 images[5] = "dGhpcyBpcyBubyBpbWFnZQ=="
-with open("output/images.csv", "w", newline="") as file:
+with open("output/batch/images.csv", "w", newline="") as file:
     csv.writer(file).writerows([["image"], *([image] for image in images)])
-print(Path("output/images.csv").read_text()[:60], "...")
+print(Path("output/batch/images.csv").read_text()[:60], "...")
 
 # %% [markdown]
 # ## Run it
 #
-# On the command line: `ddetr batch ../samples/blood-cells output/images.csv --output output/predictions.csv`. It is
-# **killed** here as soon as the first rows are there, as a machine that is taken away would do:
+# On the command line:
+#
+# ```sh
+# ddetr batch ../samples/blood-cells output/batch/images.csv --output output/batch/predictions.csv
+# ```
+#
+# It is **killed** here as soon as the first rows are there, as a machine that is taken away would do:
 
 # %%
 import os
@@ -52,9 +59,9 @@ import subprocess
 import sys
 import time
 
-OUTPUT = Path("output/predictions.csv")
-PARTS = Path("output/predictions.csv.parts")
-words = ["batch", MODEL, "output/images.csv", "--output", str(OUTPUT), "--workers", "1"]
+OUTPUT = Path("output/batch/predictions.csv")
+PARTS = Path("output/batch/predictions.csv.parts")
+words = ["batch", MODEL, "output/batch/images.csv", "--output", str(OUTPUT), "--workers", "1"]
 batch = subprocess.Popen([sys.executable, "-m", "ddetr.main", *words], start_new_session=True)
 while batch.poll() is None and not list(PARTS.glob("*.part")):
     time.sleep(0.01)
@@ -109,15 +116,14 @@ scores.agg(["count", "mean", "max"]).round(2)
 # time:
 
 # %%
-import shutil
-
-Path("output/photos").mkdir()
+Path("output/batch/photos").mkdir()
 for photo in PHOTOS:
-    shutil.copy(photo, "output/photos")
-words = ["batch", MODEL, "output/photos", "--output", "output/found.parquet", "--threshold", "0.4", "--workers", "1"]
+    shutil.copy(photo, "output/batch/photos")
+words = ["batch", MODEL, "output/batch/photos", "--output", "output/batch/found.parquet"]
+words += ["--threshold", "0.4", "--workers", "1"]
 done = subprocess.run([sys.executable, "-m", "ddetr.main", *words], capture_output=True, text=True)
 assert done.returncode == 0, done.stderr
-found = pd.read_parquet("output/found.parquet")
+found = pd.read_parquet("output/batch/found.parquet")
 found.assign(boxes=found["boxes"].map(len), labels=found["labels"].map(lambda labels: ", ".join(sorted(set(labels)))))[
     ["image", "width", "height", "boxes", "labels"]
 ]
@@ -133,7 +139,7 @@ Detections(
     labels=[names.index(label) for label in row["labels"]],
     id2label=dict(enumerate(names)),
     image_size=(row["height"], row["width"]),
-).draw(f"output/photos/{row['image']}")
+).draw(f"output/batch/photos/{row['image']}")
 
 # %% [markdown]
 # ## When too much fails
@@ -142,7 +148,7 @@ Detections(
 # that a wrong folder does not cost a night:
 
 # %%
-words = ["batch", MODEL, "output/images.csv", "--output", "output/strict.csv", "--workers", "1"]
+words = ["batch", MODEL, "output/batch/images.csv", "--output", "output/batch/strict.csv", "--workers", "1"]
 strict = subprocess.run(
     [sys.executable, "-m", "ddetr.main", *words, "--error-threshold", "0"], capture_output=True, text=True
 )

@@ -59,13 +59,13 @@ print(f"{CHECKPOINT}: {CHECKPOINT.stat().st_size / 1e6:.0f} MB")
 # ## Convert it
 #
 # Besides the files below, the folder holds the model's own code: it also loads where only transformers is installed,
-# with `trust_remote_code=True`.
+# with `trust_remote_code=True`. (`--force` replaces what an earlier run of this notebook wrote.)
 
 # %%
 from ddetr.main import main as ddetr
 
-assert ddetr(["convert", str(CHECKPOINT), "output/detector"]) == 0
-sorted(file.name for file in Path("output/detector").iterdir() if file.suffix != ".py")
+assert ddetr(["convert", str(CHECKPOINT), "output/converted", "--force"]) == 0
+sorted(file.name for file in Path("output/converted").iterdir() if file.suffix != ".py")
 
 # %% [markdown]
 # The same in Python is `convert_mmdet_checkpoint`, which returns what was read from where:
@@ -73,7 +73,7 @@ sorted(file.name for file in Path("output/detector").iterdir() if file.suffix !=
 # %%
 from deformable_detr_refine.conversion import convert_mmdet_checkpoint
 
-report = convert_mmdet_checkpoint(CHECKPOINT, "output/detector", force=True).to_dict()
+report = convert_mmdet_checkpoint(CHECKPOINT, "output/converted", force=True).to_dict()
 {key: value for key, value in report.items() if key in ("variant", "version", "labels_from", "config_from", "assumed")}
 
 # %% [markdown]
@@ -84,7 +84,7 @@ from transformers import AutoModelForObjectDetection
 
 import deformable_detr_refine  # registers the model with transformers' Auto classes
 
-model = AutoModelForObjectDetection.from_pretrained("output/detector").eval()
+model = AutoModelForObjectDetection.from_pretrained("output/converted").eval()
 parameters = sum(parameter.numel() for parameter in model.parameters())
 print(f"{model.config.variant}, {parameters:,} parameters, {model.config.num_labels} classes")
 [model.config.id2label[label] for label in range(5)]
@@ -135,7 +135,7 @@ for what, mine, reference in (
 # %%
 from transformers import pipeline
 
-detect = pipeline("object-detection", model="output/detector")
+detect = pipeline("object-detection", model="output/converted")
 found = detect("../samples/images/10.jpg", threshold=0.0)
 print(len(found), "detections, best score", f"{found[0]['score']:.2f}")
 
@@ -146,7 +146,7 @@ print(len(found), "detections, best score", f"{found[0]['score']:.2f}")
 # `init_detector` takes the file.
 
 # %%
-assert ddetr(["convert", "--to", "mmdet", "output/detector", "output/again.pth"]) == 0
+assert ddetr(["convert", "--to", "mmdet", "output/converted", "output/again.pth", "--force"]) == 0
 before, after = (torch.load(f"output/{name}.pth", weights_only=True) for name in ("checkpoint", "again"))
 assert before["state_dict"].keys() == after["state_dict"].keys()
 assert all(torch.equal(tensor, after["state_dict"][name]) for name, tensor in before["state_dict"].items())

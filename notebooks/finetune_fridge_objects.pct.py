@@ -224,6 +224,9 @@ load_detection_data(own)
 # Saved as a folder, and one epoch from the detector of above, whose classes it keeps:
 
 # %%
+import shutil
+
+shutil.rmtree("output/cli", ignore_errors=True)  # of an earlier run of this notebook
 own.save_to_disk("output/fridge-datasets")
 words = ["../configs/fridge.yaml", "--data", "output/fridge-datasets", "--model", "output/detector"]
 words += ["--validation_data", "output/fridge-datasets", "--validation_split", "train"]
