@@ -200,7 +200,11 @@ def test_a_broken_connection_leaves_nothing_and_the_next_try_is_whole(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_interrupted_it_leaves_nothing(tmp_path, capsys):
+def test_interrupted_it_leaves_nothing(tmp_path, capsys, request):
+    # As in a terminal: what runs in a shell's background ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     def interrupt():
         deadline = time.monotonic() + 5
         while not list(tmp_path.iterdir()):
