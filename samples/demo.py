@@ -25,7 +25,7 @@ from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 SAMPLES = Path(os.path.relpath(Path(__file__).resolve().parent))
 CELLS = sorted((SAMPLES / "images").glob("BloodImage_*.jpg"))
 TOLERANCE = 1e-4
-THRESHOLD = 0.4
+THRESHOLD = 0.35
 
 
 def run(folder: Path) -> int:
