@@ -1,4 +1,4 @@
-"""Kinds of numbers on the command line, for argparse's `type`."""
+"""Kinds of numbers on the command line, for argparse's `type`, and arguments that verbs share."""
 
 import argparse
 
@@ -84,3 +84,16 @@ def point(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is not a point X,Y in pixels, as 320,240") from None
     return x, y
+
+
+def add_model_and_size(parser: argparse.ArgumentParser) -> None:
+    """MODEL, which may be left out, and the size of an image as the model gets it."""
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a model folder, or its Hub name (default: the package's own)"
+    )
+    parser.add_argument(
+        "--size",
+        metavar="HxW",
+        type=image_size,
+        help="of the image as the model gets it (default: what its processor makes of a photo of 800x1333)",
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddetr.arguments import at_least_one, image_size
+from ddetr.arguments import add_model_and_size, at_least_one
 from ddetr.default_model import default_model
 from ddetr.info import PHOTO
 
@@ -38,15 +38,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a model folder, or its Hub name (default: the package's own)"
-    )
-    parser.add_argument(
-        "--size",
-        metavar="HxW",
-        type=image_size,
-        help="of the images as the model gets them (default: what its processor makes of a photo of 800x1333)",
-    )
+    add_model_and_size(parser)
     parser.add_argument("--batch-size", metavar="N", type=at_least_one, default=1, help="images at a time (default 1)")
     parser.add_argument("--runs", metavar="N", type=at_least_one, default=5, help="timed runs of each row (default 5)")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="only these (default: all that run here)")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddetr.arguments import image_size
+from ddetr.arguments import add_model_and_size
 from ddetr.default_model import default_model
 
 DESCRIPTION = """\
@@ -36,15 +36,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a model folder, or its Hub name (default: the package's own)"
-    )
-    parser.add_argument(
-        "--size",
-        metavar="HxW",
-        type=image_size,
-        help="of the image as the model gets it (default: what its processor makes of a photo of 800x1333)",
-    )
+    add_model_and_size(parser)
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
