@@ -25,10 +25,10 @@ from deformable_detr_refine import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
-from deformable_detr_refine.conversion.usable_cores import usable_cores
-from deformable_detr_refine.serving.batch_input import FileInput, Shard
-from deformable_detr_refine.serving.batch_shard import Settings, ShardResult
-from deformable_detr_refine.serving.batch_workers import run_here
+from deformable_detr_refine.machine import usable_cores
+from deformable_detr_refine.serving.batch.input import FileInput, Shard
+from deformable_detr_refine.serving.batch.shard import Settings, ShardResult
+from deformable_detr_refine.serving.batch.workers import run_here
 
 Engine = Callable[[Settings, Iterator[Shard], int | None], Iterator[ShardResult]]
 
@@ -84,7 +84,7 @@ def main() -> None:
         if cores > 1:
             ways[f"{cores} processes, one thread each"] = (run_here, cores)
         if args.ray:
-            from deformable_detr_refine.serving.ray_engine import run_on_ray
+            from deformable_detr_refine.serving.batch.ray_engine import run_on_ray
 
             ways[f"Ray, {cores} actors, one thread each; its start and the model's included"] = (run_on_ray, cores)
         section.say("| | images/s | images/s a core | images a day and core |\n|---|---|---|---|")

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from timing import resident, write_numbers
 
-from deformable_detr_refine.ops import deformable_attention, use_backend
-from deformable_detr_refine.ops_reference import deformable_attention_reference
+from deformable_detr_refine.modeling.ops import deformable_attention, use_backend
+from deformable_detr_refine.modeling.ops_reference import deformable_attention_reference
 
 LEVELS = [(100, 167), (50, 84), (25, 42), (13, 21)]
 HEADS, POINTS, CHANNELS = 8, 4, 32

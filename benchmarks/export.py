@@ -15,8 +15,8 @@ from serving_page import Section, add_keep
 from timing import interleaved, table
 
 from deformable_detr_refine import use_backend
-from deformable_detr_refine.conversion.load_detector import load_detector
-from deformable_detr_refine.serving.onnx_detector import load_onnx
+from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.inference.onnx_detector import load_onnx
 
 ONNX, OURS, PLAIN = "ONNX Runtime", "PyTorch", "PyTorch, torch backend"
 

@@ -53,7 +53,7 @@ def level_tensors(shapes: tuple[tuple[int, int], ...], device: torch.device) -> 
 
 def ways() -> dict[str, tuple[Callable, contextlib.AbstractContextManager]]:
     """Name in the table -> function and what must surround its calls."""
-    from deformable_detr_refine.ops import deformable_attention, use_backend
+    from deformable_detr_refine.modeling.ops import deformable_attention, use_backend
 
     ways = {
         "grid_sample": (deformable_attention, lambda: use_backend("reference")),
@@ -73,7 +73,7 @@ def ways() -> dict[str, tuple[Callable, contextlib.AbstractContextManager]]:
 
 @contextlib.contextmanager
 def tuned():
-    from deformable_detr_refine.ops import use_backend
+    from deformable_detr_refine.modeling.ops import use_backend
 
     os.environ["DDETR_TRITON_AUTOTUNE"] = "1"
     try:
@@ -100,7 +100,7 @@ def results(function: Callable, arguments: tuple, dtype: torch.dtype) -> list[to
 
 def errors(ways: dict, shape: str, dtype: torch.dtype, device: str) -> tuple[list[str], list[str]]:
     """Rows of the table of errors, and a sentence for each result of ours that is wrong."""
-    from deformable_detr_refine.ops_reference import deformable_attention_reference
+    from deformable_detr_refine.modeling.ops_reference import deformable_attention_reference
 
     # The specification of the rounded value, which is what every way is given.
     value, levels, *rest = prepared("grid_sample", shape, dtype, device)
@@ -207,7 +207,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("PyTorch sees no GPU on this machine, so there is nothing to measure.", file=sys.stderr)
         return 2
-    from deformable_detr_refine.ops import backend_report
+    from deformable_detr_refine.modeling.ops import backend_report
 
     reason = next(row["reason"] for row in backend_report("cuda") if row["backend"] == "triton")
     if reason:

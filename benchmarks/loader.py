@@ -15,9 +15,9 @@ from datasets import Dataset
 from timing import write_numbers
 from torch.utils.data import DataLoader
 
-from deformable_detr_refine.data.augmentation import training_transform
+from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.examples import Collator, Examples
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.training.model import build_model, build_processor
 from deformable_detr_refine.training.rates import loader_rate, model_rate
 from deformable_detr_refine.training.settings import read_settings

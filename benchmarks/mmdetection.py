@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
-from deformable_detr_refine.conversion.config_text import read_config_text
-from deformable_detr_refine.conversion.mmdet_config_writer import mmdet_config_text
-from deformable_detr_refine.conversion.mmdet_environment import set_up_mmdet
-from deformable_detr_refine.conversion.mmdet_job import detector_settings
-from deformable_detr_refine.conversion.mmdet_weights import weights_to_3x
+from deformable_detr_refine.conversion.mmdet.weights import weights_to_3x
+from deformable_detr_refine.conversion.mmdet_config.text import read_config_text
+from deformable_detr_refine.conversion.mmdet_config.writer import mmdet_config_text
+from deformable_detr_refine.conversion.proof.environment import set_up_mmdet
+from deformable_detr_refine.conversion.proof.job import detector_settings
 
 WORKER = Path(__file__).with_name("mmdetection_worker.py")
 RUNNER = Path(__file__).parents[1] / "conversion" / "mmdet_runner.py"

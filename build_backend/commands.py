@@ -26,7 +26,7 @@ def libraries() -> tuple[tempfile.TemporaryDirectory, list[Path]]:
 class BuildPy(build_py):
     def run(self) -> None:
         super().run()
-        folder = SOURCES[0].parent if self.editable_mode else Path(self.build_lib, PACKAGE)
+        folder = SOURCES[0].parent if self.editable_mode else Path(self.build_lib, PACKAGE, "modeling")
         built = libraries()[1]
         # build/ may hold an earlier build's, which the wheel's tag would not tell of.
         for stale in folder.glob(NAME.format(build="*")):

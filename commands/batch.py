@@ -6,8 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddetr.arguments import at_least_one, fraction
-from ddetr.output import make_writable
+from .arguments import at_least_one, fraction
+from .output import make_writable
 
 DESCRIPTION = """\
 Finds objects in all images of INPUT and writes a row for each, in the order of the input:
@@ -82,12 +82,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.output} is a folder; give the name of the file to write.")
     make_writable(args.output.absolute().parent)
 
-    from deformable_detr_refine.serving.batch import run_batch
-    from deformable_detr_refine.serving.batch_workers import run_here
+    from deformable_detr_refine.serving.batch.run import run_batch
+    from deformable_detr_refine.serving.batch.workers import run_here
 
     engine = run_here
     if args.engine == "ray":
-        from deformable_detr_refine.serving.ray_engine import import_ray, run_on_ray
+        from deformable_detr_refine.serving.batch.ray_engine import import_ray, run_on_ray
 
         import_ray()
         engine = run_on_ray

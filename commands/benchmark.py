@@ -8,9 +8,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddetr.arguments import add_model_and_size, at_least_one
-from ddetr.default_model import default_model
-from ddetr.info import PHOTO
+from .arguments import add_model_and_size, at_least_one
+from .default_model import default_model
+from .info import PHOTO
 
 DESCRIPTION = """\
 Times a detector's forward pass on this machine: every backend of its attention operator that runs here, in float32 and
@@ -61,8 +61,8 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from deformable_detr_refine.conversion.load_detector import load_detector
     from deformable_detr_refine.evaluation.timing import interleaved
+    from deformable_detr_refine.inference.load_detector import load_detector
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -107,7 +107,7 @@ def _backends(asked: Sequence[str] | None, device: Any) -> list[str]:
     Raises:
         ValueError: one that was asked for does not run there.
     """
-    from deformable_detr_refine.ops import backend_report
+    from deformable_detr_refine.modeling.ops import backend_report
 
     rows = {row["backend"]: row for row in backend_report(device)}
     for name in asked or ():
@@ -145,7 +145,7 @@ def _candidates(
 
 
 def _processor(device: Any) -> str:
-    from ddetr.doctor import accelerator_of, cpu_model
+    from .doctor import accelerator_of, cpu_model
 
     return cpu_model() if device.type == "cpu" else str(accelerator_of(device)["name"] or device)
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ddetr.arguments import at_least_one
+from .arguments import at_least_one
 
 DESCRIPTION = """\
 Turns a checkpoint of MMDetection 3.x or 2.x (plain, refine or refine-twostage; a .pth file, or the MLflow folder of

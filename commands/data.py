@@ -97,7 +97,7 @@ def _action(actions: Any, name: str, help: str, description: str) -> argparse.Ar
 
 
 def run_download(args: argparse.Namespace) -> int:
-    from deformable_detr_refine.data.named_sets import fetch_named_set
+    from deformable_detr_refine.data.download.named_sets import fetch_named_set
 
     fetched = fetch_named_set(args.name, args.output, args.url)
     splits = ", ".join(f"{count} in {split}" for split, count in fetched.splits.items())
@@ -107,10 +107,10 @@ def run_download(args: argparse.Namespace) -> int:
 
 
 def run_inspect(args: argparse.Namespace) -> int:
-    from deformable_detr_refine.conversion.model_folder import new_path
-    from deformable_detr_refine.data.contact_sheet import contact_sheet
-    from deformable_detr_refine.data.inspection import inspect
-    from deformable_detr_refine.data.load import load_detection_data
+    from deformable_detr_refine.data.formats.load import load_detection_data
+    from deformable_detr_refine.data.inspection.contact_sheet import contact_sheet
+    from deformable_detr_refine.data.inspection.inspection import inspect
+    from deformable_detr_refine.files import new_path
 
     data = load_detection_data(args.source, split=args.split, defects="skip")
     inspection = inspect(data, whole=args.split is None, progress=True)
@@ -127,14 +127,14 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    from deformable_detr_refine.data.azure_jsonl import write_azure
-    from deformable_detr_refine.data.coco import write_coco
     from deformable_detr_refine.data.defects import command_line_words, count_defects
     from deformable_detr_refine.data.detection_data import import_datasets
-    from deformable_detr_refine.data.hub import write_datasets
-    from deformable_detr_refine.data.load import load_detection_data
-    from deformable_detr_refine.data.voc import write_voc
-    from deformable_detr_refine.data.yolo import write_yolo
+    from deformable_detr_refine.data.formats.azure_jsonl import write_azure
+    from deformable_detr_refine.data.formats.coco import write_coco
+    from deformable_detr_refine.data.formats.hub import write_datasets
+    from deformable_detr_refine.data.formats.load import load_detection_data
+    from deformable_detr_refine.data.formats.voc import write_voc
+    from deformable_detr_refine.data.formats.yolo import write_yolo
 
     import_datasets().disable_progress_bars()
     writers = dict(zip(FORMATS, (write_coco, write_voc, write_yolo, write_azure, write_datasets), strict=True))

@@ -4,8 +4,8 @@ import argparse
 from importlib.util import find_spec
 from typing import Any
 
-from ddetr.arguments import at_least_one, port
-from ddetr.default_model import default_model
+from .arguments import at_least_one, port
+from .default_model import default_model
 
 DESCRIPTION = """\
 Opens a page on a port of this machine: drop a picture, move the threshold, see the boxes. Ctrl-C ends it.
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ValueError('The page needs gradio: pip install "deformable-detr-refine[demo]".')
 
+    from deformable_detr_refine.inference.detector import Detector
+    from deformable_detr_refine.serving.azure.server import check_port
     from deformable_detr_refine.serving.demo import build_page, launch
-    from deformable_detr_refine.serving.detector import Detector
-    from deformable_detr_refine.serving.server import check_port
 
     check_port(args.host, args.port)
     model = args.model or str(default_model())

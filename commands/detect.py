@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddetr.arguments import at_least_one, fraction
-from ddetr.default_model import model_and_images
-from ddetr.images import find_images, picture_names
-from ddetr.output import make_writable
+from .arguments import at_least_one, fraction
+from .default_model import model_and_images
+from .images import find_images, picture_names
+from .output import make_writable
 
 DESCRIPTION = """\
 Finds objects in images. DIR/detections.json lists, in the order of the images:
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     names = picture_names(images)
     pictures = args.output / "drawn"
 
-    from deformable_detr_refine.conversion.model_folder import check_new_file, new_path
-    from deformable_detr_refine.serving.detector import DetectionFailure, Detector
+    from deformable_detr_refine.files import check_new_file, new_path
+    from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 
     detector = Detector(source, args.device, batch_size=args.batch_size, revision=args.revision)
     check_new_file(args.output / "detections.json", force=True)
@@ -112,7 +112,7 @@ def _failure(name: str, failure: Any) -> dict[str, Any]:
 
 
 def _record(name: str, detections: Any) -> dict[str, Any]:
-    from deformable_detr_refine.detections import short_floats
+    from deformable_detr_refine.inference.detections import short_floats
 
     height, width = detections.image_size
     return {

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from ddetr.main import DISTRIBUTION
+from .main import DISTRIBUTION
 
 DESCRIPTION = """\
 Prints versions, processor, accelerator, the backends of the attention operator with the one that runs and why, and
@@ -58,9 +58,8 @@ def examine() -> dict[str, Any]:
     """Everything that `ddetr doctor` prints, as one JSON document."""
     import torch
 
-    from deformable_detr_refine.conversion.load_detector import choose_device
-    from deformable_detr_refine.conversion.usable_cores import usable_cores
-    from deformable_detr_refine.ops import backend_report
+    from deformable_detr_refine.machine import choose_device, usable_cores
+    from deformable_detr_refine.modeling.ops import backend_report
 
     device = choose_device("auto")
     backends = backend_report(device)
@@ -94,7 +93,7 @@ def _self_test(device: Any) -> list[dict[str, Any]]:
     """Each backend that runs here against the reference, on seeded random input with locations outside too."""
     import torch
 
-    from deformable_detr_refine.ops import backend_report, deformable_attention, use_backend
+    from deformable_detr_refine.modeling.ops import backend_report, deformable_attention, use_backend
 
     random = torch.Generator().manual_seed(0)
     shapes = [(7, 5), (4, 3)]

@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddetr.arguments import at_least_one, fraction
-from ddetr.output import make_writable
+from .arguments import at_least_one, fraction
+from .output import make_writable
 
 DESCRIPTION = """\
 Runs a detector over a split of a data set and compares what it finds with what is true: COCO's metrics (COCOeval's
@@ -83,18 +83,18 @@ def run(args: argparse.Namespace) -> int:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ValueError(f'This needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
 
-    from deformable_detr_refine.conversion.load_detector import load_detector
-    from deformable_detr_refine.conversion.model_folder import check_new_file
     from deformable_detr_refine.data.defects import command_line_words, shown
+    from deformable_detr_refine.data.formats.load import load_detection_data
     from deformable_detr_refine.data.label_map import LabelMap
-    from deformable_detr_refine.data.load import load_detection_data
     from deformable_detr_refine.data.row_image import row_image
-    from deformable_detr_refine.evaluation.azure_metrics import METRICS, AzureEvaluation, azure_metrics
     from deformable_detr_refine.evaluation.class_names import RelabelledData
-    from deformable_detr_refine.evaluation.coco import coco_metrics
+    from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
+    from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
     from deformable_detr_refine.evaluation.predict import predict
-    from deformable_detr_refine.evaluation.report import write_report
-    from deformable_detr_refine.evaluation.result_files import write_detections, write_metrics, write_per_class
+    from deformable_detr_refine.evaluation.report.report import write_report
+    from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
+    from deformable_detr_refine.files import check_new_file
+    from deformable_detr_refine.inference.load_detector import load_detector
 
     azure = AzureEvaluation.from_file(args.azure_config) if args.azure_config else AzureEvaluation()
     if args.threshold is not None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddetr.arguments import at_least_one
-from ddetr.images import find_images
-from ddetr.verify import sample_images
+from .arguments import at_least_one
+from .images import find_images
+from .verify import sample_images
 
 DESCRIPTION = """\
 Writes a detector for where it will run.
@@ -70,10 +70,10 @@ def run(args: argparse.Namespace) -> int:
 
     from transformers.utils import logging
 
-    from deformable_detr_refine.serving.onnx_export import export_onnx
-    from deformable_detr_refine.serving.proof import Samples
-    from deformable_detr_refine.serving.proof_data import data_rows, matching_samples
-    from deformable_detr_refine.serving.torch_export import export_torch
+    from deformable_detr_refine.serving.export.onnx_export import export_onnx
+    from deformable_detr_refine.serving.export.proof import Samples
+    from deformable_detr_refine.serving.export.proof_data import data_rows, matching_samples
+    from deformable_detr_refine.serving.export.torch_export import export_torch
 
     logging.disable_progress_bar()
 
@@ -97,7 +97,7 @@ def _mlflow(args: argparse.Namespace) -> int:
     if given := [name for name in ("images", "data") if getattr(args, name)]:
         raise ValueError(f"--to mlflow copies the model as it is and proves nothing; drop --{given[0]}.")
 
-    from deformable_detr_refine.serving.mlflow_model import export_mlflow
+    from deformable_detr_refine.inference.mlflow_model import export_mlflow
 
     export_mlflow(args.model, args.output, args.force)
     print(json.dumps({"output": str(args.output)}) if args.json else f"{args.model} -> {args.output}")

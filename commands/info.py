@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddetr.arguments import add_model_and_size
-from ddetr.default_model import default_model
+from .arguments import add_model_and_size
+from .default_model import default_model
 
 DESCRIPTION = """\
 Prints a detector's family and classes, its parameters and operations part by part, and how it was trained where its
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(name: str, size: tuple[int, int] | None = None, revision: str | None = None) -> dict[str, Any]:
     """Everything that `ddetr info` prints, as one JSON document."""
-    from deformable_detr_refine.conversion.load_detector import load_detector
     from deformable_detr_refine.evaluation.cost import model_cost
+    from deformable_detr_refine.inference.load_detector import load_detector
 
     model, processor = load_detector(name, "cpu", revision)
     config = model.config
@@ -78,7 +78,7 @@ def examine(name: str, size: tuple[int, int] | None = None, revision: str | None
 
 def _training(folder: Path) -> dict[str, Any] | None:
     """What lies beside the weights: settings, steps and epochs, and the metrics of an evaluation."""
-    from deformable_detr_refine.serving.model_card import METRICS, read_facts
+    from deformable_detr_refine.serving.hub.model_card import METRICS, read_facts
 
     facts = read_facts(folder)
     found: dict[str, Any] = {}

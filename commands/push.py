@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ddetr.arguments import fraction
+from .arguments import fraction
 
 DESCRIPTION = """\
 Uploads a model folder to the Hub in one commit: weights, image processor, this package's model code (so that
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     from transformers.utils import logging
 
-    from deformable_detr_refine.serving.push import push
+    from deformable_detr_refine.serving.hub.push import push
 
     logging.disable_progress_bar()
     url = push(

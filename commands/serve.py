@@ -5,8 +5,8 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from ddetr.arguments import at_least_one, port
-from ddetr.default_model import default_model
+from .arguments import at_least_one, port
+from .default_model import default_model
 
 DESCRIPTION = """\
 Answers POST /score as the endpoint of Azure's model catalogue does, and GET / as its health probe:
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
             'pip install "deformable-detr-refine[serve]".'
         )
 
-    from deformable_detr_refine.serving.server import serve
+    from deformable_detr_refine.serving.azure.server import serve
 
     serve(
         args.model or str(default_model()),

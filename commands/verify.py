@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ddetr.images import find_images
+from .images import find_images
 
 DESCRIPTION = """\
 Converts a checkpoint of MMDetection, runs it on images here and in the real MMDetection 3.1.0, and prints the largest
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     from transformers.utils import logging
 
-    from deformable_detr_refine.conversion.verify import verify_checkpoint
+    from deformable_detr_refine.conversion.proof.verify import verify_checkpoint
 
     logging.disable_progress_bar()
     report = verify_checkpoint(

@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ddetr.arguments import at_least_one, fraction, natural, point
-from ddetr.default_model import model_and_images
-from ddetr.images import find_images
-from ddetr.output import make_writable
+from .arguments import at_least_one, fraction, natural, point
+from .default_model import model_and_images
+from .images import find_images
+from .output import make_writable
 
 DESCRIPTION = """\
 Draws what a detector does with an image. Of the best detections, or of the queries that are named:
@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     if len(images) != 1:
         raise ValueError(f"{len(images)} images are named, and one is drawn at a time: name one.")
 
-    from deformable_detr_refine.conversion.load_detector import load_detector
-    from deformable_detr_refine.conversion.model_folder import new_path
-    from deformable_detr_refine.evaluation.attention_plot import plot_query, plot_token
-    from deformable_detr_refine.evaluation.inside import look_inside
-    from deformable_detr_refine.evaluation.refinement_plot import plot_proposals, plot_refinement
+    from deformable_detr_refine.evaluation.inside.attention_plot import plot_query, plot_token
+    from deformable_detr_refine.evaluation.inside.inside import look_inside
+    from deformable_detr_refine.evaluation.inside.refinement_plot import plot_proposals, plot_refinement
+    from deformable_detr_refine.files import new_path
+    from deformable_detr_refine.inference.load_detector import load_detector
 
     model, processor = load_detector(source, args.device, args.revision)
     make_writable(args.output)

@@ -1,10 +1,11 @@
 """Checkpoints of other code bases, in and out, without executing anything of them."""
 
-from deformable_detr_refine.conversion.conversion_report import ConversionReport
-from deformable_detr_refine.conversion.errors import CheckpointError
-from deformable_detr_refine.conversion.mmdet import convert_mmdet_checkpoint
-from deformable_detr_refine.conversion.open_checkpoint import open_checkpoint
-from deformable_detr_refine.conversion.to_mmdet import export_mmdet_checkpoint
+from deformable_detr_refine.errors import CheckpointError
+
+from .checkpoints.open_checkpoint import open_checkpoint
+from .conversion_report import ConversionReport
+from .mmdet.convert import convert_mmdet_checkpoint
+from .mmdet.export import export_mmdet_checkpoint
 
 __all__ = [
     "CheckpointError",

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.conversion.errors import CheckpointError
+from deformable_detr_refine.errors import CheckpointError
 
 # fmt: off
 COCO_NAMES = (

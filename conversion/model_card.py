@@ -4,9 +4,10 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from deformable_detr_refine import DeformableDetrRefineConfig
-from deformable_detr_refine.conversion.errors import shown
-from deformable_detr_refine.conversion.label_names import COCO_NAMES
+from deformable_detr_refine.messages import plain
+from deformable_detr_refine.modeling import DeformableDetrRefineConfig
+
+from .label_names import COCO_NAMES
 
 # COCO val2017 box AP, from the tables of MMDetection 3.1 and 2.28; publishing names a file by its sha256's beginning.
 _AP_OF_CONFIG = {"plain": 44.3, "refine": 46.2, "refine_twostage": 47.0}
@@ -97,9 +98,4 @@ def _figures(config: DeformableDetrRefineConfig, labels: list[str], sha256: str)
     return "None are known."
 
 
-def plain(text: str) -> str:
-    """Text of a foreign file, unable to become markup."""
-    return shown(text.replace("`", "'").replace("<", "(").replace(">", ")"), 200)
-
-
-__all__ = ["model_card", "plain"]
+__all__ = ["model_card"]

@@ -9,6 +9,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from deformable_detr_refine.messages import printable
+
 # Boxes end a little beyond the edge where their corners were rounded, or counted from 1.
 EDGE_TOLERANCE = 0.5  # pixels
 _FARTHEST = 1e9  # pixels; float32 holds it
@@ -148,7 +150,7 @@ def fault_text(fault: int, name: str, box: Sequence[float], size: Sequence[int])
         BoxFault.OUTSIDE: f"lies outside its {image} ({numbers})",
         BoxFault.PARTLY_OUTSIDE: f"stands over the edge of its {image} ({numbers})",
     }
-    return f"the box of {shown(name)} {said[BoxFault(fault)]}"
+    return f"the box of {printable(name)} {said[BoxFault(fault)]}"
 
 
 def count_defects(defects: Iterable[Defect]) -> dict[str, int]:
@@ -195,24 +197,13 @@ def command_line_words() -> Iterator[None]:
         raise DataError(str(error).replace('defects="skip"', "--defects skip")) from error
 
 
-def shown(text: str, longest: int = 100) -> str:
-    """Text out of a data set, fit for a message: one line, of bounded length, without terminal escapes.
-
-    >>> shown("milk_bottle"), shown("\\x1b[2J")
-    ('milk_bottle', '\\\\x1b[2J')
-    """
-    text = text[: longest + 1]
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= longest else text[: longest - 3] + "..."
-
-
 def described(value: object) -> str:
     """A value out of a data set, fit for a message; however large or nested it is, a bounded part is looked at.
 
     >>> described([1, "a", None, 4, 5, 6, 7, 8])
     "[1, 'a', None, 4, 5, 6, ...]"
     """
-    return shown(_BOUNDED.repr(value))
+    return printable(_BOUNDED.repr(value))
 
 
 __all__ = [
@@ -235,5 +226,4 @@ __all__ = [
     "described",
     "fault_text",
     "refuse_losses",
-    "shown",
 ]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deformable_detr_refine.data.defects import DataError, Defect, count_defects
-from deformable_detr_refine.data.label_map import LabelMap
+from .defects import DataError, Defect, count_defects
+from .label_map import LabelMap
 
 if TYPE_CHECKING:
     import datasets

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from deformable_detr_refine import DeformableDetrRefineImageProcessor
-from deformable_detr_refine.data.row_image import row_image
+from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
+
+from .row_image import row_image
 
 
 class Examples(Dataset):

@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.data.defects import DataError, shown
+from deformable_detr_refine.messages import printable
+
+from .defects import DataError
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class LabelMap:
             raise DataError(f"{len(ids)} category ids do not go with {len(names)} class names.")
         for what, values in (("class name", names), ("category id", ids)):
             if (twice := _first_twice(values)) is not None:
-                raise DataError(f"The {what} {shown(str(twice))!r} stands twice; each class needs its own.")
+                raise DataError(f"The {what} {printable(str(twice))!r} stands twice; each class needs its own.")
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "category_ids", ids)
 
@@ -107,12 +109,13 @@ def merge(declared: Mapping[str, LabelMap | None], used: Iterable[str]) -> Label
         for name, number in zip(label_map.names, label_map.category_ids, strict=True):
             if by_id.setdefault(number, name) != name:
                 raise DataError(
-                    f"Category {number} is {shown(name)!r} in {split} and {shown(by_id[number])!r} in another split; "
+                    f"Category {number} is {printable(name)!r} in {split} and "
+                    f"{printable(by_id[number])!r} in another split; "
                     "one data set needs one set of classes."
                 )
             if ids.setdefault(name, number) != number:
                 raise DataError(
-                    f"{shown(name)!r} is category {number} in {split} and {ids[name]} in another split; "
+                    f"{printable(name)!r} is category {number} in {split} and {ids[name]} in another split; "
                     "one data set needs one set of classes."
                 )
     return LabelMap(tuple(by_id[number] for number in sorted(by_id)), tuple(sorted(by_id)))

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from deformable_detr_refine import load_image
+from deformable_detr_refine.modeling import load_image
 
 
 def row_image(row: Mapping[str, Any]) -> Image.Image:

@@ -14,7 +14,7 @@ def metric_path() -> str:
         metric.add_batch(predictions=[{"boxes", "scores", "labels"}], references=[{"boxes", "labels"}])
         metric.compute(names=["can", "carton"])
     """
-    return str(Path(__file__).with_name("detection_metric.py"))
+    return str(Path(__file__).parent / "metrics" / "detection_metric.py")
 
 
 __all__ = ["metric_path"]

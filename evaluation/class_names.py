@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from deformable_detr_refine.data.defects import DataError, shown
+from deformable_detr_refine.data.defects import DataError
+from deformable_detr_refine.messages import printable
 
 if TYPE_CHECKING:
     import datasets
@@ -35,11 +36,11 @@ class RelabelledData(Sequence):
         objects = _count_objects(dataset, names)
         self.left_out = {name: count for name, count in objects.items() if name not in labels}
         if self.left_out and (not skip_unknown or len(self.left_out) == len(objects)):
-            unknown = ", ".join(f"{shown(name)} ({count})" for name, count in sorted(self.left_out.items()))
+            unknown = ", ".join(f"{printable(name)} ({count})" for name, count in sorted(self.left_out.items()))
             unmet = sorted(set(model_names) - set(names))
             raise DataError(
                 f"The data set holds objects of classes that the model does not know: {unknown}. "
-                + (f"Only the model knows: {', '.join(map(shown, unmet))}. " if unmet else "")
+                + (f"Only the model knows: {', '.join(map(printable, unmet))}. " if unmet else "")
                 + "Names must be equal to the letter; rename them on one side, or give the data set that the model was "
                 "trained for."
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deformable_detr_refine import DeformableDetrRefineForObjectDetection, use_backend
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, use_backend
 
 
 @dataclass(frozen=True)

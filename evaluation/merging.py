@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
+from .evaluated_image import EvaluatedImage
 
 
 def merge_images(parts: Iterable[Iterable[EvaluatedImage]]) -> list[EvaluatedImage]:

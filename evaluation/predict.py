@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from deformable_detr_refine.conversion.usable_cores import usable_cores
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.data.sampling import EqualShapeBatches
-from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
+from deformable_detr_refine.machine import usable_cores
+
+from .evaluated_image import EvaluatedImage, evaluated_image
 
 TOP_K = 100
 MOST_WORKERS = 8

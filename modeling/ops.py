@@ -43,7 +43,7 @@ _TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # A plain global, which torch.compile understands.
 _requested: str | None = os.getenv("DDETR_BACKEND") or None
 # A copy of this file that travelled with a model's folder registers operators of its own, beside the package's.
-_NAMESPACE = __name__.rpartition(".")[0].replace(".", "_") or "deformable_detr_refine"
+_NAMESPACE = __name__.rpartition(".")[0].removesuffix(".modeling").replace(".", "_") or "deformable_detr_refine"
 
 
 def deformable_attention(

@@ -2,7 +2,7 @@
 
 PyTorch makes a pass over memory for each of them, and keeps a copy and a mask for backward. Here dropout is drawn anew
 in backward, from a seed that comes from torch's generator. What the functions compute is written out in plain PyTorch
-in tests/test_token_rows.py. Tensors are (rows, width), a row a token: contiguous, fp32, on the CPU.
+in tests/modeling/test_token_rows.py. Tensors are (rows, width), a row a token: contiguous, fp32, on the CPU.
 """
 
 import ctypes

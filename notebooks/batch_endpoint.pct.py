@@ -159,10 +159,10 @@ print(strict.stderr.strip().splitlines()[-1])
 # ## On Azure
 #
 # A batch endpoint calls `init` once and `run` with the names of a few files at a time; what `run` returns it appends to
-# `predictions.csv`. The script is `serving/score_batch.py`, called here as Azure calls it:
+# `predictions.csv`. The script is `serving/azure/score_batch.py`, called here as Azure calls it:
 
 # %%
-from deformable_detr_refine.serving import score_batch
+from deformable_detr_refine.serving.azure import score_batch
 
 os.environ["DDETR_MODEL"] = MODEL  # on Azure, the folder in which it puts the model
 score_batch.init()

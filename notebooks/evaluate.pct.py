@@ -46,9 +46,9 @@ assert ddetr(["evaluate", MODEL, DATA, "--split", "train", "--output", "output/e
 # gives holds detections and truth of an image, and no pixels; all that follows is computed from these.
 
 # %%
-from deformable_detr_refine.conversion.load_detector import load_detector
 from deformable_detr_refine.data import LabelMap, load_detection_data
 from deformable_detr_refine.evaluation.predict import predict
+from deformable_detr_refine.inference.load_detector import load_detector
 
 model, processor = load_detector(MODEL, "cpu")
 names = LabelMap.from_config(model.config).names
@@ -62,7 +62,7 @@ for image in images:
 # COCO's twelve figures, by pycocotools:
 
 # %%
-from deformable_detr_refine.evaluation.coco import coco_metrics
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 
 metrics = coco_metrics(images, names)
 {name: round(value, 3) for name, value in metrics.items() if name != "per_class"}
@@ -77,8 +77,14 @@ metrics = coco_metrics(images, names)
 import matplotlib.pyplot as plt
 import numpy as np
 
-from deformable_detr_refine.evaluation.curves import RECALLS, THRESHOLDS, best_threshold, f1_curve, precision_curve
-from deformable_detr_refine.evaluation.matching import match
+from deformable_detr_refine.evaluation.metrics.curves import (
+    RECALLS,
+    THRESHOLDS,
+    best_threshold,
+    f1_curve,
+    precision_curve,
+)
+from deformable_detr_refine.evaluation.metrics.matching import match
 
 matches = match(images)  # which detection found which object, at IoU 0.5, by COCO's rules
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
@@ -108,7 +114,7 @@ print(
 # truth has no box).
 
 # %%
-from deformable_detr_refine.evaluation.confusion import confusion_matrix
+from deformable_detr_refine.evaluation.metrics.confusion import confusion_matrix
 
 matrix = confusion_matrix(matches, names, best.threshold)
 figure, axes = plt.subplots(figsize=(4.6, 3.8), layout="constrained")
@@ -127,7 +133,7 @@ plt.show()
 # score: an object that is missed only above the threshold costs nothing there.
 
 # %%
-from deformable_detr_refine.evaluation.error_kinds import error_kinds
+from deformable_detr_refine.evaluation.metrics.error_kinds import error_kinds
 
 for kind, error in error_kinds(matches, names, best.threshold).items():
     print(f"{kind:16}{error.count:4}  costs {error.cost:.3f}")

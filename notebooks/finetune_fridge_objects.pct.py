@@ -52,7 +52,7 @@ Image.open("output/look/contact_sheet.jpg")
 
 # %%
 from deformable_detr_refine.data import load_detection_data
-from deformable_detr_refine.data.augmentation import training_transform
+from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.training.arguments import DataArguments, DetectionTrainingArguments, ModelArguments
 from deformable_detr_refine.training.dry_run import grid, picture
@@ -159,9 +159,9 @@ for name in ("AP", "AP50", "AP75", "AR100", *(f"AP_{name}" for name in data.labe
 
 # %%
 from deformable_detr_refine.data.row_image import row_image
-from deformable_detr_refine.evaluation.curves import best_threshold
-from deformable_detr_refine.evaluation.matching import match
-from deformable_detr_refine.evaluation.pictures import choose_images
+from deformable_detr_refine.evaluation.metrics.curves import best_threshold
+from deformable_detr_refine.evaluation.metrics.matching import match
+from deformable_detr_refine.evaluation.report.pictures import choose_images
 from deformable_detr_refine.training.mlflow_run import side_by_side
 
 evaluated = sorted(trainer.evaluated, key=lambda image: image.image_id)  # as `match` numbers them

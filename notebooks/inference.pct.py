@@ -81,7 +81,7 @@ detections.draw(image)
 # images have no box, so that a right answer may count as wrong: see the detector's card.)
 
 # %%
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
 
 detector = Detector(MODEL)
 coco = json.loads(Path("../samples/annotations/blood_cells.json").read_text())

@@ -30,10 +30,10 @@ from pathlib import Path
 import numpy as np
 
 from ddetr.default_model import default_model
-from deformable_detr_refine.conversion.load_detector import load_detector
-from deformable_detr_refine.evaluation.attention_plot import plot_query, plot_token
-from deformable_detr_refine.evaluation.inside import look_inside
-from deformable_detr_refine.evaluation.refinement_plot import plot_proposals, plot_refinement
+from deformable_detr_refine.evaluation.inside.attention_plot import plot_query, plot_token
+from deformable_detr_refine.evaluation.inside.inside import look_inside
+from deformable_detr_refine.evaluation.inside.refinement_plot import plot_proposals, plot_refinement
+from deformable_detr_refine.inference.load_detector import load_detector
 
 SAMPLES = "../samples"
 NAMES = ("BloodImage_00000", "BloodImage_00053", "BloodImage_00222")

@@ -188,7 +188,7 @@ print("ended with status", server.wait(timeout=120))
 # %% [markdown]
 # ## On Azure
 #
-# The same server and the same script (`serving/score.py`), in a container. `serving/deploy/` has the files:
+# The same server and the same script (`serving/azure/score.py`), in a container. `serving/deploy/` has the files:
 #
 # | file | what to change in it |
 # |---|---|

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from deformable_detr_refine.data.voc import read_voc_file
+from deformable_detr_refine.data.formats.voc import read_voc_file
 
 SAMPLES = Path(__file__).resolve().parent
 

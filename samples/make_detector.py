@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
-from deformable_detr_refine.conversion.model_folder import new_path
+from deformable_detr_refine.files import new_path
 
 SAMPLES = Path(__file__).resolve().parent / "images"
 PICTURES = ("BloodImage_00000.jpg", "BloodImage_00053.jpg", "BloodImage_00222.jpg")

@@ -14,7 +14,7 @@ import numpy as np
 import supervision as sv
 
 from deformable_detr_refine import load_image
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
 
 
 def main() -> None:

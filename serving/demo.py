@@ -4,8 +4,9 @@ import os
 import time
 from typing import Any
 
-from deformable_detr_refine import Detections, load_image
-from deformable_detr_refine.serving.detector import DetectionFailure, Detector
+from deformable_detr_refine.inference.detections import Detections
+from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+from deformable_detr_refine.modeling import load_image
 
 THRESHOLD = 0.3
 # Uploads and drawn pictures are deleted so many seconds after their last use.

@@ -16,7 +16,7 @@ from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from deformable_detr_refine.serving.limits import Limits
+from .limits import Limits
 
 MOST_REDIRECTS = 5
 AT_A_TIME = 8

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from goldens_mmdet import NO_DROPOUT, golden_config
+from support.goldens_mmdet import NO_DROPOUT, golden_config
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 

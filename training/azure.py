@@ -194,7 +194,7 @@ def main(words: Sequence[str]) -> None:
     run(made)
     if wants_model and made[2].process_index == 0:
         # The one thing that training takes from serving, which stands above it.
-        from deformable_detr_refine.serving.mlflow_model import export_mlflow
+        from deformable_detr_refine.inference.mlflow_model import export_mlflow
 
         export_mlflow(made[2].output_dir, folder)
 

@@ -7,12 +7,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deformable_detr_refine.boxes import cxcywh_to_xyxy
-from deformable_detr_refine.conversion.model_folder import new_path
 from deformable_detr_refine.data.examples import Examples
-from deformable_detr_refine.drawing import draw_boxes
-from deformable_detr_refine.training.arguments import DetectionTrainingArguments
-from deformable_detr_refine.training.rates import loader_rate, model_rate
+from deformable_detr_refine.files import new_path
+from deformable_detr_refine.inference.drawing import draw_boxes
+from deformable_detr_refine.modeling.boxes import cxcywh_to_xyxy
+
+from .arguments import DetectionTrainingArguments
+from .rates import loader_rate, model_rate
 
 PICTURES, COLUMNS = 9, 3
 

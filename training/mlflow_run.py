@@ -12,8 +12,8 @@ from PIL import Image
 from transformers import TrainerCallback, TrainingArguments
 
 from deformable_detr_refine.data.row_image import row_image
-from deformable_detr_refine.drawing import draw_boxes
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
+from deformable_detr_refine.inference.drawing import draw_boxes
 
 PICTURES = 4
 _SIDE = 640

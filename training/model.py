@@ -6,15 +6,16 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from deformable_detr_refine import (
+from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.inference.load_model import load_model
+from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
-from deformable_detr_refine.conversion.load_model import load_model
-from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.training.arguments import DataArguments, ModelArguments
-from deformable_detr_refine.training.surgery import transfer
+
+from .arguments import DataArguments, ModelArguments
+from .surgery import transfer
 
 
 def build_model(

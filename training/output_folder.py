@@ -4,8 +4,8 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
-from deformable_detr_refine.training.arguments import DetectionTrainingArguments
-from deformable_detr_refine.training.checkpoints import has_random_state, newest_whole_checkpoint
+from .arguments import DetectionTrainingArguments
+from .checkpoints import has_random_state, newest_whole_checkpoint
 
 SETTINGS_FILE = "settings.yaml"
 # What a dry run, a run that stopped before its first checkpoint, or a shell leave in the folder; a run writes over none

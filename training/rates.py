@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.sampling import OrientationSampler
-from deformable_detr_refine.training.arguments import DetectionTrainingArguments
+
+from .arguments import DetectionTrainingArguments
 
 LOADED_ROUNDS, LOADED_BATCHES, TRAINED_BATCHES = 3, 12, 3
 

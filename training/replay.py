@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
-from deformable_detr_refine.conversion.model_folder import new_path
+from deformable_detr_refine.files import new_path
+from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
 
 
 def save_batch(model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any, folder: Path, step: int) -> Path:

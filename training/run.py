@@ -7,19 +7,20 @@ from pathlib import Path
 
 import transformers
 
-from deformable_detr_refine.conversion.model_folder import new_path
-from deformable_detr_refine.data.augmentation import training_transform
-from deformable_detr_refine.data.defects import shown
+from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.examples import Examples
-from deformable_detr_refine.evaluation.azure_metrics import METRICS, AzureEvaluation, azure_metrics
-from deformable_detr_refine.training.arguments import DetectionTrainingArguments
-from deformable_detr_refine.training.mlflow_run import MlflowPictures, log_files, mlflow_run
-from deformable_detr_refine.training.model import build_model, build_processor
-from deformable_detr_refine.training.output_folder import SETTINGS_FILE, checkpoint_to_resume
-from deformable_detr_refine.training.run_data import read_run_data, usable_images
-from deformable_detr_refine.training.settings import Settings, settings_text
-from deformable_detr_refine.training.trainer import DetectionTrainer
+from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
+from deformable_detr_refine.files import new_path
+from deformable_detr_refine.messages import printable
+
+from .arguments import DetectionTrainingArguments
+from .mlflow_run import MlflowPictures, log_files, mlflow_run
+from .model import build_model, build_processor
+from .output_folder import SETTINGS_FILE, checkpoint_to_resume
+from .run_data import read_run_data, usable_images
+from .settings import Settings, settings_text
+from .trainer import DetectionTrainer
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -66,7 +67,7 @@ def run(settings: Settings) -> dict[str, float]:
     examples = Examples(found.train, processor, augmentation, args.seed)
     validation = Examples(found.validation, processor) if found.validation is not None else None
     if args.dry_run:
-        from deformable_detr_refine.training.dry_run import dry_run
+        from .dry_run import dry_run
 
         say(dry_run(model, examples, args, output))
         return {}
@@ -130,14 +131,16 @@ def _hold_metric(args: DetectionTrainingArguments, names: tuple[str, ...]) -> No
     known = ["loss", *COCO_METRICS, *METRICS[:3], *(f"AP_{name}" for name in names)]
     # The Trainer looks for it after every evaluation, whatever it is for.
     if args.metric_for_best_model and asked not in known:
-        raise ValueError(f"There is no metric_for_best_model {asked!r}; there are {', '.join(map(shown, known[:40]))}.")
+        raise ValueError(
+            f"There is no metric_for_best_model {asked!r}; there are {', '.join(map(printable, known[:40]))}."
+        )
 
 
 def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Path) -> None:
     from deformable_detr_refine.data.row_image import row_image
-    from deformable_detr_refine.evaluation.coco import coco_metrics
-    from deformable_detr_refine.evaluation.report import write_report
-    from deformable_detr_refine.evaluation.result_files import write_detections, write_metrics, write_per_class
+    from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
+    from deformable_detr_refine.evaluation.report.report import write_report
+    from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
 
     names, category_ids, images = data.label_map.names, data.label_map.category_ids, trainer.evaluated
     azure = AzureEvaluation(METRICS, trainer.args.iou_threshold, trainer.args.box_score_threshold)

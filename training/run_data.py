@@ -8,7 +8,6 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from deformable_detr_refine.data.damaged_images import damaged_images
 from deformable_detr_refine.data.defects import (
     SHOWN_DEFECTS,
     DataError,
@@ -16,11 +15,13 @@ from deformable_detr_refine.data.defects import (
     command_line_words,
     count_defects,
     refuse_losses,
-    shown,
 )
 from deformable_detr_refine.data.detection_data import DetectionData, split_every
-from deformable_detr_refine.data.load import load_detection_data
-from deformable_detr_refine.training.arguments import DataArguments
+from deformable_detr_refine.data.formats.load import load_detection_data
+from deformable_detr_refine.data.inspection.damaged_images import damaged_images
+from deformable_detr_refine.messages import printable
+
+from .arguments import DataArguments
 
 # Smaller images are left out of training, as in MMDetection (filter_cfg min_size).
 LEAST_SIDE = 32
@@ -144,7 +145,7 @@ def _too_thin(rows: Any, processor: Any) -> dict[int, Defect]:
     if refused:
         for index, (size, name) in enumerate(zip(sizes, rows["file_name"], strict=True)):
             if size in refused:
-                found[index] = Defect(TOO_THIN, shown(name), shown(name), refused[size], loses="image")
+                found[index] = Defect(TOO_THIN, printable(name), printable(name), refused[size], loses="image")
     return found
 
 

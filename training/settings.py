@@ -13,7 +13,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from deformable_detr_refine.training.arguments import DataArguments, DetectionTrainingArguments, ModelArguments
+from .arguments import DataArguments, DetectionTrainingArguments, ModelArguments
 
 _PLAIN = (str, int, float, bool, list, dict, Enum)
 # Not of the recipe: where this one run went on from, and what nobody else may read.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from deformable_detr_refine import DeformableDetrRefineForObjectDetection
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
 
 CLASS_HEADS = ("class_heads.", "model.first_stage.class_head.other_classes.")
 # The first stage's class channel 0 ranks the proposals, whatever the classes are.

@@ -30,7 +30,7 @@ def train_as(settings: Settings) -> dict[str, float]:
     args = settings[2]
     if args.save_as_mlflow_model and args.process_index == 0 and not args.dry_run:
         # The one thing that training takes from serving, which stands above it.
-        from deformable_detr_refine.serving.mlflow_model import export_mlflow
+        from deformable_detr_refine.inference.mlflow_model import export_mlflow
 
         export_mlflow(args.output_dir, Path(args.output_dir) / "mlflow", force=True)
     return metrics

@@ -15,21 +15,22 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput
 
-from deformable_detr_refine.conversion.model_folder import follow_umask
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
-from deformable_detr_refine.evaluation.azure_metrics import METRICS as AZURE_METRICS
-from deformable_detr_refine.evaluation.azure_metrics import AzureEvaluation, azure_metrics
-from deformable_detr_refine.evaluation.coco import coco_metrics
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
 from deformable_detr_refine.evaluation.merging import merge_images
+from deformable_detr_refine.evaluation.metrics.azure import METRICS as AZURE_METRICS
+from deformable_detr_refine.evaluation.metrics.azure import AzureEvaluation, azure_metrics
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 from deformable_detr_refine.evaluation.predict import TOP_K
-from deformable_detr_refine.training.arguments import DetectionTrainingArguments
-from deformable_detr_refine.training.ema import RAW_WEIGHTS, MovingAverage
-from deformable_detr_refine.training.optimizer import drops_at, parameter_groups, scaled_learning_rate
-from deformable_detr_refine.training.progress import DetectionLines, DetectionProgress
-from deformable_detr_refine.training.rates import training_order
-from deformable_detr_refine.training.replay import save_batch
+from deformable_detr_refine.files import follow_umask
+
+from .arguments import DetectionTrainingArguments
+from .ema import RAW_WEIGHTS, MovingAverage
+from .optimizer import drops_at, parameter_groups, scaled_learning_rate
+from .progress import DetectionLines, DetectionProgress
+from .rates import training_order
+from .replay import save_batch
 
 
 class DetectionTrainer(Trainer):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden_weights import GOLDENS, golden_state_dict
+from support.golden_weights import GOLDENS, golden_state_dict
 from torch import Tensor
 
 VARIANTS = ("plain", "refine", "refine_twostage")

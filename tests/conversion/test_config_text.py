@@ -3,8 +3,8 @@
 import pytest
 
 from deformable_detr_refine.conversion import CheckpointError
-from deformable_detr_refine.conversion.config_literals import Unknown
-from deformable_detr_refine.conversion.config_text import read_config_file, read_config_text
+from deformable_detr_refine.conversion.mmdet_config.literals import Unknown
+from deformable_detr_refine.conversion.mmdet_config.text import read_config_file, read_config_text
 
 
 def read(text):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.conversion import convert_mmdet_checkpoint, export_mmdet_checkpoint, open_checkpoint
-from deformable_detr_refine.conversion.mmdet_names import (
+from deformable_detr_refine.conversion.mmdet.names import (
     is_2x,
     name_2x_from_3x,
     name_3x_from_2x,
@@ -167,8 +167,8 @@ def test_azure_folder(converted, runner_checkpoint, save, tmp_path):
 @pytest.mark.parametrize("name", GOLDENS[3:])
 @pytest.mark.slow
 def test_the_real_size(name, tmp_path):
-    from golden_weights import GOLDENS as files
-    from golden_weights import golden_state_dict
+    from support.golden_weights import GOLDENS as files
+    from support.golden_weights import golden_state_dict
 
     weights = golden_state_dict(name)
     torch.save({"meta": {"cfg": (files / f"{name}_config.py").read_text()}, "state_dict": weights}, tmp_path / "x.pth")

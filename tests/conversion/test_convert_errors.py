@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from deformable_detr_refine.conversion import CheckpointError, convert_mmdet_checkpoint, export_mmdet_checkpoint
-from deformable_detr_refine.conversion.mmdet_names import name_2x_from_3x
-from deformable_detr_refine.conversion.model_folder import new_path
+from deformable_detr_refine.conversion.mmdet.names import name_2x_from_3x
+from deformable_detr_refine.files import new_path
 
 
 @pytest.fixture

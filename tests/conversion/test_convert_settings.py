@@ -3,12 +3,12 @@
 import pytest
 
 from deformable_detr_refine.conversion import CheckpointError
-from deformable_detr_refine.conversion.config_text import read_config_text
 from deformable_detr_refine.conversion.label_names import COCO_NAMES, choose_names, read_label_file
-from deformable_detr_refine.conversion.mmdet_config import describe_config
-from deformable_detr_refine.conversion.mmdet_settings import settle
-from deformable_detr_refine.conversion.mmdet_shapes import describe_shapes
-from deformable_detr_refine.conversion.mmdet_weights import unequal_copies
+from deformable_detr_refine.conversion.mmdet.settings import settle
+from deformable_detr_refine.conversion.mmdet.shapes import describe_shapes
+from deformable_detr_refine.conversion.mmdet.weights import unequal_copies
+from deformable_detr_refine.conversion.mmdet_config.facts import describe_config
+from deformable_detr_refine.conversion.mmdet_config.text import read_config_text
 
 
 @pytest.fixture

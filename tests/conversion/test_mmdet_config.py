@@ -1,13 +1,13 @@
 """What a config says about the model, in MMDetection 3.x's form and in 2.x's."""
 
 import pytest
-from golden_weights import GOLDENS
+from support.golden_weights import GOLDENS
 
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.conversion import CheckpointError
-from deformable_detr_refine.conversion.config_text import read_config_file, read_config_text
-from deformable_detr_refine.conversion.mmdet_config import describe_config
-from deformable_detr_refine.conversion.mmdet_config_writer import mmdet_config_text
+from deformable_detr_refine.conversion.mmdet_config.facts import describe_config
+from deformable_detr_refine.conversion.mmdet_config.text import read_config_file, read_config_text
+from deformable_detr_refine.conversion.mmdet_config.writer import mmdet_config_text
 
 TEXT_2X = """
 img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)

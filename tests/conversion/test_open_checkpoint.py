@@ -12,10 +12,10 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from golden_weights import GOLDENS
+from support.golden_weights import GOLDENS
 
 from deformable_detr_refine.conversion import CheckpointError, open_checkpoint
-from deformable_detr_refine.conversion.inert import NumpyArray, Record
+from deformable_detr_refine.conversion.checkpoints.inert import NumpyArray, Record
 
 HONEST = {
     "state_dict": OrderedDict(a=torch.arange(6.0).reshape(2, 3), half=torch.ones(2, dtype=torch.float16)),

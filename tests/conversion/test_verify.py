@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 from ddetr.main import main
 from ddetr.verify import sample_images
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
-from deformable_detr_refine.conversion import CheckpointError, convert_mmdet_checkpoint, verify_inputs
-from deformable_detr_refine.conversion.comparison import Difference
-from deformable_detr_refine.conversion.config_text import read_config_text
-from deformable_detr_refine.conversion.mmdet_environment import MMDETECTION, mmdet_folder, set_up_mmdet
-from deformable_detr_refine.conversion.mmdet_job import detector_settings
-from deformable_detr_refine.conversion.mmdet_names import name_2x_from_3x
-from deformable_detr_refine.conversion.mmdet_process import run_mmdet
-from deformable_detr_refine.conversion.our_predictions import Detector
-from deformable_detr_refine.conversion.verify_inputs import prepare
-from deformable_detr_refine.conversion.verify_report import OwnResize, Report, RoundTrip, SamePixels
+from deformable_detr_refine.conversion import CheckpointError, convert_mmdet_checkpoint
+from deformable_detr_refine.conversion.mmdet.names import name_2x_from_3x
+from deformable_detr_refine.conversion.mmdet_config.text import read_config_text
+from deformable_detr_refine.conversion.proof import inputs as verify_inputs
+from deformable_detr_refine.conversion.proof.environment import MMDETECTION, mmdet_folder, set_up_mmdet
+from deformable_detr_refine.conversion.proof.inputs import prepare
+from deformable_detr_refine.conversion.proof.job import detector_settings
+from deformable_detr_refine.conversion.proof.our_predictions import Detector
+from deformable_detr_refine.conversion.proof.process import run_mmdet
+from deformable_detr_refine.conversion.proof.report import OwnResize, Report, RoundTrip, SamePixels
+from deformable_detr_refine.inference.comparison import Difference
 
 SAME = Difference(
     starts=30, queries=30, logits=1e-6, boxes=1e-7, scores=0.0, box_pixels=1e-3, agreeing=100, at_the_cut=0,
@@ -161,7 +162,7 @@ def test_a_failure_of_mmdetection_tells_its_last_lines(tmp_path, monkeypatch):
     """Its log stands in a folder that is thrown away."""
     runner = tmp_path / "runner.py"
     runner.write_text("for n in range(20):\n    print('line', n, flush=True)\nprint()\nraise SystemExit('it broke')")
-    monkeypatch.setattr("deformable_detr_refine.conversion.mmdet_process._RUNNER", runner)
+    monkeypatch.setattr("deformable_detr_refine.conversion.proof.process._RUNNER", runner)
     with pytest.raises(ChildProcessError) as caught:
         run_mmdet(tmp_path, [], [], tmp_path)
     told = str(caught.value)

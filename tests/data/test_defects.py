@@ -12,8 +12,8 @@ from deformable_detr_refine.data.defects import (
     described,
     fault_text,
     refuse_losses,
-    shown,
 )
+from deformable_detr_refine.messages import printable
 
 NONE, NOT_FINITE, SWAPPED, NO_AREA, OUTSIDE, PARTLY = BoxFault
 
@@ -82,5 +82,5 @@ def test_values_out_of_a_data_set_are_shown_in_bounds():
         bomb = [bomb] * 9
     assert len(described(bomb)) <= 100
     assert len(described("x" * 10**7)) <= 100
-    assert len(shown("x" * 10**7)) == 100
+    assert len(printable("x" * 10**7)) == 100
     assert "\x1b" not in described({"\x1b[2J": "\n"})

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from http_server import serving
-from published_sets import bccd_files, fridge_files, zipped
+from support.http_server import serving
+from support.published_sets import bccd_files, fridge_files, zipped
 
 from ddetr.main import main
-from deformable_detr_refine.data import archive as archives
-from deformable_detr_refine.data import download
-from deformable_detr_refine.data.named_sets import NAMED_SETS, fetch_named_set
+from deformable_detr_refine.data.download import archive as archives
+from deformable_detr_refine.data.download import fetch as download
+from deformable_detr_refine.data.download.named_sets import NAMED_SETS, fetch_named_set
 
 ROOT = "odFridgeObjects/images"
 

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
-from deformable_detr_refine.boxes import cxcywh_to_xyxy
-from deformable_detr_refine.data.augmentation import training_transform
+from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.detection_data import features
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
+from deformable_detr_refine.modeling.boxes import cxcywh_to_xyxy
 
 datasets = pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train]")
 SIZE = {"shortest_edge": 120, "longest_edge": 200}

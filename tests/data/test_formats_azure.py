@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from data_sets import kinds, write_image
+from support.data_sets import kinds, write_image
 
 from deformable_detr_refine.data.defects import DataError
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.load import load_detection_data
 
 STORE = "azureml://subscriptions/1/resourcegroups/2/workspaces/3/datastores/workspaceblobstore/paths/LocalUpload/4/"
 

@@ -4,15 +4,25 @@ import json
 from pathlib import Path
 
 import pytest
-from data_sets import IDS, NAMES, SPLITS, coco_content, kinds, same_rows, write_coco_set, write_image, write_json
+from support.data_sets import (
+    IDS,
+    NAMES,
+    SPLITS,
+    coco_content,
+    kinds,
+    same_rows,
+    write_coco_set,
+    write_image,
+    write_json,
+)
 
-from deformable_detr_refine.data import json_stream
-from deformable_detr_refine.data.coco import read
 from deformable_detr_refine.data.defects import OUTSIDE_FOLDER as OUTSIDE
 from deformable_detr_refine.data.defects import UNREADABLE_ANNOTATION as UNREADABLE
 from deformable_detr_refine.data.defects import DataError
-from deformable_detr_refine.data.json_stream import stream_object
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats import json_stream
+from deformable_detr_refine.data.formats.coco import read
+from deformable_detr_refine.data.formats.json_stream import stream_object
+from deformable_detr_refine.data.formats.load import load_detection_data
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 

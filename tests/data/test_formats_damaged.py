@@ -4,14 +4,14 @@ import random
 from pathlib import Path
 
 import pytest
-from data_sets import write_coco_set
+from support.data_sets import write_coco_set
 
-from deformable_detr_refine.data.azure_jsonl import write_azure
-from deformable_detr_refine.data.coco import write_coco
 from deformable_detr_refine.data.defects import DataError
-from deformable_detr_refine.data.load import load_detection_data
-from deformable_detr_refine.data.voc import write_voc
-from deformable_detr_refine.data.yolo import write_yolo
+from deformable_detr_refine.data.formats.azure_jsonl import write_azure
+from deformable_detr_refine.data.formats.coco import write_coco
+from deformable_detr_refine.data.formats.load import load_detection_data
+from deformable_detr_refine.data.formats.voc import write_voc
+from deformable_detr_refine.data.formats.yolo import write_yolo
 
 WRITERS = {"coco": write_coco, "voc": write_voc, "azure": write_azure, "yolo": write_yolo}
 TEXTS = (".json", ".jsonl", ".xml", ".txt", ".yaml", "MLTable")

@@ -6,12 +6,12 @@ import datasets
 import huggingface_hub
 import numpy as np
 import pytest
-from data_sets import image_bytes, write_image
+from support.data_sets import image_bytes, write_image
 
-from deformable_detr_refine.data.box_form import box_form
 from deformable_detr_refine.data.defects import DataError
 from deformable_detr_refine.data.detection_data import features
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.box_form import box_form
+from deformable_detr_refine.data.formats.load import load_detection_data
 
 SIZE = (40, 30)
 BOXES = [[[1, 2, 10, 20], [5.5, 6, 30, 20]], [], [[0, 0, 40, 30]]]

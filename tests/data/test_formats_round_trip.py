@@ -5,17 +5,17 @@ import warnings
 
 import datasets
 import pytest
-from data_sets import SPLITS, kinds, same_rows, write_coco_set
+from support.data_sets import SPLITS, kinds, same_rows, write_coco_set
 
-from deformable_detr_refine.data.azure_jsonl import write_azure
-from deformable_detr_refine.data.coco import write_coco
 from deformable_detr_refine.data.defects import DataError
 from deformable_detr_refine.data.detection_data import DetectionData, features, split_every
-from deformable_detr_refine.data.hub import write_datasets
+from deformable_detr_refine.data.formats.azure_jsonl import write_azure
+from deformable_detr_refine.data.formats.coco import write_coco
+from deformable_detr_refine.data.formats.hub import write_datasets
+from deformable_detr_refine.data.formats.load import load_detection_data
+from deformable_detr_refine.data.formats.voc import write_voc
+from deformable_detr_refine.data.formats.yolo import write_yolo
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.data.load import load_detection_data
-from deformable_detr_refine.data.voc import write_voc
-from deformable_detr_refine.data.yolo import write_yolo
 
 # Writer, pixels that a box may move, and what the form has no place for.
 NO_IDS = ("image_id", "id")

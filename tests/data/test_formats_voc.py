@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from data_sets import kinds, voc_text, write_image, write_voc_set
+from support.data_sets import kinds, voc_text, write_image, write_voc_set
 
 from deformable_detr_refine.data.defects import AnnotationError, DataError
-from deformable_detr_refine.data.load import load_detection_data
-from deformable_detr_refine.data.voc import read_voc_file
+from deformable_detr_refine.data.formats.load import load_detection_data
+from deformable_detr_refine.data.formats.voc import read_voc_file
 
 FILES = {"10": [("can", 1, 2, 11, 22), ("jar", 0.5, 1, 40, 30)], "9": [], "100": [("can", 3, 3, 9, 9)]}
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from data_sets import kinds, write_image
+from support.data_sets import kinds, write_image
 
 from deformable_detr_refine.data.defects import DataError
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.load import load_detection_data
 
 SIZE = (40, 20)
 LABELS = {"1": "0 0.5 0.5 0.5 0.5\n2 0.25 0.5 0.5 1\n", "2": None, "10": "\n"}

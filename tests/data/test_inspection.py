@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from published_sets import SAMPLES, fridge_files
+from support.published_sets import SAMPLES, fridge_files
 
-from deformable_detr_refine.data.contact_sheet import CAPTION, MARGIN, TILE, contact_sheet
-from deformable_detr_refine.data.inspection import SIDES, SIZES, inspect, summarize
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.load import load_detection_data
+from deformable_detr_refine.data.inspection.contact_sheet import CAPTION, MARGIN, TILE, contact_sheet
+from deformable_detr_refine.data.inspection.inspection import SIDES, SIZES, inspect, summarize
 
 IMAGES = ("10", "11", "12", "13", "14")
 

@@ -1,12 +1,12 @@
 """One label map for the whole data set, made from the data, and kept with the model."""
 
 import pytest
-from data_sets import SPLITS, write_coco_set, write_voc_set
+from support.data_sets import SPLITS, write_coco_set, write_voc_set
 
 from deformable_detr_refine import DeformableDetrRefineConfig
 from deformable_detr_refine.data.defects import DataError
+from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.label_map import LabelMap, merge, read_label_map, write_label_map
-from deformable_detr_refine.data.load import load_detection_data
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import torch
 import yaml
 from torchvision import tv_tensors
 
-from deformable_detr_refine.data.augmentation import mmdet_recipe, training_transform
-from deformable_detr_refine.data.mmdet_pipeline import TRANSFORMS, mmdet_transforms, resizes
-from deformable_detr_refine.data.random_transforms import resized_shape
+from deformable_detr_refine.data.augmentation.mmdet_pipeline import TRANSFORMS, mmdet_transforms, resizes
+from deformable_detr_refine.data.augmentation.random_transforms import resized_shape
+from deformable_detr_refine.data.augmentation.recipe import mmdet_recipe, training_transform
 
 # train_pipeline of configs/deformable_detr/deformable-detr_r50_16xb2-50e_coco.py of MMDetection 3.1.0, as YAML.
 PASTED = """

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from evaluated_images import one_image, random_images
+from support.evaluated_images import one_image, random_images
 
-from deformable_detr_refine.evaluation.azure_metrics import METRICS, AzureEvaluation, azure_metrics
+from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
 
 pytest.importorskip("pycocotools")
 

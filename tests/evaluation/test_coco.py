@@ -7,10 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from evaluated_images import one_image, random_images
+from support.evaluated_images import one_image, random_images
 
-from deformable_detr_refine.evaluation.coco import coco_metrics
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 LIBRARIES = ("pycocotools", "faster_coco_eval")
@@ -165,7 +165,7 @@ def test_what_cannot_be_judged_is_refused():
 
 
 def test_without_a_library_the_package_is_named(monkeypatch):
-    monkeypatch.setattr("deformable_detr_refine.evaluation.coco.find_spec", lambda name: None)
+    monkeypatch.setattr("deformable_detr_refine.evaluation.metrics.coco.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "deformable-detr-refine\[train\]"'):
         coco_metrics([], NAMES)
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_detector import save_small_detector
+from support.small_detector import save_small_detector
 
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection, use_backend
-from deformable_detr_refine.conversion.load_model import load_model
 from deformable_detr_refine.evaluation.cost import model_cost
 from deformable_detr_refine.evaluation.timing import interleaved
+from deformable_detr_refine.inference.load_model import load_model
 
 HEIGHT, WIDTH = 96, 160
 

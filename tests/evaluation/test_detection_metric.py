@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluated_images import random_images
+from support.evaluated_images import random_images
 
 from deformable_detr_refine.evaluation import metric_path
-from deformable_detr_refine.evaluation.coco import coco_metrics
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 
 evaluate = pytest.importorskip("evaluate")
 
@@ -97,7 +97,7 @@ def test_its_imports_are_one_a_line():
 
 
 def test_its_example(metric):
-    from deformable_detr_refine.evaluation import detection_metric
+    from deformable_detr_refine.evaluation.metrics import detection_metric
 
     example = doctest.DocTestParser().get_doctest(detection_metric.INPUTS, {}, "inputs", None, None)
     assert example.examples

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_detector import save_small_detector
+from support.small_detector import save_small_detector
 
 from ddetr.default_model import default_model
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
-from deformable_detr_refine.attention import DeformableAttention
-from deformable_detr_refine.conversion.load_detector import load_detector
-from deformable_detr_refine.evaluation.attention_plot import plot_query, plot_token
-from deformable_detr_refine.evaluation.inside import Looks, look_inside
-from deformable_detr_refine.evaluation.panels import DPI, PANEL, Panels, whole, window_around
-from deformable_detr_refine.evaluation.refinement_plot import plot_proposals, plot_refinement
+from deformable_detr_refine.evaluation.inside.attention_plot import plot_query, plot_token
+from deformable_detr_refine.evaluation.inside.inside import Looks, look_inside
+from deformable_detr_refine.evaluation.inside.panels import DPI, PANEL, Panels, whole, window_around
+from deformable_detr_refine.evaluation.inside.refinement_plot import plot_proposals, plot_refinement
+from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.modeling.attention import DeformableAttention
 
 # Padded into one batch, they fill its width or its height only.
 SIZES = [(120, 60), (60, 100)]

@@ -3,10 +3,10 @@
 import pickle
 
 import pytest
-from evaluated_images import one_image, random_images
+from support.evaluated_images import one_image, random_images
 
-from deformable_detr_refine.evaluation.coco import coco_metrics
 from deformable_detr_refine.evaluation.merging import merge_images
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])

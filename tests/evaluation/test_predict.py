@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_detector import save_small_detector
+from support.small_detector import save_small_detector
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
-from deformable_detr_refine.conversion.load_detector import load_detector
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.evaluation.predict import predict
+from deformable_detr_refine.inference.load_detector import load_detector
 
 SIZES = [(90, 60), (60, 90), (90, 60), (80, 80), (60, 90), (90, 60), (90, 60)]
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from evaluated_images import one_image, random_images
 from PIL import Image
+from support.evaluated_images import one_image, random_images
 
-from deformable_detr_refine.evaluation import report
-from deformable_detr_refine.evaluation.coco import coco_metrics
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
-from deformable_detr_refine.evaluation.matching import match
-from deformable_detr_refine.evaluation.pictures import BEST, SIDE, WORST, choose_images
-from deformable_detr_refine.evaluation.report import CONFUSIONS, IN_MATRIX, write_report
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
+from deformable_detr_refine.evaluation.metrics.matching import match
+from deformable_detr_refine.evaluation.report import report
+from deformable_detr_refine.evaluation.report.pictures import BEST, SIDE, WORST, choose_images
+from deformable_detr_refine.evaluation.report.report import CONFUSIONS, IN_MATRIX, write_report
 
 NAMES = ("a", "b", "c", "d")
 VOID = {"meta", "img", "input", "br"}

@@ -4,19 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
-from evaluated_images import one_image, random_images
+from support.evaluated_images import one_image, random_images
 
-from deformable_detr_refine.evaluation.coco import coco_metrics
-from deformable_detr_refine.evaluation.confusion import confusion_matrix
-from deformable_detr_refine.evaluation.curves import (
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
+from deformable_detr_refine.evaluation.metrics.confusion import confusion_matrix
+from deformable_detr_refine.evaluation.metrics.curves import (
     THRESHOLDS,
     TOLERANCE,
     best_threshold,
     f1_curve,
     precision_curve,
 )
-from deformable_detr_refine.evaluation.error_kinds import KINDS, box_kinds, error_kinds
-from deformable_detr_refine.evaluation.matching import NONE, ON_CROWD, match
+from deformable_detr_refine.evaluation.metrics.error_kinds import KINDS, box_kinds, error_kinds
+from deformable_detr_refine.evaluation.metrics.matching import NONE, ON_CROWD, match
 
 NAMES = ("a", "b", "c", "d")
 seeds = pytest.mark.parametrize("seed", range(4))

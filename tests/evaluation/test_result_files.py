@@ -4,11 +4,11 @@ import csv
 import json
 
 import numpy as np
-from evaluated_images import one_image, random_images
+from support.evaluated_images import one_image, random_images
 
-from deformable_detr_refine.evaluation.azure_metrics import azure_metrics
-from deformable_detr_refine.evaluation.coco import coco_metrics
-from deformable_detr_refine.evaluation.result_files import write_detections, write_metrics, write_per_class
+from deformable_detr_refine.evaluation.metrics.azure import azure_metrics
+from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
+from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
 
 
 def test_metrics_come_back(tmp_path):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from deformable_detr_refine import c_library, ops_c
-from deformable_detr_refine.ops_reference import deformable_attention_reference
+from deformable_detr_refine.modeling import c_library, ops_c
+from deformable_detr_refine.modeling.ops_reference import deformable_attention_reference
 
 STRANGE = [torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1.0, -1.0, 1e-40, 1e30, -1e30, 3.4e38, 2.0**31, -(2.0**31), 0.5]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_detector import save_small_detector
+from support.small_detector import save_small_detector
 
 from ddetr.main import main
-from deformable_detr_refine.serving.batch import TooManyErrors, run_batch
-from deformable_detr_refine.serving.batch_workers import run_here
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.serving.batch.run import TooManyErrors, run_batch
+from deformable_detr_refine.serving.batch.workers import run_here
 
 COUNT = 20
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deformable_detr_refine.serving.batch_input import open_input, shard_size
-from deformable_detr_refine.serving.detector import DetectionFailure
+from deformable_detr_refine.inference.detector import DetectionFailure
+from deformable_detr_refine.serving.batch.input import open_input, shard_size
 
 COUNT = 21
 

@@ -4,14 +4,14 @@ import zipfile
 
 import pytest
 import torch
-from goldens_mmdet import VARIANTS
-from small_detector import save_small_detector, small_config
+from support.goldens_mmdet import VARIANTS
+from support.small_detector import save_small_detector, small_config
 
 from ddetr.main import main
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image, use_backend
-from deformable_detr_refine.serving.detector import Detector
-from deformable_detr_refine.serving.torch_export import load_torch
-from deformable_detr_refine.serving.tracing import trace
+from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.serving.export.torch_export import load_torch
+from deformable_detr_refine.serving.export.tracing import trace
 
 # (batch, height, width), none of them the example's; the last is as low as a program takes.
 SHAPES = [(1, 200, 333), (3, 97, 131), (2, 65, 256)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
 
 pytest.importorskip("gradio", reason='pip install "deformable-detr-refine[demo]"')
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import deformable_detr_refine.serving
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
 
-HANDLER = Path(deformable_detr_refine.serving.__file__).with_name("handler.py")
+HANDLER = Path(deformable_detr_refine.serving.__file__).parent / "hub" / "handler.py"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_an_endpoint_needs_the_repository_only(saved, tmp_path, photo):
 
 
 def test_a_batch_endpoint_scores_files_and_tables(saved, samples, tmp_path, monkeypatch, photo):
-    from deformable_detr_refine.serving import score_batch
+    from deformable_detr_refine.serving.azure import score_batch
 
     monkeypatch.setenv("AZUREML_MODEL_DIR", str(saved))
     monkeypatch.setenv("DDETR_DEVICE", "cpu")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from deformable_detr_refine import Detections
-from deformable_detr_refine.serving.azure_schema import Request, RequestError, parse_request, read_images, respond
-from deformable_detr_refine.serving.detector import DetectionFailure
+from deformable_detr_refine.inference.detector import DetectionFailure
+from deformable_detr_refine.serving.azure.schema import Request, RequestError, parse_request, read_images, respond
 from deformable_detr_refine.serving.limits import Limits
 
 LIMITS = Limits(images=3, request_bytes=10_000)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_server import serving
-from small_detector import save_small_detector
+from support.http_server import serving
+from support.small_detector import save_small_detector
 
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
 
 pytestmark = pytest.mark.slow
 
@@ -269,7 +269,7 @@ def test_the_server_starts_by_itself_as_in_azures_containers(python, model, phot
     """`azmlinfsrv` with the scoring script, the model found in the folder that Azure mounts."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = Path(sys.modules["deformable_detr_refine.serving"].__file__).with_name("score.py")
+    script = Path(sys.modules["deformable_detr_refine.serving"].__file__).parent / "azure" / "score.py"
     command = [python, "-m", "azureml_inference_server_http", "--entry_script", str(script)]
     environment = os.environ | {"AZUREML_MODEL_DIR": str(model.parent), "DDETR_DEVICE": "cpu", "DDETR_CORES": "1"}
     with (tmp_path / "log").open("w") as log:

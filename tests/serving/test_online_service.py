@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from http_server import serving
+from support.http_server import serving
 
 from deformable_detr_refine import load_image
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.serving.azure.service import Service, find_model, load_service
 from deformable_detr_refine.serving.limits import Limits
-from deformable_detr_refine.serving.service import Service, find_model, load_service
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from http_server import serving
+from support.http_server import serving
 
 from deformable_detr_refine.serving import safe_urls
 from deformable_detr_refine.serving.limits import Limits

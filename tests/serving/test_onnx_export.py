@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_detector import save_small_detector
+from support.small_detector import save_small_detector
 
 from ddetr.main import main
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image
-from deformable_detr_refine.conversion.comparison import Found, compare_found
-from deformable_detr_refine.serving.detector import DetectionFailure, Detector
-from deformable_detr_refine.serving.proof import ProofError, Samples
+from deformable_detr_refine.inference.comparison import Found, compare_found
+from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+from deformable_detr_refine.serving.export.proof import ProofError, Samples
 
 EXTRA = "pip install deformable-detr-refine[onnx]"
 onnx = pytest.importorskip("onnx", reason=EXTRA)
 pytest.importorskip("onnxscript", reason=EXTRA)
 pytest.importorskip("onnxruntime", reason=EXTRA)
 
-from deformable_detr_refine.serving import onnx_export  # noqa: E402
-from deformable_detr_refine.serving.onnx_detector import load_onnx  # noqa: E402
+from deformable_detr_refine.inference.onnx_detector import load_onnx  # noqa: E402
+from deformable_detr_refine.serving.export import onnx_export  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_an_image_that_is_too_small_fails_alone(written, samples, saved):
 
 FORKED = """
 import os, sys
-from deformable_detr_refine.serving.detector import Detector
+from deformable_detr_refine.inference.detector import Detector
 detector = Detector(sys.argv[1], threads=2)  # ONNX Runtime has started its threads
 if child := os.fork():
     os.waitpid(child, 0)
@@ -187,7 +187,7 @@ def test_an_invalid_file_is_not_written(saved, photos, tmp_path, without_tracing
 @pytest.mark.slow
 def test_another_average_precision_is_refused(samples):
     pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train]")
-    from deformable_detr_refine.serving.proof_data import matching_samples
+    from deformable_detr_refine.serving.export.proof_data import matching_samples
 
     network = Detector(samples.parent / "blood-cells", "cpu").network
     # Of other shapes than the images of cells.

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_server import TOKEN, Hub, hub_server
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from support.hub_server import TOKEN, Hub, hub_server
 
 from ddetr.main import main
 from deformable_detr_refine import (
@@ -23,7 +23,7 @@ from deformable_detr_refine import (
     DeformableDetrRefineImageProcessor,
     load_image,
 )
-from deformable_detr_refine.serving.push import push
+from deformable_detr_refine.serving.hub.push import push
 
 NAME = "someone/cells"
 METRICS = {

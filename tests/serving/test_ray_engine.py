@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_detector import save_small_detector
+from support.small_detector import save_small_detector
 
-from deformable_detr_refine.serving.batch import run_batch
+from deformable_detr_refine.serving.batch.run import run_batch
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason='pip install "deformable-detr-refine[ray]"')
 
-from deformable_detr_refine.serving.ray_engine import run_on_ray  # noqa: E402
+from deformable_detr_refine.serving.batch.ray_engine import run_on_ray  # noqa: E402
 
 COUNT = 96
 

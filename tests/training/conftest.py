@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from training_runs import SETTINGS, TRAIN_BOXES, VALIDATION_BOXES, write_split
+from support.training_runs import SETTINGS, TRAIN_BOXES, VALIDATION_BOXES, write_split
 
 
 @pytest.fixture(scope="session")

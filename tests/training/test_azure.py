@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deformable_detr_refine.data.detection_data import DetectionData
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.training.azure import our_settings, read_parameters
 from deformable_detr_refine.training.settings import read_settings
 

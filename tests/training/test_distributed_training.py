@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from training_runs import history, largest_difference, launch, run, weights
+from support.training_runs import history, largest_difference, launch, run, weights
 
 from deformable_detr_refine.training.checkpoints import has_random_state, newest_whole_checkpoint
 

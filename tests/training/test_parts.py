@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_detector import small_config
+from support.small_detector import small_config
 from torch import nn
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection

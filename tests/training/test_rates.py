@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_detector import small_config
+from support.small_detector import small_config
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.data.examples import Examples
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.training.dry_run import dry_run
 from deformable_detr_refine.training.rates import TRAINED_BATCHES, loader_rate, model_rate, training_order
 

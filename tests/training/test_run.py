@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training_runs import COLOURS, SETTINGS, TRAIN_BOXES, VALIDATION_BOXES, history, largest_difference, weights
+from support.training_runs import COLOURS, SETTINGS, TRAIN_BOXES, VALIDATION_BOXES, history, largest_difference, weights
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor

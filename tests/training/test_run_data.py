@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from training_runs import SIZE, TRAIN_BOXES
+from support.training_runs import SIZE, TRAIN_BOXES
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
-from deformable_detr_refine.data.damaged_images import damaged_images
-from deformable_detr_refine.data.load import load_detection_data
+from deformable_detr_refine.data.formats.load import load_detection_data
+from deformable_detr_refine.data.inspection.damaged_images import damaged_images
 from deformable_detr_refine.training.arguments import DataArguments
 from deformable_detr_refine.training.run_data import read_run_data, usable_images
 

@@ -1,0 +1,1 @@
+"""MMDetection: names, shapes, settings and weights, in and out."""

@@ -1,0 +1,1 @@
+"""The proof of a conversion: the real MMDetection beside this package, compared."""

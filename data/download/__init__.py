@@ -1,0 +1,1 @@
+"""Published data sets, whole or not at all."""

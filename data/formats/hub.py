@@ -1,0 +1,293 @@
+"""Data sets of the `datasets` library: objects, saved folders, parquet files, the Hub's."""
+
+import os
+import re
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling.image_io import is_url
+
+from ..defects import ABSENT_IMAGE, BOX_FORM, OUTSIDE_FOLDER, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, DataError
+from ..detection_data import DetectionData, import_datasets
+from ..label_map import LabelMap, read_label_map, write_label_map
+from .box_form import box_form
+from .image_files import image_size
+from .new_images import new_data_folder, rows_of
+from .split_columns import SplitColumns, is_whole, to_box
+from .split_names import by_split, standard_split
+
+if TYPE_CHECKING:
+    import datasets
+
+HUB = "hub:"
+LABEL_MAP = "label_map.json"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_OBJECTS = ("objects", "annotations", "object")
+_BOXES = ("bbox", "bboxes", "boxes", "box")
+_CATEGORIES = ("category", "category_id", "categories", "label", "labels", "class", "classes", "class_id")
+_AREAS, _CROWDS, _IDS = ("area", "areas"), ("iscrowd", "is_crowd"), ("id", "ids", "bbox_id")
+_FILE_NAMES = ("file_name", "filename", "image_path", "path")
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether this may be the name of a data set of the Hub.
+
+    Example:
+        >>> [is_hub_name(name) for name in ("hub:me/cats", "me/cats", "me/cats@v1", "data/sets/cats", "cats")]
+        [True, True, True, False, False]
+    """
+    return source.startswith(HUB) or _HUB_NAME.fullmatch(source) is not None
+
+
+def open_hub(source: str) -> "dict[str, datasets.Dataset]":
+    """The splits of a data set of the Hub, `OWNER/NAME` or `OWNER/NAME@REVISION`.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    datasets = import_datasets()
+    name, _, revision = source.removeprefix(HUB).partition("@")
+    try:
+        # Scripts and pickles of a repository are refused by `datasets` itself.
+        return from_datasets(datasets.load_dataset(name, revision=revision or None))
+    except DataError:
+        raise
+    except Exception as error:  # it raises its own, huggingface_hub's and the network's
+        reason = printable(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 300)
+        raise DataError(
+            f"There is no path {source}, and as a data set of the Hub it does not open: {reason}"
+        ) from error
+
+
+def from_datasets(given: Any) -> "dict[str, datasets.Dataset]":
+    """The splits of a `datasets` object."""
+    datasets = import_datasets()
+    if isinstance(given, datasets.Dataset):
+        return by_split([(str(given.split or "train"), given)])
+    if isinstance(given, Mapping) and all(isinstance(part, datasets.Dataset) for part in given.values()):
+        return by_split((str(name), part) for name, part in given.items())
+    raise DataError(f"A data set is a path, hub:OWNER/NAME, a Dataset or a DatasetDict, not {type(given).__name__}.")
+
+
+def find(source: Path) -> "dict[str, datasets.Dataset]":
+    """The splits of a folder that `datasets` saved, of parquet files, or of images with metadata; else none."""
+    datasets = import_datasets()
+    try:
+        if source.is_file():
+            files = [source] if source.suffix == ".parquet" else []
+        else:
+            if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
+                return from_datasets(datasets.load_from_disk(str(source)))
+            if any((folder / name).is_file() for name in _METADATA for folder in (source, *_split_folders(source))):
+                return from_datasets(datasets.load_dataset("imagefolder", data_dir=str(source)))
+            files = sorted(file for folder in (source, source / "data") for file in folder.glob("*.parquet"))
+            files = files or sorted(source.glob("*/*.parquet"))
+        if not files:
+            return {}
+        names = dict.fromkeys(_parquet_split(file, source) for file in files)
+        by_name = {name: [str(file) for file in files if _parquet_split(file, source) == name] for name in names}
+        return from_datasets(datasets.load_dataset("parquet", data_files=by_name))
+    except DataError:
+        raise
+    except Exception as error:  # damaged files: pyarrow's and its own many kinds
+        raise DataError(f"{source} does not open as a data set of `datasets`: {printable(str(error), 300)}") from error
+
+
+def read(split: str, found: "datasets.Dataset", root: Path | None, source: str = "") -> SplitColumns:
+    """Reads a data set with an image column and `objects` of boxes and categories, the Hub's usual form.
+
+    Args:
+        split: its name.
+        found: it.
+        root: the folder it was read from, outside which no image is opened; None for objects and the Hub, whose images
+            may be anywhere.
+        source: its name in messages.
+
+    Raises:
+        DataError: it has another form.
+    """
+    datasets = import_datasets()
+    image_column = _column(found, ("image", "images", "img"), "image", source)
+    objects = _column(found, _OBJECTS, "objects", source)
+    columns = SplitColumns(split)
+    images = found.with_format(None).select_columns([image_column])
+    images = images.rename_column(image_column, "image") if image_column != "image" else images
+    columns.images = images.cast_column("image", datasets.Image(decode=False))
+    where = f"{source or root}/{split}"
+    sizes = _add_images(columns, found.with_format(None), where, root)
+    _add_objects(columns, found.with_format(None).select_columns([objects]), sizes, where)
+    _name_categories(columns, found.features[objects], root)
+    return columns
+
+
+def write_datasets(data: DetectionData, folder: str | Path) -> None:
+    """Saves the splits as `datasets` does, images included, with label_map.json for the category ids; nothing is lost.
+
+    Args:
+        data: a data set.
+        folder: a new or empty folder.
+
+    Raises:
+        DataError: there is something in the folder.
+    """
+    with new_data_folder(folder) as new:
+        data.splits.save_to_disk(str(new))
+        write_label_map(data.label_map, new / LABEL_MAP)
+
+
+def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, root: Path | None) -> np.ndarray:
+    """Adds the images, and gives their sizes, (N, 2) width and height; 0 for one that cannot be used."""
+
+    def stated(names: tuple[str, ...]) -> list:
+        name = next((name for name in names if name in found.column_names), None)
+        return [None] * len(found) if name is None else found[name][:]
+
+    rows = zip(*map(stated, (("width",), ("height",), ("image_id",), _FILE_NAMES)), strict=True)
+    sizes = np.zeros((len(found), 2), np.int64)
+    for row, ((width, height, image_id, name), (path, data)) in enumerate(zip(rows, _images(columns), strict=True)):
+        name = str(name or os.path.basename(path or "") or f"{row:06d}")
+        problem = None if data.is_valid else _path_problem(path, root)
+        if problem is None and not (is_whole(width) and is_whole(height) and width > 0 and height > 0):
+            try:
+                if not data.is_valid and is_url(path):
+                    raise DataError("the row states no width and height, and images behind URLs are not fetched.")
+                width, height = image_size(data.as_py() if data.is_valid else path)
+            except DataError as error:
+                problem = UNREADABLE_IMAGE, str(error).rstrip(".")
+        if problem is not None:
+            columns.add_defect(problem[0], row, problem[1], file=where, image=name, loses="image")
+        else:
+            sizes[row] = width, height
+        columns.add_image(name, None if problem else path or name, *sizes[row].tolist(), where, image_id)
+    return sizes
+
+
+def _images(columns: SplitColumns) -> "Iterator[tuple[str | None, Any]]":
+    """Path and bytes (an arrow scalar, so that they stay where they are) of each image."""
+    for batch in columns.images.with_format("arrow").iter(batch_size=100):
+        for chunk in batch["image"].chunks:
+            fields = dict(zip(chunk.type.names, chunk.flatten(), strict=True))
+            yield from zip(fields["path"].to_pylist(), fields["bytes"], strict=True)
+
+
+def _path_problem(path: str | None, root: Path | None) -> tuple[str, str] | None:
+    """Kind of defect and text, when the image of this path may not or cannot be opened."""
+    if not path:
+        return UNREADABLE_IMAGE, "the row has no image"
+    if is_url(path):
+        return None
+    if root is not None and not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
+        text = (
+            f"the image {printable(path)} lies outside the folder {root}; if that is meant, open it with "
+            "the datasets library and give the object"
+        )
+        return OUTSIDE_FOLDER, text
+    return None if os.path.isfile(path) else (ABSENT_IMAGE, f"there is no image file {printable(path)}")
+
+
+def _add_objects(columns: SplitColumns, found: "datasets.Dataset", sizes: np.ndarray, where: str) -> None:
+    """Adds the boxes; their form is decided over all of them."""
+    numbers = array("d")
+    entries: list[tuple] = []  # row, category, area, crowd, id
+    for row, item in enumerate(next(iter(content.values())) for content in rows_of(found)):
+        item = _as_lists(item)
+        boxes = _values(item, _BOXES) or []
+        categories = _values(item, _CATEGORIES)
+        if categories is None or len(categories) != len(boxes):
+            if len(boxes):
+                text = f"{len(boxes)} boxes do not go with {len(categories or [])} categories"
+                name = columns.file_names[row]
+                columns.add_defect(UNREADABLE_ANNOTATION, row, text, file=where, image=name, loses="image")
+                columns.lose_image(row)
+            continue
+        others = [_values(item, names) or [None] * len(boxes) for names in (_AREAS, _CROWDS, _IDS)]
+        for box, category, *rest in zip(boxes, categories, *others, strict=True):
+            try:
+                numbers.extend(to_box(box))
+            except ValueError as error:
+                name = columns.file_names[row]
+                columns.add_defect(UNREADABLE_ANNOTATION, row, f"bbox: {error}", file=where, image=name)
+                continue
+            entries.append((row, category, *rest))
+    boxes = np.frombuffer(numbers, np.float64).reshape(-1, 4)
+    boxes = _as_xywh(columns, boxes, sizes[[entry[0] for entry in entries]], [entry[2] for entry in entries], where)
+    for box, (row, category, area, crowd, box_id) in zip(boxes, entries, strict=True):
+        columns.add_box(row, array("d", box), category, row, area, crowd, box_id)
+
+
+def _as_xywh(columns: SplitColumns, boxes: np.ndarray, sizes: np.ndarray, areas: list, where: str) -> np.ndarray:
+    there = (sizes > 0).all(1)
+    known = np.array([np.nan if area is None else area for area in areas], np.float64)
+    try:
+        form = box_form(boxes[there], sizes[there], None if np.isnan(known).any() else known[there])
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    if form == "either":
+        text = "the boxes are taken for x, y, width, height, but as corners they would all lie in their images"
+        columns.add_defect(BOX_FORM, 0, text, file=where, loses="")
+    if form == "xyxy":
+        text = "the boxes are taken for corners x0, y0, x1, y1: as x, y, width, height they cannot be meant"
+        columns.add_defect(BOX_FORM, 0, text, file=where, loses="")
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return boxes
+
+
+def _as_lists(item: Any) -> dict[str, list]:
+    """The objects of a row as a dict of lists, also where they are a list of dicts."""
+    if isinstance(item, list):
+        keys = item[0].keys() if item else ()
+        return {key: [entry[key] for entry in item] for key in keys}
+    return item or {}
+
+
+def _values(item: dict[str, list], names: tuple[str, ...]) -> list | None:
+    return next((item[name] for name in names if item.get(name) is not None), None)
+
+
+def _name_categories(columns: SplitColumns, feature: Any, root: Path | None) -> None:
+    """Gives the categories their names: those of a ClassLabel, their own, or their number."""
+    datasets = import_datasets()
+    fields = getattr(feature, "feature", feature)  # a list of dicts, or a dict of lists
+    category = next((fields[name] for name in _CATEGORIES if name in fields), None)
+    category = getattr(category, "feature", category)
+    if isinstance(category, datasets.ClassLabel):
+        columns.category_names = dict(enumerate(category.names))
+        columns.declared = LabelMap(tuple(category.names))
+        if root is not None and (root / LABEL_MAP).is_file():
+            known = read_label_map(root / LABEL_MAP)
+            columns.declared = known if known.names == columns.declared.names else columns.declared
+        return
+    used = columns.used_keys
+    if used and all(is_whole(key) for key in used):
+        ids = tuple(sorted(used))
+        columns.category_names = {number: str(number) for number in ids}
+        columns.declared = LabelMap(tuple(str(number) for number in ids), ids)
+        return
+    columns.category_names = {key: key.strip() for key in used if isinstance(key, str) and key.strip()}
+
+
+def _column(found: "datasets.Dataset", names: tuple[str, ...], what: str, source: str) -> str:
+    if (name := next((name for name in names if name in found.column_names), None)) is None:
+        raise DataError(
+            f"{source} has no column {what!r}, but {', '.join(map(printable, found.column_names[:8]))}. Detection data "
+            "are a column image and a column objects with bbox (x, y, width, height in pixels) and category."
+        )
+    return name
+
+
+def _split_folders(source: Path) -> list[Path]:
+    return [path for path in source.iterdir() if path.is_dir() and standard_split(path.name)]
+
+
+def _parquet_split(file: Path, source: Path) -> str:
+    """The split of `train-00000-of-00002.parquet`, or of the folder that a file is in."""
+    return standard_split(file.stem) or standard_split(file.parent.name if file.parent != source else "") or "train"
+
+
+__all__ = ["LABEL_MAP", "find", "from_datasets", "is_hub_name", "open_hub", "read", "write_datasets"]

@@ -1,0 +1,126 @@
+"""Opens a data set of any known form, found by looking."""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..defects import DataError, refuse_losses
+from ..detection_data import DetectionData, import_datasets
+from ..label_map import LabelMap, merge
+from . import azure_jsonl, coco, hub, voc, yolo
+from .split_columns import SplitColumns
+from .split_names import standard_split
+
+if TYPE_CHECKING:
+    import datasets
+
+# The order decides for a folder that looks like several.
+FORMATS: dict[str, ModuleType] = {"azure": azure_jsonl, "yolo": yolo, "voc": voc, "coco": coco, "datasets": hub}
+_FOLDERS_DOWN = 3
+
+
+def load_detection_data(
+    source: "str | os.PathLike | datasets.Dataset | datasets.DatasetDict",
+    split: str | None = None,
+    label_map: LabelMap | None = None,
+    defects: Literal["error", "skip"] = "error",
+) -> DetectionData:
+    """Opens a detection data set; its form is found by looking.
+
+    Args:
+        source: a folder or file of COCO JSON, Pascal VOC, YOLO, or Azure's MLTable with JSONL; a folder that
+            `datasets` saved, or of parquet files; `hub:OWNER/NAME` for a data set of the Hub (OWNER/NAME alone does
+            when there is no such path); or a `datasets` object.
+        split: only this one (`val` finds validation); without it all.
+        label_map: the classes to use, as those of a trained model; objects of other classes are a defect. Without it
+            the classes of all splits of the data are taken together.
+        defects: "error" raises when an object or an image would be lost; "skip" leaves those out, clips boxes that
+            stand over the edge of their image, and notes all of it in the result's `defects`.
+
+    Returns:
+        The data in the canonical form; boxes x, y, width, height in pixels of the upright original image.
+
+    Raises:
+        FileNotFoundError: there is nothing at this path.
+        DataError: its form is not known, or it has defects; the message says where and what to do.
+    """
+    if defects not in ("error", "skip"):
+        raise ValueError(f'defects is {defects!r}, expected "error" or "skip".')
+    import_datasets()
+    name, form, read_split, found = _find(source)
+    wanted = list(found) if split is None else [_choose(split, found, name)]
+    # The classes of all splits count, so all are read, unless the classes are known.
+    columns = {key: read_split(key) for key in (wanted if label_map else found)}
+    try:
+        label_map = label_map or merge(
+            {key: part.declared for key, part in columns.items()},
+            (used for part in columns.values() for used in part.used_names),
+        )
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    return _finish({key: columns[key] for key in wanted}, label_map, name, form, defects)
+
+
+def _finish(
+    columns: Mapping[str, SplitColumns], label_map: LabelMap, source: str, form: str, defects: str
+) -> DetectionData:
+    datasets = import_datasets()
+    parts = {key: part.to_dataset(label_map, skip=defects == "skip") for key, part in columns.items()}
+    noted = tuple(defect for part in columns.values() for defect in part.defects)
+    if defects == "error":
+        refuse_losses(noted, source)
+    if not any(len(part) for part in parts.values()):
+        first = next((f" The first defect of {len(noted)} is {defect}." for defect in noted), "")
+        raise DataError(f"{source}: no image of {', '.join(parts)} can be used.{first}")
+    return DetectionData(datasets.DatasetDict(parts), label_map, source, form, noted)
+
+
+def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[str, Any]]:
+    """Name, form, reader of a split, and the splits of a source."""
+    if not isinstance(source, str | os.PathLike):
+        found = hub.from_datasets(source)
+        return "the data set", "datasets", lambda key: hub.read(key, found[key], None, "the data set"), found
+    path = Path(source).expanduser()
+    if not path.exists() or str(source).startswith(hub.HUB):
+        if not hub.is_hub_name(str(source)):
+            raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
+        found = hub.open_hub(str(source))
+        return str(source), "datasets", lambda key: hub.read(key, found[key], None, str(source)), found
+    folder = path
+    for _ in range(_FOLDERS_DOWN):
+        for form, module in FORMATS.items():
+            if found := module.find(folder):
+                root = Path(os.path.abspath(folder if folder.is_dir() else _root_of(folder)))
+                return str(path), form, partial(_read, module, found, root), found
+        inside = [item for item in folder.iterdir() if not item.name.startswith((".", "__"))] if folder.is_dir() else []
+        folders = [item for item in inside if item.is_dir()]
+        if len(folders) != 1:  # an archive often holds one folder with all in it
+            break
+        folder = folders[0]
+    raise DataError(
+        f"{path} is no data set of a known form. Known are COCO JSON (annotations/*.json), Pascal VOC "
+        "(Annotations/*.xml), YOLO (data.yaml), Azure's MLTable with JSONL, and folders of `datasets` or parquet."
+    )
+
+
+def _read(module: ModuleType, found: Mapping[str, Any], root: Path, split: str) -> SplitColumns:
+    return module.read(split, found[split], root)
+
+
+def _root_of(file: Path) -> Path:
+    """The data folder that a single file of annotations belongs to."""
+    folder = file.absolute().parent
+    return folder.parent if folder.name.lower() == "annotations" else folder
+
+
+def _choose(split: str, found: Mapping[str, Any], source: str) -> str:
+    for name in (split, standard_split(split)):
+        if name in found:
+            return name
+    raise DataError(f"{source} has no split {split!r}, but {', '.join(found)}.")
+
+
+__all__ = ["load_detection_data"]

@@ -1,0 +1,280 @@
+"""What a reader found in one split, as columns; and how they are checked and become a `datasets.Dataset`."""
+
+from array import array
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling.image_io import is_url
+
+from ..defects import UNKNOWN_LABEL, UNREADABLE_IMAGE, BoxFault, DataError, Defect, box_faults, described, fault_text
+from ..detection_data import features, import_datasets
+from ..label_map import LabelMap
+from .image_files import image_size
+
+if TYPE_CHECKING:
+    import datasets
+
+_MOST_PIXELS_A_SIDE = 2**31 - 1
+
+
+class SplitColumns:
+    """Images and boxes of one split, in the order of the annotations; flat arrays, so that COCO's 860,000 fit.
+
+    Args:
+        name: the split's name.
+
+    Attributes:
+        declared: the classes that the split declares; None when its form declares none.
+        category_names: the name of every category key that boxes use; a key that is missing here is an unknown label.
+        images: an optional `datasets.Dataset` with the one column `image`, for images that are not files.
+        defects: what the reader found wrong.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.declared: LabelMap | None = None
+        self.category_names: dict[Hashable, str] = {}
+        self.images: datasets.Dataset | None = None
+        self.defects: list[Defect] = []
+        self.file_names: list[str] = []
+        self._image_ids: list[Any] = []
+        self._paths: list[str | None] = []
+        self._files: list[str] = []  # of the annotations, one an image
+        self._sizes = array("q")
+        self._lost = array("b")
+        self._boxes = array("d")
+        self._box_images = array("q")
+        self._box_lines = array("q")
+        self._box_ids: array | None = array("q")
+        self._areas = array("d")
+        self._crowd = array("b")
+        self._codes = array("q")
+        self._code_of: dict[Hashable, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def add_image(
+        self, file_name: str, path: str | None, width: Any, height: Any, file: str, image_id: Any = None
+    ) -> int:
+        """Adds an image, and gives its number.
+
+        Args:
+            file_name: its name in the data set.
+            path: where it is (a path or an http URL); None for an image that cannot be used, of which the reader has
+                noted a defect.
+            width: of the upright image in pixels; what is no such number is read from the image's header.
+            height: likewise.
+            file: the file of its annotations.
+            image_id: the data set's own id.
+        """
+        self.file_names.append(file_name)
+        self._paths.append(path)
+        self._sizes.extend((_pixels(width), _pixels(height)))
+        self._lost.append(path is None)
+        self._files.append(file)
+        self._image_ids.append(image_id)
+        return len(self.file_names) - 1
+
+    def add_box(
+        self,
+        image: int,
+        box: array,
+        category: Hashable,
+        line: int,
+        area: Any = None,
+        crowd: Any = 0,
+        box_id: Any = None,
+    ) -> None:
+        """Adds the box of an image.
+
+        Args:
+            image: the image's number.
+            box: four numbers, x, y, width, height in pixels of the upright image.
+            category: key of its class in `category_names`.
+            line: line of the annotation in the image's file.
+            area: of the object in pixels; width * height when it is no number.
+            crowd: whether the box is around many objects (COCO's `iscrowd`).
+            box_id: the data set's own id of the annotation.
+        """
+        self._boxes.extend(box)
+        self._box_images.append(image)
+        self._box_lines.append(line)
+        self._areas.append(area if isinstance(area, int | float) and 0 <= area < 1e18 else np.nan)
+        self._crowd.append(crowd in (1, True, "1", "true", "True"))
+        self._codes.append(self._code_of.setdefault(category, len(self._code_of)))
+        if self._box_ids is not None:
+            if is_whole(box_id):
+                self._box_ids.append(box_id)
+            else:
+                self._box_ids = None  # all are numbered anew
+
+    def add_defect(self, kind: str, line: int, text: str, *, file: str, image: str = "", loses: str = "object") -> None:
+        """Notes what is wrong at a line of a file of annotations."""
+        self.defects.append(Defect(kind, f"{file}:{line}", printable(image), text, loses))
+
+    def lose_image(self, image: int) -> None:
+        """Leaves an image out after all; the caller notes why."""
+        self._lost[image] = True
+
+    @property
+    def used_keys(self) -> list[Hashable]:
+        """Category keys that boxes have."""
+        return list(self._code_of)
+
+    @property
+    def used_names(self) -> set[str]:
+        """Names of the classes that boxes have."""
+        return {self.category_names[key] for key in self._code_of if key in self.category_names}
+
+    def to_dataset(self, label_map: LabelMap, skip: bool) -> "datasets.Dataset":
+        """Checks all, notes the defects in `defects`, and gives the rest in the canonical form.
+
+        Args:
+            label_map: classes of the data set; a box of another one is a defect.
+            skip: boxes that stand over the edge are clipped.
+        """
+        import pyarrow as pa
+
+        datasets = import_datasets()
+        sizes = self._image_sizes()
+        lost = np.frombuffer(self._lost, np.int8).astype(bool)
+        boxes = np.frombuffer(self._boxes, np.float64).reshape(-1, 4).copy()
+        image_of = np.frombuffer(self._box_images, np.int64)
+        labels = self._labels(label_map)
+        areas = np.frombuffer(self._areas, np.float64)
+
+        faults = box_faults(boxes, sizes[image_of])
+        there = ~lost[image_of]
+        self._note_boxes(np.flatnonzero(there & ((faults > 0) | (labels < 0))), boxes, sizes, faults, labels)
+        kept = there & (labels >= 0) & np.isin(faults, (BoxFault.NONE, BoxFault.PARTLY_OUTSIDE))
+        areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
+        if skip:
+            _clip(boxes, areas, sizes[image_of], np.flatnonzero(kept & (faults == BoxFault.PARTLY_OUTSIDE)))
+
+        order = np.flatnonzero(kept)
+        order = order[np.argsort(image_of[order], kind="stable")]
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(image_of[order], minlength=len(self)))])
+        columns = features(label_map.names)
+
+        def lists(values: Any, kind: Any) -> Any:
+            return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
+
+        corners = pa.FixedSizeListArray.from_arrays(pa.array(boxes[order].ravel(), pa.float32()), 4)
+        objects = {
+            "id": lists(self._ids()[order], pa.int64()),
+            "bbox": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), corners),
+            "category": lists(labels[order], pa.int64()),
+            "area": lists(areas[order], pa.float32()),
+            "iscrowd": lists(np.frombuffer(self._crowd, np.int8)[order], pa.int8()),
+        }
+        arrays = {
+            "image_id": pa.array(_image_ids(self._image_ids, lost), pa.int64()),
+            "file_name": pa.array(self.file_names, pa.string()),
+            "width": pa.array(sizes[:, 0], pa.int32()),
+            "height": pa.array(sizes[:, 1], pa.int32()),
+            "objects": pa.StructArray.from_arrays(objects.values(), names=list(objects)),
+        }
+        if self.images is None:
+            nothing = pa.nulls(len(self), pa.binary())
+            paths = pa.array([path or "" for path in self._paths], pa.string())
+            arrays["image"] = pa.StructArray.from_arrays([nothing, paths], names=["bytes", "path"])
+        own = datasets.Features({name: feature for name, feature in columns.items() if name in arrays})
+        table = pa.table({name: arrays[name] for name in own}).cast(own.arrow_schema)
+        dataset = datasets.Dataset(table, info=datasets.DatasetInfo(features=own), split=datasets.NamedSplit(self.name))
+        if self.images is not None:
+            dataset = datasets.concatenate_datasets([dataset, self.images], axis=1).select_columns(list(columns))
+        return dataset.select(np.flatnonzero(~lost)) if lost.any() else dataset
+
+    def _image_sizes(self) -> np.ndarray:
+        """(N, 2) width and height; where the annotation states none, from the image's header."""
+        sizes = np.frombuffer(self._sizes, np.int64).reshape(-1, 2).copy()
+        for image in np.flatnonzero((sizes < 1).any(1) & (np.frombuffer(self._lost, np.int8) == 0)):
+            path, name = self._paths[image], printable(self.file_names[image])
+            try:
+                if is_url(path):
+                    raise DataError(f"the annotation states no size of {name}, and images behind URLs are not fetched.")
+                sizes[image] = image_size(path)
+            except DataError as error:
+                self._lost[image] = True
+                self.defects.append(Defect(UNREADABLE_IMAGE, self._files[image], name, str(error)[:-1], "image"))
+        return sizes
+
+    def _labels(self, label_map: LabelMap) -> np.ndarray:
+        """(N,) the label of each box, -1 where the label map has none."""
+        names = [self.category_names.get(key) for key in self._code_of]
+        labels = np.array([label_map.label2id.get(name, -1) for name in names] or [-1], np.int64)
+        return labels[np.frombuffer(self._codes, np.int64)]
+
+    def _note_boxes(
+        self, faulty: np.ndarray, boxes: np.ndarray, sizes: np.ndarray, faults: np.ndarray, labels: np.ndarray
+    ) -> None:
+        keys = list(self._code_of)
+        for index in faulty.tolist():
+            image = self._box_images[index]
+            key = keys[self._codes[index]]
+            name = self.category_names.get(key, str(key))
+            fault = BoxFault(int(faults[index]))
+            if labels[index] < 0:
+                kind, loses = UNKNOWN_LABEL, "object"
+                text = f"the label {printable(name)!r} is none of the data set's classes"
+            else:
+                kind, loses = fault.kind, fault.loses
+                text = fault_text(fault, name, boxes[index], sizes[image])
+            where = f"{self._files[image]}:{self._box_lines[index]}"
+            self.defects.append(Defect(kind, where, printable(self.file_names[image]), text, loses))
+
+    def _ids(self) -> np.ndarray:
+        if self._box_ids is not None:
+            ids = np.frombuffer(self._box_ids, np.int64)
+            if len(np.unique(ids)) == len(ids):
+                return ids
+        return np.arange(1, len(self._codes) + 1)  # from 1: COCOeval takes an object of id 0 for none
+
+
+def to_box(values: Any) -> array:
+    """Four numbers of an annotation, as `add_box` takes them.
+
+    Raises:
+        ValueError: they are no four numbers.
+    """
+    try:
+        box = array("d", values)
+    except (TypeError, OverflowError, ValueError) as error:
+        raise ValueError(f"{described(values)} are not four numbers") from error
+    if len(box) != 4 or isinstance(values, bytes | bytearray):
+        raise ValueError(f"{described(values)} are not four numbers")
+    return box
+
+
+def _clip(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, rows: np.ndarray) -> None:
+    """Cuts the boxes of these rows at the edges of their images, in place."""
+    low = boxes[rows, :2].clip(0)
+    high = np.minimum(boxes[rows, :2] + boxes[rows, 2:], sizes[rows])
+    boxes[rows] = np.concatenate([low, high - low], axis=1)
+    areas[rows] = np.minimum(areas[rows], boxes[rows, 2] * boxes[rows, 3])
+
+
+def _image_ids(ids: list[Any], lost: np.ndarray) -> np.ndarray:
+    """The data set's own ids when all are whole numbers, each once; else 0, 1, 2, ... over the images that are left."""
+    kept = [image_id for image_id, gone in zip(ids, lost, strict=True) if not gone]
+    if all(is_whole(image_id) for image_id in kept) and len(set(kept)) == len(kept):
+        return np.array([0 if gone else image_id for image_id, gone in zip(ids, lost, strict=True)], np.int64)
+    return np.where(lost, 0, np.cumsum(~lost) - 1)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number that a column can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _pixels(value: Any) -> int:
+    """A side of an image, 0 when it is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and 1 <= value <= _MOST_PIXELS_A_SIDE and value == int(value) else 0
+
+
+__all__ = ["SplitColumns", "is_whole", "to_box"]

@@ -1,0 +1,40 @@
+"""The small text files of a data set: lists of images, and of class names."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..defects import DataError
+from ..label_map import LabelMap
+
+LABELS = "labels.txt"  # a class name a line, in the order of the labels; for forms that declare no classes
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file of UTF-8.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text of UTF-8: {error}.") from error
+
+
+def read_labels(folders: Iterable[Path]) -> LabelMap | None:
+    """The classes that labels.txt of the first of these folders that has one declares; None when none has."""
+    path = next((folder / LABELS for folder in folders if (folder / LABELS).is_file()), None)
+    if path is None:
+        return None
+    try:
+        return LabelMap(tuple(line.strip() for line in read_lines(path) if line.strip()))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def write_labels(label_map: LabelMap, folder: Path) -> None:
+    """Writes labels.txt."""
+    (folder / LABELS).write_text("\n".join(label_map.names) + "\n", encoding="utf-8")
+
+
+__all__ = ["read_labels", "read_lines", "write_labels"]

@@ -1,0 +1,250 @@
+"""YOLO's text files: a data.yaml with names and folders, a line `class cx cy w h` for each box, normalised."""
+
+import os
+import warnings
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deformable_detr_refine.messages import printable
+
+from ..defects import UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, AnnotationError, DataError, described
+from ..detection_data import DetectionData
+from ..label_map import LabelMap
+from .image_files import IMAGE_SUFFIXES, ImageFiles, image_size, natural_key
+from .new_images import NewImages, new_data_folder, objects_of, rows_of
+from .split_columns import SplitColumns
+from .split_names import standard_split
+from .text_files import read_lines
+
+_SPLITS = ("train", "val", "valid", "validation", "test")
+_LARGEST_YAML = 2**20
+
+
+@dataclass
+class YoloSplit:
+    """One split of a data.yaml: where its images are (folders, or lists of images), and the class names by number."""
+
+    config: Path
+    places: list[str]
+    names: dict[int, str]
+    root: Path
+
+
+def find(source: Path) -> dict[str, YoloSplit]:
+    """The splits of a data.yaml; none when there is none."""
+    files = [source] if source.is_file() else sorted(source.glob("*.y*ml"))
+    found = [(file, config) for file in files if (config := _config(file)) is not None]
+    if not found:
+        return {}
+    if len(found) > 1:
+        raise DataError(f"{found[0][0]} and {found[1][0]} both describe a data set; give one of them.")
+    file, config = found[0]
+    names = _names(config["names"], file)
+    root = _root(config.get("path"), file)
+    splits: dict[str, YoloSplit] = {}
+    for key in _SPLITS:
+        places = config.get(key)
+        places = [places] if isinstance(places, str) else places
+        if not places:
+            continue
+        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+            raise DataError(f"{file}: {key} is {described(places)}, not a folder or a list of folders.")
+        splits[standard_split(key)] = YoloSplit(file, places, names, root)
+    return splits
+
+
+def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
+    """Reads one split. The size of each image is read from its header, since the boxes are given in parts of it.
+
+    A line may also be a polygon, as for segmentation; its box is the one around it. An image without a file of labels
+    has no objects, as YOLO has it.
+
+    Args:
+        split: its name.
+        found: its places.
+        root: the data folder, below which images lie.
+
+    Raises:
+        DataError: a place is not there or is empty, or no image has labels.
+    """
+    columns = SplitColumns(split)
+    numbers = tuple(sorted(found.names))
+    columns.declared = LabelMap(tuple(found.names[number] for number in numbers), numbers)
+    columns.category_names.update(found.names)
+    labelled = 0
+    for name, path in _images(found, root):
+        labels = labels_path(path)
+        try:
+            width, height = image_size(path)
+        except DataError as error:
+            columns.add_defect(UNREADABLE_IMAGE, 1, str(error).rstrip("."), file=path, image=name, loses="image")
+            continue
+        image = columns.add_image(name, path, width, height, labels)
+        if not os.path.isfile(labels):
+            continue
+        labelled += 1
+        for line, text in enumerate(read_lines(labels), 1):
+            if not text.strip():
+                continue
+            try:
+                number, box = _box(text.split(), width, height)
+            except ValueError as error:
+                columns.add_defect(UNREADABLE_ANNOTATION, line, str(error), file=labels, image=name)
+                continue
+            columns.add_box(image, box, number, line)
+    if not labelled:
+        raise DataError(
+            f"{found.config}: no image of {split} has a file of labels; YOLO has labels/1.txt for images/1.jpg."
+        )
+    return columns
+
+
+def write_yolo(data: DetectionData, folder: str | Path) -> None:
+    """Writes data.yaml, images/SPLIT/ and labels/SPLIT/; numbers have ten digits, exact to 1e-6 pixels.
+
+    YOLO's lines have no place for ids, areas and crowds: crowds are left out, with a warning that says how many. Boxes
+    that stand over the edge are cut there, for readers of this form refuse an image with others. Images come back
+    sorted by name.
+
+    Args:
+        data: a data set.
+        folder: a new or empty folder.
+
+    Raises:
+        DataError: there is something in the folder, a split has an unusual name, or an image cannot be copied.
+    """
+    if other := next((split for split in data.splits if standard_split(split) != split), None):
+        raise DataError(f"YOLO's form has no split {other!r}; its splits are train, validation and test.")
+    crowds = 0
+    with new_data_folder(folder) as new:
+        keys = {split: "val" if split == "validation" else split for split in data.splits}
+        config = {**{key: f"images/{key}" for key in keys.values()}, "names": data.label_map.id2label}
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        (new / "data.yaml").write_text(text, encoding="utf-8")
+        for split, dataset in data.splits.items():
+            images = NewImages(new / "images" / keys[split], flat=True)
+            (new / "labels" / keys[split]).mkdir(parents=True)
+            for row in rows_of(dataset):
+                labels = new / "labels" / keys[split] / Path(images.put(row)).with_suffix(".txt")
+                lines = [_line(label, bbox, row) for _, bbox, label, _, crowd in objects_of(row) if not crowd]
+                labels.write_text("".join(lines), encoding="utf-8")
+                crowds += len(row["objects"]["id"]) - len(lines)
+    if crowds:
+        warnings.warn(f"{folder}: {crowds} crowds are left out, since YOLO's form has none.", stacklevel=2)
+
+
+def _line(label: int, bbox: list[float], row: dict[str, Any]) -> str:
+    x, y, w, h = bbox
+    x0, x1 = (min(max(value / row["width"], 0), 1) for value in (x, x + w))
+    y0, y1 = (min(max(value / row["height"], 0), 1) for value in (y, y + h))
+    return f"{label} {(x0 + x1) / 2:.10g} {(y0 + y1) / 2:.10g} {x1 - x0:.10g} {y1 - y0:.10g}\n"
+
+
+def labels_path(image: str | Path) -> str:
+    """The file of labels of an image: the last folder `images` of its path is `labels`, and it ends in .txt.
+
+    Example:
+        >>> labels_path("pets/images/train/1.jpg")
+        'pets/labels/train/1.txt'
+    """
+    head, separator, tail = str(image).rpartition(f"{os.sep}images{os.sep}")
+    path = f"{head}{os.sep}labels{os.sep}{tail}" if separator else str(image)
+    return os.path.splitext(path)[0] + ".txt"
+
+
+def _box(words: list[str], width: int, height: int) -> tuple[int, array]:
+    """Class number and x, y, width, height in pixels of one line."""
+    try:
+        values = [float(word) for word in words[1:]]
+        number = int(words[0]) if words[0].isascii() and words[0].isdigit() else int(words[0].removesuffix(".0"))
+    except ValueError as error:
+        raise ValueError(f"the line is not made of numbers: {printable(' '.join(words))}") from error
+    if len(values) == 4:
+        cx, cy, w, h = values
+        x0, y0 = cx - w / 2, cy - h / 2
+    elif len(values) >= 6 and len(values) % 2 == 0:
+        x0, y0 = min(values[::2]), min(values[1::2])
+        w, h = max(values[::2]) - x0, max(values[1::2]) - y0
+    else:
+        raise ValueError(f"the line has {len(words)} numbers; a box has 5 (class cx cy w h), a polygon 7 or more, odd")
+    return number, array("d", (x0 * width, y0 * height, w * width, h * height))
+
+
+def _images(found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
+    """Name and path of each image of a split."""
+    for place in found.places:
+        path = _below(found.root, place, root) or _below(found.root, place.removeprefix("../"), root)
+        if path is None:
+            raise DataError(
+                f"{found.config}: {printable(place)} is not in {found.root}; "
+                "images are read from below that folder alone."
+            )
+        if path.is_file():
+            yield from _listed(path, found.root, root)
+            continue
+        base = path if len(found.places) == 1 else found.root
+        files = [os.path.join(head, name) for head, _, names in os.walk(path) for name in names]
+        files = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+        if not files:
+            raise DataError(f"{found.config}: there is no image in {path}.")
+        for file in sorted(files, key=natural_key):
+            yield Path(os.path.relpath(file, base)).as_posix(), file
+
+
+def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
+    """The images that a text file lists, a path a line."""
+    images = ImageFiles(root, [folder])
+    for number, line in enumerate(read_lines(file), 1):
+        if name := line.strip():
+            path, _, text = images.find(name)
+            if path is None:
+                raise AnnotationError(file, number, text)
+            yield name.removeprefix("./"), path
+
+
+def _below(folder: Path, place: str, root: Path) -> Path | None:
+    path = Path(os.path.abspath(folder / place))
+    return path if path.exists() and path.is_relative_to(os.path.abspath(root)) else None
+
+
+def _root(path: Any, file: Path) -> Path:
+    """The folder that places are relative to: `path`, where that is below the file's folder, else that folder.
+
+    An absolute `path` names the disk of whoever made the file.
+    """
+    folder = file.parent
+    place = _below(folder, path, folder) if isinstance(path, str) else None
+    return place if place is not None and place.is_dir() else folder
+
+
+def _config(file: Path) -> dict | None:
+    """The content of a YAML file that has class names and a split; None for others."""
+    if file.suffix.lower() not in (".yaml", ".yml") or file.stat().st_size > _LARGEST_YAML:
+        return None
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if file.stem in ("data", "dataset"):
+            raise DataError(f"{file} is no YAML: {printable(str(error))}.") from error
+        return None
+    is_data = isinstance(config, dict) and config.get("names") and any(config.get(key) for key in _SPLITS)
+    return config if is_data else None
+
+
+def _names(names: Any, file: Path) -> dict[int, str]:
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not all(isinstance(key, int) for key in names):
+        raise DataError(f"{file}: names is no list and no map from class numbers.")
+    for number, name in names.items():
+        if not isinstance(name, str | int | float) or isinstance(name, bool):
+            raise DataError(f"{file}: the name of class {number} is {described(name)}; put it in quotes.")
+    return {number: str(name).strip() for number, name in names.items()}
+
+
+__all__ = ["find", "labels_path", "read", "write_yolo"]

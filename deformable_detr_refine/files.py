@@ -1,0 +1,148 @@
+"""Files written whole or not at all, and what a file is by its first bytes."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import CheckpointError
+
+# What converting writes, custom code for the Hub included; --force replaces a folder that holds nothing else.
+_WRITTEN = (".json", ".safetensors", ".md", ".py", "__pycache__")
+
+_OTHER_FILES = (
+    (b"version https://git-lfs", "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`"),
+    (b"<!doctype", "is a web page, not a checkpoint: download it again"),
+    (b"<html", "is a web page, not a checkpoint: download it again"),
+    (b"<?xml", "is an XML document, not a checkpoint: download it again"),
+    (b"\x1f\x8b", "is compressed with gzip: unpack it first"),
+    (b"\x89hdf", "is an HDF5 file (Keras?), not a checkpoint of PyTorch"),
+)
+
+
+def check_new_folder(path: Path, force: bool) -> None:
+    """Hold, before any work, that a folder may be written at this path.
+
+    Raises:
+        CheckpointError: something is there already. With `force`, only if it is more than an earlier model folder.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_dir():
+        raise CheckpointError(f"{path} exists and is not a folder; choose another output.")
+    if not (held := sorted(item.name for item in path.iterdir())):
+        return
+    if not force:
+        raise CheckpointError(f"{path} exists and is not empty; choose another output or replace it with --force.")
+    others = [name for name in held if not name.endswith(_WRITTEN)]
+    if "config.json" not in held or others:
+        raise CheckpointError(
+            f"{path} is more than an earlier model folder ({', '.join((others or held)[:3])}); --force keeps off it."
+        )
+
+
+def check_new_file(path: Path, force: bool) -> None:
+    """Hold, before any work, that a file may be written at this path.
+
+    Raises:
+        CheckpointError: something is there already; with `force`, only if it is a folder.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the name of the file to write.")
+    if path.exists() and not force:
+        raise CheckpointError(f"{path} exists; choose another output or replace it with --force.")
+
+
+@contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write a file or a folder at, which takes its place when the block ends well.
+
+    When the block fails, nothing of it stays on disk, neither folders above it that had to be made.
+    """
+    path = Path(os.path.abspath(path))
+    made = next((parent for parent in reversed(path.parents) if not parent.exists()), None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name[:80]}-{secrets.token_hex(4)}"
+    try:
+        yield temporary
+        _put(temporary, path)
+    except BaseException:
+        _remove(temporary)
+        if made is not None:
+            _remove_empty(path.parent, made)
+        raise
+
+
+def follow_umask(folder: Path) -> None:
+    """Gives weights the permissions of any new file; safetensors 0.8 leaves them to their owner alone."""
+    private = [file for file in folder.glob("*.safetensors") if file.stat().st_mode & 0o777 == 0o600]
+    if not private:
+        return
+    # Asking for the umask sets it, for all threads.
+    probe = folder / f".mode-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        mode = probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in private:
+        file.chmod(mode)
+
+
+def _put(new: Path, path: Path) -> None:
+    if new.is_dir():
+        follow_umask(new)
+    if new.is_file():
+        os.replace(new, path)
+        return
+    if not path.exists():
+        os.rename(new, path)
+        return
+    old = new.with_name(new.name + "-old")
+    try:
+        os.rename(path, old)
+    except OSError:
+        if any(path.iterdir()):
+            raise
+        # A mount point, as the outputs of a job on Azure are, cannot be renamed: what is new moves into it.
+        for item in new.iterdir():
+            shutil.move(item, path / item.name)
+        new.rmdir()
+        return
+    try:
+        os.rename(new, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    with suppress(OSError):
+        while True:
+            folder.rmdir()
+            if folder == top:
+                return
+            folder = folder.parent
+
+
+def other_kind(start: bytes) -> str | None:
+    """What a file that begins so is instead of weights, as the end of a sentence; None if it may be weights.
+
+    >>> other_kind(b"<!DOCTYPE html>")
+    'is a web page, not a checkpoint: download it again'
+    """
+    start = start.lstrip().lower()
+    return next((meaning for prefix, meaning in _OTHER_FILES if start.startswith(prefix)), None)
+
+
+__all__ = ["check_new_file", "check_new_folder", "follow_umask", "new_path", "other_kind"]

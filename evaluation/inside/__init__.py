@@ -1,0 +1,1 @@
+"""What a detector attends to and proposes, and how it refines boxes."""

@@ -1,0 +1,1 @@
+"""Metrics of COCO and Azure ML, curves, confusions and kinds of error."""

@@ -1,0 +1,1 @@
+"""Results as files: metrics, detections, and one page with everything."""

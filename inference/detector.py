@@ -1,0 +1,230 @@
+"""A detector ready for service: images in, detections out, in order, whatever one of the images is."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from deformable_detr_refine.modeling import load_image
+from deformable_detr_refine.modeling.image_io import MAX_PIXELS
+
+from .batches import LOOK_AHEAD_PIXELS, batches_of_equal_shape
+from .detections import Detections
+from .load_detector import load_detector
+from .network import Network
+from .onnx_detector import load_onnx
+
+BATCH_SIZE = 4
+TOP_K = 100
+
+
+@dataclass(frozen=True)
+class DetectionFailure:
+    """Stands for an image that has no detections, with the reason in one sentence.
+
+    Args:
+        error: the sentence.
+        image_size: (height, width) where the image could be read.
+    """
+
+    error: str
+    image_size: tuple[int, int] | None = None
+
+    def to_azure(self) -> dict[str, Any]:
+        """An image's place in the response of an endpoint.
+
+        Example:
+            >>> DetectionFailure("The given file is empty.").to_azure()
+            {'boxes': [], 'error': 'The given file is empty.'}
+        """
+        return {"boxes": [], "error": self.error}
+
+
+class Abandoned(Exception):
+    """Nobody waits for these detections any more."""
+
+
+Source = Image.Image | bytes | str | os.PathLike | DetectionFailure
+Result = Detections | DetectionFailure
+
+
+class Detector:
+    """Finds objects in images; several threads may ask at the same time.
+
+    Images are batched by their resized shape, so that none is padded and the numbers are those of single images. While
+    one thread computes, with all cores, others decode.
+
+    Args:
+        model: a model folder, OWNER/NAME on the Hub, or the .onnx file or MLflow folder that `ddetr export` writes.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        dtype: of the weights and the pixels, as 'bfloat16'; as saved if None.
+        threads: cores for one forward pass, in the whole process; PyTorch's own choice if None.
+        batch_size: most images at a time.
+        max_pixels: width * height above which an image is refused before it is decoded.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        OSError, ValueError: the model cannot be loaded, or the device is not there (see `load_detector`).
+
+    Example:
+        detector = Detector("detector/")
+        found, = detector.detect(["photo.jpg"], threshold=0.5)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike,
+        device: str = "auto",
+        dtype: torch.dtype | str | None = None,
+        threads: int | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        max_pixels: int = MAX_PIXELS,
+        revision: str | None = None,
+    ):
+        model = inside_mlflow(model)
+        if Path(model).suffix == ".onnx":
+            self.network = load_onnx(Path(model), threads=threads)
+        else:
+            self.network = _load(model, device, dtype, revision)
+        self.threads = threads
+        self.batch_size = batch_size
+        self.max_pixels = max_pixels
+        self._one_at_a_time = threading.Lock()
+        self._process: int | None = None
+
+    def detect(
+        self,
+        images: Sequence[Source],
+        threshold: float = 0.0,
+        top_k: int = TOP_K,
+        *,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Result]:
+        """Detections in each image, in the order given.
+
+        Args:
+            images: PIL images, bytes of image files, paths or URLs. A `DetectionFailure` stays in its place.
+            threshold: scores above it are kept.
+            top_k: most boxes an image.
+            wanted: is asked before each batch whether anybody still waits.
+
+        Returns:
+            `Detections`, boxes xyxy in pixels of the original image, or a `DetectionFailure` for an image that cannot
+            be read or is refused.
+
+        Raises:
+            Abandoned: `wanted` said no.
+        """
+        results: list[Result] = [DetectionFailure("The image was not looked at.")] * len(images)
+        for index, _, result in self.detect_each(enumerate(images), threshold, top_k, wanted=wanted):
+            results[index] = result
+        return results
+
+    def detect_each(
+        self,
+        images: Iterable[tuple[Any, Source]],
+        threshold: float = 0.0,
+        top_k: int = TOP_K,
+        *,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[tuple[Any, Image.Image | None, Result]]:
+        """The same over a stream of (key, image), in bounded memory: results come as batches fill, not in order.
+
+        Yields:
+            (key, the upright image or None where it cannot be read, result), each key once.
+        """
+        failed: list[tuple[Any, Image.Image | None, Result]] = []
+        readable = self._read(images, failed)
+        shape = self.network.processor.resized_shape
+        for batch in batches_of_equal_shape(readable, shape, self.batch_size, LOOK_AHEAD_PIXELS):
+            yield from _taken(failed)
+            found = self._compute([image for _, image in batch], threshold, top_k, wanted)
+            for (key, image), result in zip(batch, found, strict=True):
+                yield key, image, result
+        yield from _taken(failed)
+
+    def _read(
+        self, images: Iterable[tuple[Any, Source]], failed: list[tuple[Any, Image.Image | None, Result]]
+    ) -> Iterator[tuple[Any, Image.Image]]:
+        for key, source in images:
+            if isinstance(source, DetectionFailure):
+                failed.append((key, None, source))
+                continue
+            try:
+                image = load_image(source, max_pixels=self.max_pixels)
+            except (OSError, ValueError) as error:
+                failed.append((key, None, DetectionFailure(_line(error))))
+                continue
+            try:
+                self.network.processor.resized_shape(image.height, image.width)
+            except ValueError as error:
+                failed.append((key, image, DetectionFailure(_line(error), (image.height, image.width))))
+                continue
+            yield key, image
+
+    def _compute(
+        self, images: Sequence[Image.Image], threshold: float, top_k: int, wanted: Callable[[], bool]
+    ) -> list[Result]:
+        """One batch; when the model refuses it, its images are tried one by one."""
+        try:
+            with self._one_at_a_time:
+                if not wanted():
+                    raise Abandoned
+                return self._forward(images, threshold, top_k)
+        except ValueError as error:
+            if len(images) == 1:
+                return [DetectionFailure(_line(error), (images[0].height, images[0].width))]
+        return [result for image in images for result in self._compute([image], threshold, top_k, wanted)]
+
+    def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int) -> list[Result]:
+        if self.threads is not None and self._process != os.getpid():
+            # Here and not earlier: a process that computed with several threads must not be forked by a server.
+            torch.set_num_threads(self.threads)
+            self._process = os.getpid()
+        processor = self.network.processor
+        with torch.inference_mode():
+            outputs = self.network.forward(processor(images=list(images), return_tensors="pt"))
+        sizes = [(image.height, image.width) for image in images]
+        results = processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=sizes, top_k=top_k)
+        return [
+            Detections.from_post_process(result, self.network.id2label, size)
+            for result, size in zip(results, sizes, strict=True)
+        ]
+
+
+def inside_mlflow(model: str | os.PathLike) -> str:
+    """The model folder in an MLflow model that `ddetr export` wrote; every other model as it is."""
+    folder = Path(model, "artifacts", "model")
+    return str(folder) if Path(model, "MLmodel").is_file() and folder.is_dir() else os.fspath(model)
+
+
+def _load(model: str, device: str, dtype: torch.dtype | str | None, revision: str | None) -> Network:
+    if isinstance(dtype, str):
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype) or not named.is_floating_point:
+            raise ValueError(f"There is no floating type {dtype}; float32, bfloat16 and float16 are.")
+        dtype = named
+    detector, processor = load_detector(model, device, revision)
+    detector = detector.to(dtype or detector.dtype)
+    return Network(
+        lambda inputs: detector(**inputs.to(detector.device, detector.dtype)), processor, detector.config.id2label
+    )
+
+
+def _taken(items: list) -> list:
+    taken = items.copy()
+    items.clear()
+    return taken
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+__all__ = ["Abandoned", "DetectionFailure", "Detector", "inside_mlflow"]

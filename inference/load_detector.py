@@ -1,0 +1,51 @@
+"""A detector from a folder or the Hub, on its device, with errors in one sentence."""
+
+import os
+from pathlib import Path
+
+from transformers.utils import logging
+
+from deformable_detr_refine.machine import choose_device
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.modeling.ops import backend_report
+
+from .load_model import load_model
+
+
+def load_detector(
+    model: str, device: str = "auto", revision: str | None = None
+) -> tuple[DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor]:
+    """Loads a model folder, or a model of the Hub, for inference; custom code in it is not run.
+
+    Args:
+        model: a folder with config.json, model.safetensors and preprocessor_config.json, or OWNER/NAME on the Hub.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        The model in evaluation mode on its device, and its image processor.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        OSError: a file is missing, or the Hub does not give it.
+        ValueError: it is another kind of model, its files are damaged or do not fit together, the device is not
+            there, or DDETR_BACKEND asks for a backend that does not run on it.
+    """
+    if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
+        raise FileNotFoundError(f"There is no model folder {model}.")
+    where = choose_device(device)
+    if not any(row["chosen"] for row in backend_report(where)):
+        name = os.environ.get("DDETR_BACKEND")
+        raise ValueError(f"DDETR_BACKEND={name} asks for a backend that does not run on {where}; see `ddetr doctor`.")
+    logging.disable_progress_bar()
+    try:
+        detector = load_model(model, revision=revision)
+    except OSError as error:
+        if Path(model).exists():
+            raise
+        raise OSError(f"{model} is no folder here, and the Hub does not give it: {error}") from error
+    processor = DeformableDetrRefineImageProcessor.from_pretrained(model, revision=revision)
+    return detector.eval().to(where), processor
+
+
+__all__ = ["load_detector"]

@@ -1,0 +1,90 @@
+"""A model folder, or a model of the Hub, that must be whole: loaded, or refused in one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.files import other_kind
+from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
+
+_SHOWN = 3
+
+
+def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObjectDetection:
+    """Loads a model of which every weight is there, fits its config.json, and is used.
+
+    Args:
+        model: a folder with config.json and model.safetensors, or OWNER/NAME on the Hub.
+        options: of `from_pretrained`: revision, local_files_only, dtype, ...
+
+    Raises:
+        OSError: a file is missing, or the Hub does not give it.
+        CheckpointError: it is another kind of model, config.json asks for one that cannot be, or the weights are
+            damaged or do not fit it.
+    """
+    config = _config(model, options)
+    verbosity = logging.get_verbosity()
+    # Its report on weights that do not fit is a table; the sentence below replaces it.
+    logging.set_verbosity_error()
+    try:
+        detector, info = DeformableDetrRefineForObjectDetection.from_pretrained(
+            model, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except SafetensorError as error:
+        raise CheckpointError(_damaged(model, error)) from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{model}: the weights cannot be loaded ({_line(error)}).") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    kinds = (("missing", "missing"), ("unexpected", "not of this model"), ("mismatched", "of another shape"))
+    wrong = [_names(words, info[f"{kind}_keys"]) for kind, words in kinds if info[f"{kind}_keys"]]
+    if wrong:
+        raise CheckpointError(f"{model}: the weights do not fit config.json ({'; '.join(wrong)}).")
+    return detector
+
+
+def _config(model: str | Path, options: dict[str, Any]) -> DeformableDetrRefineConfig:
+    where = {name: options[name] for name in ("revision", "local_files_only", "token", "cache_dir") if name in options}
+    try:
+        values, _ = DeformableDetrRefineConfig.get_config_dict(model, **where)
+        kind = values.get("model_type", "without a name")
+        if kind == DeformableDetrRefineConfig.model_type:
+            return DeformableDetrRefineConfig.from_dict(values)
+    except StrictDataclassError as error:
+        raise CheckpointError(f"{model}: config.json is refused: {_line(error.__cause__ or error)}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{model}: config.json does not describe a model: {_line(error)}.") from error
+    raise CheckpointError(
+        f"{model} is a model of type {printable(str(kind))}, expected {DeformableDetrRefineConfig.model_type}; "
+        "`ddetr convert` turns a MMDetection checkpoint into one."
+    )
+
+
+def _names(words: str, keys: set) -> str:
+    # A misshapen one comes with its two shapes.
+    names = sorted(printable(key if isinstance(key, str) else key[0]) for key in keys)
+    return f"{len(names)} {words}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+
+
+def _damaged(model: str | Path, error: SafetensorError) -> str:
+    """A sentence on the file that is not what it should be."""
+    for file in sorted(Path(model).glob("*.safetensors")):
+        with file.open("rb") as stream:
+            start = stream.read(512)
+        if not start:
+            return f"{file} is empty: copy it again."
+        if kind := other_kind(start):
+            return f"{file} {kind}."
+    return f"{model}: the weights are damaged or cut short ({_line(error)}): copy them again."
+
+
+def _line(error: BaseException) -> str:
+    return printable(" ".join(str(error).split()), 300)
+
+
+__all__ = ["load_model"]

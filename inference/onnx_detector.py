@@ -1,0 +1,89 @@
+"""A detector out of an ONNX file that `ddetr export` wrote, in ONNX Runtime."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_of
+from .network import Network
+
+
+def load_onnx(path: str | Path, threads: int | None = None) -> Network:
+    """Opens the file; class names and the image processor come out of it.
+
+    It computes on the CPU.
+
+    Args:
+        threads: cores for one forward pass; ONNX Runtime's own choice if None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: onnxruntime is not installed, cannot load the file, or another program wrote it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    sessions = _Sessions(path, threads)
+    facts = sessions.here().get_modelmeta().custom_metadata_map
+    if facts.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} does not say which classes and image sizes it is for (it is not of the form {FORMAT}): "
+            "write it with `ddetr export`."
+        )
+    return Network(sessions.forward, processor_of(facts), names_of(facts))
+
+
+class _Sessions:
+    """The file's session in this process. A forked process gets its own, as threads do not survive forking.
+
+    The one it inherited stays: closing it would wait for threads that are not there.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self.path, self.threads = path, threads
+        self._of_process: dict[int, Any] = {}
+
+    def here(self) -> Any:
+        process = os.getpid()
+        if process not in self._of_process:
+            self._of_process[process] = _session(self.path, self.threads)
+        return self._of_process[process]
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> SimpleNamespace:
+        session = self.here()
+        try:
+            logits, boxes = session.run(list(OUTPUTS), {name: inputs[name].numpy() for name in INPUTS})
+        except Exception as error:  # its exceptions have no common base but this
+            height, width = inputs["pixel_values"].shape[-2:]
+            raise ValueError(
+                f"ONNX Runtime refuses an image that is {width}x{height} after resizing ({_line(error)})."
+            ) from error
+        return SimpleNamespace(logits=torch.from_numpy(logits), pred_boxes=torch.from_numpy(boxes))
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            f'{path} needs ONNX Runtime: pip install onnxruntime (or "deformable-detr-refine[onnx]").'
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(f"ONNX Runtime cannot load {path}: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+__all__ = ["load_onnx"]

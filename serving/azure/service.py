@@ -1,0 +1,127 @@
+"""What a scoring server does with a request's body, apart from the server: it ends in a status and an answer."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deformable_detr_refine.inference.detector import BATCH_SIZE, Abandoned, Detector
+
+from ..limits import Limits
+from .schema import RequestError, parse_request, read_images, respond
+
+CLIENT_LEFT = 499  # nginx's number for it
+logger = logging.getLogger("azmlinfsrv.ddetr")
+
+
+class Service:
+    """A detector behind Azure ML's schema.
+
+    Args:
+        detector: is asked by several threads at a time.
+        limits: on each request.
+    """
+
+    def __init__(self, detector: Detector, limits: Limits):
+        self.detector, self.limits = detector, limits
+
+    def answer(self, body: bytes, wanted: Callable[[], bool] = lambda: True) -> tuple[int, Any]:
+        """The HTTP status and the JSON value for one request.
+
+        Args:
+            body: as it came.
+            wanted: says whether the client still waits.
+
+        Returns:
+            200 and the list of `respond`, or a status from 400 on and `{"message": one sentence}`.
+        """
+        try:
+            request = parse_request(body, self.limits)
+            images = read_images(request.images, self.limits)
+            return 200, respond(self.detector.detect(images, request.threshold, request.top_k, wanted=wanted))
+        except RequestError as error:
+            return refusal(error)
+        except Abandoned:
+            return CLIENT_LEFT, {"message": "The client went away."}
+        except Exception:  # a bug, or no memory left: the reason is for the log, not for the client
+            logger.exception("A request failed.")
+            return 500, {"message": "The detector failed on this request; the server's log says why."}
+
+
+def refusal(error: RequestError) -> tuple[int, dict[str, str]]:
+    """What a client is told of a request that cannot be answered."""
+    return error.status, {"message": " ".join(str(error).split())}
+
+
+def load_service(environment: Mapping[str, str] = os.environ) -> Service:
+    """A service set up by environment variables, as containers are.
+
+    DDETR_MODEL names the model folder, .onnx file or Hub model; without it, it is looked for in AZUREML_MODEL_DIR,
+    where Azure puts the registered model. DDETR_DEVICE, DDETR_DTYPE, DDETR_CORES (its threads), DDETR_BATCH_SIZE and
+    DDETR_REVISION are the arguments of `Detector`; for limits see `Limits.from_environment`.
+
+    Raises:
+        OSError, ValueError: there is no model, or a variable has no such value.
+    """
+    limits = Limits.from_environment(environment)
+    model = environment.get("DDETR_MODEL") or find_model(environment.get("AZUREML_MODEL_DIR", ""))
+    return Service(
+        Detector(
+            model,
+            environment.get("DDETR_DEVICE") or "auto",
+            environment.get("DDETR_DTYPE") or None,
+            _whole(environment, "DDETR_CORES"),
+            batch_size=_whole(environment, "DDETR_BATCH_SIZE") or BATCH_SIZE,
+            max_pixels=limits.pixels,
+            revision=environment.get("DDETR_REVISION") or None,
+        ),
+        limits,
+    )
+
+
+def find_model(folder: str) -> Path:
+    """The one model in a folder: the folder itself, or somewhere in it, as Azure keeps what was registered.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: there are several.
+    """
+    if not folder:
+        raise FileNotFoundError("No model is named: set AZUREML_MODEL_DIR or DDETR_MODEL.")
+    root = Path(folder)
+    if root.is_file() or (root / "config.json").is_file():
+        return root
+    found = sorted({file.parent for file in root.rglob("config.json")} | set(root.rglob("*.onnx")))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no model: neither a config.json nor an .onnx file.")
+    if len(found) > 1:
+        names = ", ".join(path.relative_to(root).as_posix() for path in found[:3])
+        raise ValueError(f"{folder} holds {len(found)} models ({names}): name one with DDETR_MODEL.")
+    return found[0]
+
+
+_preloaded: Service | None = None
+
+
+def preload(service: Service) -> None:
+    """Keeps a service for the server's processes that are forked from this one, which share its memory."""
+    global _preloaded
+    _preloaded = service
+
+
+def current_service() -> Service:
+    """The preloaded service, or one set up by the environment."""
+    return _preloaded or load_service()
+
+
+def _whole(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{name} is {text!r}, expected a whole number from 1 on.")
+    return int(text)
+
+
+__all__ = ["Service", "current_service", "load_service", "preload"]

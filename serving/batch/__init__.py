@@ -1,0 +1,1 @@
+"""Many images to one table of detections: resumable, by processes or Ray."""

@@ -1,0 +1,268 @@
+"""What a batch reads: image files, or tables that hold or name images; cut into shards that any process can read.
+
+Image files keep their listing, so that an interrupted batch goes on with the same ones; a table is known by its size
+and time. Nothing is decoded here, and of a table no more than a shard is in memory.
+"""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from deformable_detr_refine.data.formats.image_files import IMAGE_SUFFIXES, natural_key
+from deformable_detr_refine.inference.detector import DetectionFailure
+from deformable_detr_refine.modeling.image_io import is_url
+
+from ..azure.schema import read_images
+from ..limits import Limits
+from .tables import STEP, TABLE_SUFFIXES, Rows, Table, scan
+
+# URLs are fetched this many at a time, and no more decoded base64 waits for the model.
+_READ_AHEAD = 8
+_REMOTE = ("azureml:", "amldatastore:")
+_LARGEST_MLTABLE = 2**20
+
+
+@dataclass(frozen=True)
+class BatchImage:
+    """One image of a batch.
+
+    Args:
+        index: its place in the whole input.
+        name: a path below the input's folder, a URL, or FILE#ROW for an image inside a table.
+        file: the image's own file, or the table it stands in.
+        row: row in that table; 0 in an image's own file.
+        source: bytes of an image file, a path, or why there is neither.
+    """
+
+    index: int
+    name: str
+    file: str
+    row: int
+    source: bytes | Path | DetectionFailure
+
+
+@dataclass(frozen=True)
+class FileShard:
+    """A few image files. `first` is the index of the first one."""
+
+    number: int
+    first: int
+    folder: Path
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def images(self) -> Iterator[BatchImage]:
+        for index, name in enumerate(self.names, self.first):
+            yield BatchImage(index, name, name, 0, self.folder / name)
+
+
+@dataclass(frozen=True)
+class TableShard:
+    """A few rows of a table. `first` is the index of the first one in the whole input."""
+
+    number: int
+    first: int
+    rows: Rows
+
+    def __len__(self) -> int:
+        return self.rows.count
+
+    def images(self) -> Iterator[BatchImage]:
+        limits, file = Limits.from_environment(), self.rows.path.name
+        cells = enumerate(self.rows.cells())
+        while group := list(islice(cells, _READ_AHEAD)):
+            found = [_look_up(cell, self.rows.path.parent) for _, cell in group]
+            texts = [i for i, (_, source) in enumerate(found) if isinstance(source, str)]
+            read = dict(zip(texts, read_images([found[i][1] for i in texts], limits), strict=True))
+            for i, (offset, _) in enumerate(group):
+                name, source = found[i]
+                row = self.rows.first + offset
+                yield BatchImage(self.first + offset, name or f"{file}#{row}", file, row, read.get(i, source))
+
+
+Shard = FileShard | TableShard
+
+
+class FileInput:
+    """Image files below a folder, in a listing that is kept with the work."""
+
+    def __init__(self, folder: Path, names: Sequence[str]):
+        self.folder, self.names = folder, names
+        self.identity: dict[str, Any] = {"folder": str(folder)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def shards(self, size: int) -> Iterator[FileShard]:
+        for number, first in enumerate(range(0, len(self.names), size)):
+            yield FileShard(number, first, self.folder, tuple(self.names[first : first + size]))
+
+
+class TableInput:
+    """Tables, one after the other."""
+
+    def __init__(self, tables: Sequence[Table]):
+        self.tables = tables
+        self.identity = {"tables": [table.identity for table in tables]}
+
+    def __len__(self) -> int:
+        return sum(len(table) for table in self.tables)
+
+    def shards(self, size: int) -> Iterator[TableShard]:
+        number = first = 0
+        for table in self.tables:
+            for row in range(0, len(table), size):
+                count = min(size, len(table) - row)
+                yield TableShard(number, first, table.rows_from(row, count))
+                number, first = number + 1, first + count
+
+
+def open_input(source: str, column: str | None = None) -> FileInput | TableInput:
+    """Finds what a batch reads.
+
+    Args:
+        source: a folder (its images, also those in folders below; else its tables), a file, a glob pattern, or a folder
+            with an MLTable. Tables are CSV with a header, Parquet, or JSON lines.
+        column: the tables' column with the images: bytes, base64, paths from the table's folder on, or URLs. Without it
+            one is chosen by its name.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: there are no images, or a table cannot be read.
+    """
+    path = Path(source)
+    if path.name == "MLTable" and path.is_file():
+        path = path.parent
+    if (path / "MLTable").is_file():
+        return _from_files(_of_mltable(path), path, column)
+    if path.is_dir():
+        return _from_folder(path, column)
+    if path.is_file():
+        return _from_files([path.name], path.parent, column)
+    if glob.has_magic(source):
+        files = sorted((file for file in glob.glob(source, recursive=True) if os.path.isfile(file)), key=natural_key)
+        if files:
+            return _from_files(files, Path(), column)
+        raise FileNotFoundError(f"No file fits the pattern {source}.")
+    if is_url(source):
+        raise ValueError("A batch reads files: write the URLs into a CSV with the header image, one in a line.")
+    raise FileNotFoundError(f"There is no file or folder {source}.")
+
+
+def shard_size(count: int, batch_size: int) -> int:
+    """Images in a shard: few, so that little is computed again after a stop, but not above 10,000 shards.
+
+    Example:
+        >>> shard_size(1000, 1), shard_size(1000, 4), shard_size(10_000_000, 1)
+        (8, 32, 1000)
+    """
+    least = STEP * max(batch_size, 1)
+    return max(least, -(-count // 10_000 // STEP) * STEP)
+
+
+def _from_folder(folder: Path, column: str | None) -> FileInput | TableInput:
+    if names := list(_images_below(folder)):
+        return FileInput(folder.absolute(), names)
+    tables = [item.name for item in folder.iterdir() if item.suffix.lower() in TABLE_SUFFIXES and item.is_file()]
+    if tables:
+        return _from_files(sorted(tables, key=natural_key), folder, column)
+    raise ValueError(f"The folder {folder} holds no images, and no tables (CSV, Parquet, JSON lines).")
+
+
+def _images_below(folder: Path) -> Iterator[str]:
+    """Paths from the folder on, sorted as people count; what begins with a dot is left out."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        for name in sorted(files, key=natural_key):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+
+
+def _from_files(names: Iterable[str], folder: Path, column: str | None) -> FileInput | TableInput:
+    names = list(names)
+    tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
+    if not tables:
+        images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        if images:
+            return FileInput(folder.absolute(), images)
+        raise ValueError(f"{folder / names[0]} is neither an image nor a table (CSV, Parquet, JSON lines).")
+    if len(tables) < len(names):
+        raise ValueError(f"{names[0]} ... {names[-1]} are tables and other files: give one kind.")
+    found = TableInput([scan((folder / name).absolute(), column) for name in tables])
+    if not len(found):
+        raise ValueError(f"{folder / tables[0]} holds no rows.")
+    return found
+
+
+def _of_mltable(folder: Path) -> list[str]:
+    """The files that an MLTable names, as paths from its folder on."""
+    import yaml
+
+    path = folder / "MLTable"
+    if path.stat().st_size > _LARGEST_MLTABLE:
+        raise ValueError(f"{path} is too large for an MLTable.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}.") from error
+    entries = content.get("paths") if isinstance(content, dict) else None
+    names: list[str] = []
+    for entry in entries if isinstance(entries, list) else ():
+        kind, value = next(iter(entry.items()), (None, None)) if isinstance(entry, dict) else (None, None)
+        if kind not in ("file", "folder", "pattern") or not isinstance(value, str):
+            raise ValueError(f"{path} has a path of another kind than file, folder and pattern.")
+        if "://" in value:
+            raise ValueError(f"{path} names {value[:100]}: download it, and name the file beside the MLTable.")
+        names += _named(folder, kind, value)
+    if not names:
+        raise ValueError(f"{path} names no file (paths: - file: ./NAME.jsonl).")
+    return names
+
+
+def _named(folder: Path, kind: str, value: str) -> list[str]:
+    if kind == "file":
+        found = [value] if (folder / value).is_file() else []
+    else:
+        pattern = value if kind == "pattern" else f"{value.rstrip('/')}/**"
+        found = sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)
+        found = [name for name in found if (folder / name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"{folder / 'MLTable'} names {value}, which is not there.")
+    return [os.path.normpath(name).replace(os.sep, "/") for name in found]
+
+
+def _look_up(cell: Any, folder: Path) -> tuple[str, bytes | Path | str | DetectionFailure]:
+    """The name of an image in a table's cell, '' if it has none, and where it is; a string is base64 or a URL."""
+    if isinstance(cell, DetectionFailure | bytes):
+        return "", cell if cell else DetectionFailure("The row has no image.")
+    if isinstance(cell, dict):  # as the datasets library stores images
+        name = cell.get("path") if isinstance(cell.get("path"), str) else ""
+        return name, _look_up(cell.get("bytes") or name, folder)[1]
+    if not isinstance(cell, str) or not cell.strip():
+        return "", DetectionFailure("The row has no image.")
+    if is_url(cell.strip()):
+        return cell.strip(), cell.strip()
+    if len(cell) < 4096 and "\n" not in cell:
+        for name in _possible_paths(cell):
+            if os.path.isfile(folder / name):
+                return cell, folder / name
+        if cell.lower().endswith(IMAGE_SUFFIXES):
+            return cell, DetectionFailure(f"There is no image file {folder / cell}.")
+    return "", cell
+
+
+def _possible_paths(cell: str) -> list[str]:
+    if not cell.lower().startswith(_REMOTE):
+        return [cell.removeprefix("file://")]
+    # The longest end that exists: a data store's folders stand before those of the data set.
+    parts = [part for part in cell.split("://", 1)[-1].split("/") if part not in ("", "..")]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+__all__ = ["BatchImage", "FileInput", "FileShard", "Shard", "TableInput", "TableShard", "open_input", "shard_size"]

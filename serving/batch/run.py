@@ -1,0 +1,152 @@
+"""Detection in many images: any input, any number of workers, and a kill at any moment loses and doubles nothing."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deformable_detr_refine.inference.detector import TOP_K, inside_mlflow
+
+from .input import Shard
+from .job import Job
+from .rows import format_of
+from .shard import Settings, ShardResult
+from .workers import run_here
+
+# Settings, shards that are not finished, workers (None: as many as there is room for) -> results in any order.
+Engine = Callable[[Settings, Iterable[Shard], int | None], Iterator[ShardResult]]
+_MODEL_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+class TooManyErrors(ValueError):
+    """More images failed than the error threshold allows."""
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """How a batch ended.
+
+    Args:
+        images: in the input and in the output.
+        failed: of them, rows with an error.
+        resumed: of them, finished in an earlier run.
+        seconds: of this run, model loading included.
+        error: the first error of this run.
+    """
+
+    images: int
+    failed: int
+    resumed: int
+    seconds: float
+    error: str | None
+
+
+def run_batch(
+    model: str,
+    source: str,
+    output: Path,
+    *,
+    form: str | None = None,
+    column: str | None = None,
+    threshold: float = 0.0,
+    top_k: int = TOP_K,
+    batch_size: int = 1,
+    workers: int | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    error_threshold: int = -1,
+    force: bool = False,
+    engine: Engine = run_here,
+    progress: Callable[[int, int], Any] = lambda done, total: None,
+) -> BatchSummary:
+    """Detects in all images of an input and writes a row for each, in the input's order.
+
+    The work so far is in OUTPUT.parts. The same call goes on with it after a stop, of whatever kind; a shard of images
+    (eight by default) that was under way is computed again.
+
+    Args:
+        model: a model folder, a Hub name, an .onnx file or an MLflow folder.
+        source: a folder, file, glob pattern or MLTable (see `open_input`).
+        output: the file to write.
+        form: jsonl, parquet or predictions; by the output's suffix if None (see `batch_rows`).
+        column: of tables, with the images.
+        threshold: scores above it are kept.
+        top_k: most boxes an image.
+        batch_size: most images of one shape at a time.
+        workers: as the engine counts them.
+        device: auto, cpu, cuda, ...
+        revision: of a model of the Hub.
+        error_threshold: the batch stops when more images than this have failed; -1 lets all of them fail (Azure).
+        force: begin anew and replace the output.
+        engine: `run_here`, or `ray_engine.run_on_ray`.
+        progress: is called with (finished images, all images) after each shard.
+
+    Raises:
+        OSError, ValueError: input, output or model cannot be used.
+        TooManyErrors: see `error_threshold`.
+    """
+    started = time.monotonic()
+    form, model = format_of(output, form), inside_mlflow(model)
+    settings = Settings(model, form, threshold, top_k, batch_size, device, revision)
+    identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
+    first_error = None
+    with Job(output) as job:
+        images, size = job.start(source, column, identity, batch_size, force)
+        resumed = done = sum(len(shard) for shard in images.shards(size) if shard.number in job.failed)
+        _hold(job, error_threshold, first_error)
+        progress(done, len(images))
+        todo = (shard for shard in images.shards(size) if shard.number not in job.failed)
+        if done < len(images):
+            for result in engine(settings, todo, workers):
+                if job.put(result):
+                    done += result.images
+                    first_error = first_error or result.error
+                    progress(done, len(images))
+                    _hold(job, error_threshold, first_error)
+        failed = sum(job.failed.values())
+        job.finish(sum(1 for _ in images.shards(size)), form)
+    return BatchSummary(len(images), failed, resumed, time.monotonic() - started, first_error)
+
+
+def model_identity(model: str, revision: str | None) -> str:
+    """By which another model is noticed: a digest of its files, or the commit on the Hub.
+
+    Raises:
+        FileNotFoundError: it can be neither.
+    """
+    path = Path(model)
+    if not path.exists():
+        if model.startswith((".", "/", "~")) or model.count("/") != 1:
+            raise FileNotFoundError(f"There is no model {model}.")
+        return f"{model}@{_commit(model, revision)}"
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(found for glob in _MODEL_FILES for found in path.glob(glob)):
+        with file.open("rb") as opened:
+            digest.update(f"{file.name}\n{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _commit(model: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return HfApi().model_info(model, revision=revision).sha or str(revision)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError):
+        # Loading the model says it better, or finds it in the cache.
+        return str(revision)
+
+
+def _hold(job: Job, error_threshold: int, first: str | None) -> None:
+    failed = sum(job.failed.values())
+    if 0 <= error_threshold < failed:
+        example = f" The first of this run: {first}" if first else ""
+        raise TooManyErrors(
+            f"{failed} image{'s' * (failed != 1)} failed, and the error threshold is {error_threshold}. What is "
+            f"finished is kept in {job.folder}: a higher threshold goes on from there.{example}"
+        )
+
+
+__all__ = ["BatchSummary", "Engine", "TooManyErrors", "model_identity", "run_batch"]

@@ -1,0 +1,90 @@
+"""The work on one shard of a batch, the same in a thread, a process and an actor of Ray."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deformable_detr_refine.inference.detector import TOP_K, DetectionFailure, Detector
+
+from .input import Shard
+from .rows import BatchRow, encode
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a batch asks of every worker.
+
+    Args:
+        model: a model folder, a Hub name or an .onnx file.
+        format: jsonl, parquet or predictions (see `batch_rows`).
+        threshold: scores above it are kept.
+        top_k: most boxes an image.
+        batch_size: most images of one shape at a time.
+        device: auto, cpu, cuda, ...
+        revision: of a model of the Hub.
+    """
+
+    model: str
+    format: str
+    threshold: float = 0.0
+    top_k: int = TOP_K
+    batch_size: int = 1
+    device: str = "auto"
+    revision: str | None = None
+
+    def load(self, threads: int | None = None) -> Detector:
+        """The detector; `threads` cores for one forward pass."""
+        return Detector(self.model, self.device, threads=threads, batch_size=self.batch_size, revision=self.revision)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A shard's rows, encoded.
+
+    Args:
+        number: the shard's.
+        content: a piece of the output file, in the order of the input.
+        images: how many.
+        failed: how many of them have an error instead of boxes.
+        error: the first one, with the image's name.
+    """
+
+    number: int
+    content: bytes
+    images: int
+    failed: int
+    error: str | None = None
+
+
+def detect_shard(detector: Detector, settings: Settings, shard: Shard) -> ShardResult:
+    """Detects in every image of a shard; an image that fails gives a row with its error."""
+    looked_at = {}
+
+    def sources():
+        for image in shard.images():
+            looked_at[image.index] = image
+            yield image.index, image.source
+
+    rows = []
+    for index, _, result in detector.detect_each(sources(), settings.threshold, settings.top_k):
+        image = looked_at.pop(index)
+        if isinstance(result, DetectionFailure) and isinstance(image.source, Path):
+            # The row names the image; where it lay on this machine is nobody's concern.
+            result = replace(result, error=result.error.replace(str(image.source), image.name))
+        rows.append(BatchRow(index, _printable(image.name), _printable(image.file), image.row, result))
+    rows.sort(key=lambda row: row.index)
+    if len(rows) != len(shard):
+        raise ValueError(f"Shard {shard.number} has {len(rows)} images, expected {len(shard)}: the input has changed.")
+    failures = [row for row in rows if isinstance(row.result, DetectionFailure)]
+    error = None
+    if failures:
+        name, error = failures[0].name, failures[0].result.error
+        error = error if name in error else f"{name}: {error}"
+    return ShardResult(shard.number, encode(rows, settings.format), len(rows), len(failures), error)
+
+
+def _printable(name: str) -> str:
+    """File names may hold bytes that are no text, which no output format takes."""
+    return name.encode("utf-8", "replace").decode()
+
+
+__all__ = ["Settings", "ShardResult", "detect_shard"]

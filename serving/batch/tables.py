@@ -1,0 +1,214 @@
+"""Tables with images: CSV, JSON lines and Parquet, read from any row on without what stands before it.
+
+Of CSV and JSON lines the position of every eighth row is noted in one pass; Parquet knows its row groups.
+"""
+
+import csv
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from deformable_detr_refine.inference.detector import DetectionFailure
+
+STEP = 8
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+# Azure's names first.
+_COLUMNS = (
+    *("image", "image_url", "image_path", "path", "file_name", "filename", "file"),
+    *("url", "bytes", "image_bytes", "content"),
+)
+_LONGEST_CELL = 2**28
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a known number of rows.
+
+    Args:
+        path: the file.
+        column: which column holds the images, by name.
+        rows: how many rows it has.
+        positions: byte of every eighth row, in a file of text.
+    """
+
+    path: Path
+    column: str
+    rows: int
+    positions: array = field(default_factory=lambda: array("q"), repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """By which a changed file is noticed."""
+        state = self.path.stat()
+        return {"path": str(self.path), "column": self.column, "bytes": state.st_size, "time": state.st_mtime_ns}
+
+    def rows_from(self, row: int, count: int) -> "Rows":
+        """`count` rows from `row` on, which is a multiple of eight."""
+        return Rows(self.path, self.column, row, count, self.positions[row // STEP] if self.positions else 0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A few rows of a table, small enough to be sent to another process; `position` is the first one's byte."""
+
+    path: Path
+    column: str
+    first: int
+    count: int
+    position: int
+
+    def cells(self) -> Iterator[Any]:
+        """The images' cells; a `DetectionFailure` where a row is broken."""
+        read = {".csv": _csv_cells, ".jsonl": _json_cells, ".parquet": _parquet_cells}[self.path.suffix.lower()]
+        yield from islice(read(self), self.count)
+
+
+def scan(path: Path, column: str | None) -> Table:
+    """Finds the rows of a table.
+
+    Raises:
+        ValueError: it cannot be read, or which column holds the images is not clear.
+        ImportError: Parquet cannot be read here.
+    """
+    return {".csv": _scan_csv, ".jsonl": _scan_json, ".parquet": _scan_parquet}[path.suffix.lower()](path, column)
+
+
+def import_parquet() -> Any:
+    """`pyarrow.parquet`.
+
+    Raises:
+        ValueError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError('Parquet needs pyarrow: pip install "deformable-detr-refine[train]".') from error
+    return pyarrow.parquet
+
+
+class _Lines:
+    """Lines of text with the byte after the last one that was taken."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.position = file, file.tell()
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.file:
+            self.position += len(line)
+            yield line.decode("utf-8", errors="replace")
+
+
+def _csv_reader(lines: _Lines) -> Any:
+    csv.field_size_limit(_LONGEST_CELL)
+    return csv.reader(iter(lines))
+
+
+def _scan_csv(path: Path, column: str | None) -> Table:
+    positions, rows = array("q"), 0
+    with path.open("rb") as file:
+        lines = _Lines(file)
+        reader = _csv_reader(lines)
+        try:
+            column = _choose(_header(next(reader, [])), column, path)
+            position = lines.position
+            for row in reader:
+                if row:
+                    if rows % STEP == 0:
+                        positions.append(position)
+                    rows += 1
+                position = lines.position
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: this is no CSV ({error}).") from error
+    return Table(path, column, rows, positions)
+
+
+def _csv_cells(rows: Rows) -> Iterator[Any]:
+    with rows.path.open("rb") as file:
+        place = _header(next(_csv_reader(_Lines(file)))).index(rows.column)
+        file.seek(rows.position)
+        for cells in _csv_reader(_Lines(file)):
+            if cells:
+                yield cells[place] if place < len(cells) else DetectionFailure(f"The row has no {rows.column}.")
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    return [name.removeprefix("\ufeff").strip() for name in cells]
+
+
+def _scan_json(path: Path, column: str | None) -> Table:
+    positions, rows, first = array("q"), 0, {}
+    with path.open("rb") as file:
+        position = 0
+        for line in file:
+            if line.strip():
+                if rows % STEP == 0:
+                    positions.append(position)
+                if not rows and isinstance(found := _parsed(line), dict):
+                    first = found
+                rows += 1
+            position += len(line)
+    return Table(path, _choose(list(first), column, path), rows, positions)
+
+
+def _json_cells(rows: Rows) -> Iterator[Any]:
+    with rows.path.open("rb") as file:
+        file.seek(rows.position)
+        for line in file:
+            if line.strip():
+                found = _parsed(line)
+                there = isinstance(found, dict) and rows.column in found
+                yield found[rows.column] if there else DetectionFailure(f"The line is no object with {rows.column}.")
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _scan_parquet(path: Path, column: str | None) -> Table:
+    parquet = import_parquet()
+    try:
+        with parquet.ParquetFile(path) as file:
+            return Table(path, _choose(file.schema_arrow.names, column, path), file.metadata.num_rows)
+    except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _parquet_cells(rows: Rows) -> Iterator[Any]:
+    # Read as a stream: a row group may hold gigabytes.
+    with import_parquet().ParquetFile(rows.path, buffer_size=1 << 20, pre_buffer=False) as file:
+        groups = range(file.metadata.num_row_groups)
+        start = 0
+        while groups and start + file.metadata.row_group(groups[0]).num_rows <= rows.first:
+            start += file.metadata.row_group(groups[0]).num_rows
+            groups = groups[1:]
+        for batch in file.iter_batches(STEP, row_groups=list(groups), columns=[rows.column]):
+            if start + len(batch) > rows.first:
+                yield from batch.slice(max(rows.first - start, 0)).column(0).to_pylist()
+            start += len(batch)
+
+
+def _choose(names: Sequence[str], column: str | None, path: Path) -> str:
+    if column is not None and column not in names:
+        raise ValueError(f"{path} has no column {column}, only {', '.join(names)}.")
+    if column is None and len(names) == 1:
+        return names[0]
+    column = column or next((name for name in _COLUMNS if name in names), None)
+    if column is None:
+        columns = f"has the columns {', '.join(names)}" if names else "has no columns"
+        raise ValueError(f"{path} {columns}: none of them is named image; name the one with the images (--column).")
+    return column
+
+
+__all__ = ["STEP", "TABLE_SUFFIXES", "Table", "import_parquet", "scan"]

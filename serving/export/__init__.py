@@ -1,0 +1,1 @@
+"""A detector as ONNX, torch.export or MLflow, proved against the model."""

@@ -1,0 +1,82 @@
+"""MLflow's scoring server with Azure's request beside its own: started as `python -m` this module.
+
+`mlflow models serve` answers Azure's `{"input_data": ...}` with 400, and has no place for another form. This is the
+same server with one more: POST /invocations and POST /score take `input_data` and answer as the catalogue's card does;
+everything else goes to MLflow. In an environment without this package the model's own copy of it does:
+
+    PYTHONPATH=MODEL/code python -m deformable_detr_refine.serving.export.mlflow_app MODEL --port 5001
+"""
+
+import argparse
+import asyncio
+import json
+from typing import Any
+
+from deformable_detr_refine.inference.mlflow_model import import_mlflow
+
+from ..azure.service import Service
+from ..limits import Limits
+
+
+def build_app(model: str) -> Any:
+    """The ASGI application for an MLflow model that `export_mlflow` wrote.
+
+    Raises:
+        ValueError: mlflow is not installed, or the model is another one.
+    """
+    mlflow = import_mlflow()
+    from mlflow.pyfunc import scoring_server
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    loaded = mlflow.pyfunc.load_model(model)
+    detector = getattr(loaded.unwrap_python_model(), "detector", None)
+    if detector is None:
+        raise ValueError(f"{model} is an MLflow model of another kind; `ddetr export --to mlflow` writes this one.")
+    app, service = scoring_server.init(loaded), Service(detector, Limits.from_environment())
+    of_mlflow = next(route.endpoint for route in app.routes if getattr(route, "path", "") == "/invocations")
+
+    async def score(request: Any) -> Any:
+        status, answer = await asyncio.to_thread(service.answer, await request.body())
+        return JSONResponse(answer, status)
+
+    async def invocations(request: Any) -> Any:
+        return await (score if _is_azure(await request.body()) else of_mlflow)(request)
+
+    async def healthy(_: Any) -> Any:
+        return JSONResponse("Healthy")
+
+    # First in the list, so that they are asked before MLflow's.
+    app.router.routes[:0] = [
+        Route("/invocations", invocations, methods=["POST"]),
+        Route("/score", score, methods=["POST"]),
+        Route("/", healthy),
+    ]
+    return app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="mlflow_app", description=__doc__.partition("\n")[0])
+    parser.add_argument("model", metavar="MODEL", help="the folder that `ddetr export --to mlflow` wrote")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5001)
+    args = parser.parse_args()
+    import uvicorn
+
+    uvicorn.run(build_app(args.model), host=args.host, port=args.port, timeout_graceful_shutdown=90)
+
+
+def _is_azure(body: bytes) -> bool:
+    if b'"input_data"' not in body:
+        return False
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return True  # the answer is one sentence, where MLflow's repeats the body
+    return isinstance(content, dict) and "input_data" in content
+
+
+__all__ = ["build_app"]
+
+if __name__ == "__main__":
+    main()

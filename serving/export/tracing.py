@@ -1,0 +1,120 @@
+"""A detector as a program of torch.export, for images and batches of every size, and the facts that go with it."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from deformable_detr_refine.inference.exported import FORMAT
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+
+# Any numbers would do that are no 0 or 1 on any level and make more tokens than a detector has queries.
+_EXAMPLE = (2, 608, 736)
+
+
+class LogitsAndBoxes(nn.Module):
+    """A detector whose outputs are two tensors."""
+
+    def __init__(self, detector: DeformableDetrRefineForObjectDetection) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """pixel_values (B, 3, height, width), pixel_mask (B, height, width) -> logits (B, Q, K), boxes (B, Q, 4)."""
+        outputs = self.detector(pixel_values, pixel_mask)
+        return outputs.logits, outputs.pred_boxes
+
+
+def trace(detector: DeformableDetrRefineForObjectDetection) -> ExportedProgram:
+    """The detector's forward pass as a graph in which batch, height and width are variables.
+
+    Args:
+        detector: in evaluation mode. With `use_backend("reference")` around this call the graph holds `grid_sample` in
+            place of the package's operator.
+
+    Raises:
+        torch._dynamo.exc.UserError: something in the model fixes one of the three.
+    """
+    batch, height, width = _EXAMPLE
+    pixel_values = torch.zeros(batch, 3, height, width, dtype=detector.dtype, device=detector.device)
+    pixel_mask = torch.ones(batch, height, width, dtype=torch.int64, device=detector.device)
+    free = Dim.DYNAMIC
+    with torch.no_grad(), _short_expressions():
+        program = torch.export.export(
+            LogitsAndBoxes(detector),
+            (pixel_values, pixel_mask),
+            dynamic_shapes={"pixel_values": {0: free, 2: free, 3: free}, "pixel_mask": {0: free, 1: free, 2: free}},
+        )
+    # A file would carry the example's pixels, and lines of Python with the folders of this machine.
+    program.example_inputs = None
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+@contextmanager
+def _short_expressions() -> Iterator[None]:
+    """Within the block, networks that pad as TensorFlow does (timm's tf_...) say how much in whole numbers.
+
+    timm's own ceil of a quotient and max make the sizes of later levels, which build on it, expressions that take the
+    tracer minutes; in this form they cancel out.
+    """
+    from timm.layers import padding
+
+    own = padding.get_same_padding
+
+    def get_same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+        reach = (kernel - 1) * dilation + 1
+        if reach < stride:
+            return own(size, kernel, stride, dilation)
+        return ((size + stride - 1) // stride - 1) * stride + reach - size
+
+    padding.get_same_padding = get_same_padding
+    try:
+        yield
+    finally:
+        padding.get_same_padding = own
+
+
+def facts(
+    detector: DeformableDetrRefineForObjectDetection, processor: DeformableDetrRefineImageProcessor, weights: str
+) -> dict[str, str]:
+    """All that is needed to use the program, as texts: class names, the image processor's settings, the config.
+
+    Args:
+        weights: sha256 of the file of weights; '' when there is none.
+    """
+    config = {key: value for key, value in detector.config.to_dict().items() if key != "_name_or_path"}
+    names = {str(label): name for label, name in sorted(detector.config.id2label.items())}
+    packages = ("deformable-detr-refine", "torch", "transformers")
+    return {
+        "format": FORMAT,
+        "id2label": json.dumps(names, ensure_ascii=False),
+        "image_processor": json.dumps(processor.to_dict(), ensure_ascii=False),
+        "config": json.dumps(config, ensure_ascii=False),
+        "versions": json.dumps({name: version(name) for name in packages}),
+        "weights_sha256": weights,
+    }
+
+
+def sha256_of_weights(model: str | Path) -> str:
+    """The digest of model.safetensors; '' where the weights lie elsewhere or in several files."""
+    file = Path(model) / "model.safetensors"
+    if not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+__all__ = [
+    "LogitsAndBoxes",
+    "facts",
+    "sha256_of_weights",
+    "trace",
+]

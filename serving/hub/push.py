@@ -1,0 +1,147 @@
+"""A model folder to the Hub: weights, this package's code, image processor and model card, in one commit."""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import httpx, validate_repo_id
+
+from deformable_detr_refine.inference.detections import Detections
+from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.modeling import load_image
+
+from .model_card import model_card, read_facts, without_secrets
+
+# As `ddetr detect` has it.
+THRESHOLD = 0.3
+SAMPLE, DRAWN = "sample.jpg", "sample_detections.jpg"
+# What an earlier push may have left that would be loaded in place of, or shown beside, the new files. Code that is not
+# replaced is not loaded, and a handler.py for Inference Endpoints is the user's own.
+_REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", SAMPLE, DRAWN]
+
+
+def push(
+    model: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    license: str | None = None,
+    image: str | Path | None = None,
+    threshold: float = THRESHOLD,
+    metrics: str | Path | None = None,
+) -> str:
+    """Uploads a model folder with a model card made from the files in it (see `model_card`).
+
+    The account is the one that `hf auth login` or HF_TOKEN gives. All files become visible in one commit: when the push
+    breaks off, the repository is as it was. Weights that are there already are replaced, and code of the same name;
+    other files stay.
+
+    Args:
+        model: a folder with config.json and model.safetensors. metrics.json, settings.yaml, trainer_state.json and
+            README.md in it go into the card; nothing else of it is uploaded.
+        repo_id: OWNER/NAME; made if there is none.
+        private: of a new repository; the account's own default if None.
+        revision: branch; made from the main one if there is none.
+        message: of the commit.
+        license: the Hub's id of the weights' licence, as 'apache-2.0'; that of a README.md in the folder if None.
+        image: a photo to show in the card with what is found in it. It becomes public with the model.
+        threshold: least score that the card's examples and the Hub's widget show.
+        metrics: a metrics.json elsewhere than in the folder.
+
+    Returns:
+        The commit's URL.
+
+    Raises:
+        FileNotFoundError: the folder, the image or the metrics are not there.
+        ValueError: the model cannot be loaded, there is no token, a name is not allowed, a file cannot be read.
+        OSError: the Hub does not answer or refuses.
+    """
+    folder = Path(model)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"There is no model folder {folder}: a folder with config.json and weights is pushed.")
+    _hold_names(repo_id, license)
+    token = get_token()
+    if token is None:
+        raise ValueError("There is no token for the Hub: `hf auth login` keeps one, or set HF_TOKEN.")
+    facts = read_facts(folder, Path(metrics) if metrics else None)
+    photo = load_image(image) if image else None
+    detector, processor = load_detector(str(folder), "cpu")
+    with tempfile.TemporaryDirectory() as temporary:
+        stage = Path(temporary)
+        detector.save_pretrained(stage)
+        processor.save_pretrained(stage)
+        facts.parameters = sum(parameter.numel() for parameter in detector.parameters())
+        facts.sha256 = {file.name: _sha256(file) for file in sorted(stage.glob("*.safetensors"))}
+        if photo is not None:
+            photo.save(stage / SAMPLE, quality=92)
+            _detect(stage, threshold).draw(stage / SAMPLE).save(stage / DRAWN, quality=92)
+        sample = (SAMPLE, DRAWN) if photo is not None else (None, None)
+        card = model_card(repo_id, detector.config, facts, threshold, license, *sample)
+        (stage / "README.md").write_text(without_secrets(card, token), encoding="utf-8")
+        with _one_sentence(token):
+            return _upload(HfApi(), stage, repo_id, private, revision, message or f"{folder.name} by ddetr push")
+
+
+def _upload(hub: HfApi, stage: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:
+    hub.create_repo(repo_id, private=private, exist_ok=True)
+    if revision not in (None, "main"):
+        hub.create_branch(repo_id, branch=revision, exist_ok=True)
+    commit = hub.upload_folder(
+        repo_id=repo_id,
+        folder_path=stage,
+        revision=revision,
+        commit_message=message,
+        delete_patterns=_REPLACED,
+    )
+    return commit.commit_url
+
+
+def _detect(folder: Path, threshold: float) -> Detections:
+    (found,) = Detector(folder, "cpu").detect([folder / SAMPLE], threshold)
+    if isinstance(found, DetectionFailure):
+        raise ValueError(f"The sample image cannot be used: {found.error}")
+    return found
+
+
+def _hold_names(repo_id: str, license: str | None) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id} is no name on the Hub: {error}") from error
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{repo_id} is no name on the Hub: give OWNER/NAME.")
+    if license is not None and not re.fullmatch(r"[a-z0-9.+-]+", license):
+        raise ValueError(f"{license!r} is no id of a licence as the Hub has them, like apache-2.0, mit or cc-by-4.0.")
+
+
+@contextmanager
+def _one_sentence(token: str) -> Iterator[None]:
+    """The Hub's errors without its advice of several lines, and without the token, wherever it might stand."""
+    try:
+        yield
+    except (httpx.HTTPError, OSError, RuntimeError) as error:
+        # The client wraps what stopped an upload into a RuntimeError that names the file.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        if isinstance(cause, HfHubHTTPError):
+            said = f"The Hub refuses: {cause.server_message or str(cause).splitlines()[0]}"
+        else:
+            said = f"The Hub cannot be reached: {cause}"
+        if cause is not error:
+            said = f"{error} {said}"
+        raise OSError(without_secrets(said, token)) from None
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+__all__ = ["push"]

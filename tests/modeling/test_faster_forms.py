@@ -1,0 +1,154 @@
+"""What is computed another way for speed gives the same numbers as the plain form."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torchvision.ops import sigmoid_focal_loss
+
+from deformable_detr_refine.modeling.focal_loss import focal_loss
+from deformable_detr_refine.modeling.folded_norm import fold_frozen_norms
+from deformable_detr_refine.modeling.heads import BoxHead
+from deformable_detr_refine.modeling.linear import Linear, LinearReLU
+from deformable_detr_refine.modeling.positions import cell_centres, sine_position_embedding, valid_sizes
+from deformable_detr_refine.modeling.sparse_gradient import with_sparse_gradient
+
+
+def random_norms(network):
+    """Statistics and weights that a forgotten factor would show."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_var, module.weight):
+                tensor.data.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.running_mean, module.bias):
+                tensor.data.uniform_(-0.2, 0.2, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [
+        ("resnet18", 20),
+        ("resnet50", 53),
+        ("tf_efficientnet_lite0", 43),
+        ("efficientnet_lite0", 48),
+        ("convnext_atto", 0),
+    ],
+)
+def test_folded_norms_give_the_networks_own_numbers(name, folded):
+    torch.manual_seed(0)
+    # In fp64, where no rounding moves a value over a ReLU's edge.
+    plain = timm.create_model(name, features_only=True, out_indices=(-3, -2, -1)).eval().double()
+    random_norms(plain)
+    network = copy.deepcopy(plain)
+    assert fold_frozen_norms(network) == folded
+    assert list(network.state_dict()) == list(plain.state_dict())
+    assert [n for n, _ in network.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    network = copy.deepcopy(network)  # the copy's convolutions take the copy's norms
+    pixels = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    expected, features = plain(pixels), network(pixels)
+    for ours, theirs in zip(features, expected, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-9 * theirs.abs().max()
+    (sum(f.square().mean() for f in expected)).backward()
+    (sum(f.square().mean() for f in features)).backward()
+    for (parameter_name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() <= 1e-9 * theirs.grad.norm(), parameter_name
+
+
+def test_a_copy_of_a_folded_network_is_independent():
+    network = timm.create_model("resnet18", features_only=True).eval()
+    fold_frozen_norms(network)
+    other = copy.deepcopy(network)
+    pixels = torch.randn(1, 3, 64, 64)
+    before = network(pixels)[-1]
+    other.bn1.bias.data.fill_(100)
+    assert torch.equal(network(pixels)[-1], before) and not torch.equal(other(pixels)[-1], before)
+
+
+@pytest.mark.parametrize("tokens", [7, 200, 1300])
+@pytest.mark.parametrize("kind", [Linear, LinearReLU])
+def test_linear_is_nn_linear(kind, tokens):
+    torch.manual_seed(0)
+    ours, plain = kind(24, 40), torch.nn.Linear(24, 40)
+    plain.load_state_dict(ours.state_dict())
+    results = []
+    for layer in (ours, plain):
+        x = torch.randn(2, tokens, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        y = layer(x)
+        y = y.relu() if kind is LinearReLU and layer is plain else y
+        y.square().sum().backward()
+        results.append((y, x.grad, layer.weight.grad, layer.bias.grad))
+    for got, expected in zip(*results, strict=True):
+        assert got.shape == expected.shape
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", [Linear, LinearReLU])
+def test_linear_takes_halves_of_a_tensor(kind):
+    layer, wide = kind(8, 4), torch.randn(2, 300, 16)
+    results = []
+    for half in (wide.chunk(2, -1)[0], wide.chunk(2, -1)[0].clone()):
+        half = half.detach().requires_grad_()
+        y = torch.cat((layer(half), layer(half)), -1)
+        results.append((y, *torch.autograd.grad(y.square().sum(), (half, *layer.parameters()))))
+    torch.testing.assert_close(*results)
+
+
+def test_linear_takes_frozen_weights_and_inputs_without_gradient():
+    layer = LinearReLU(8, 4)
+    layer.weight.requires_grad_(False)
+    x = torch.randn(1, 500, 8)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None and layer.bias.grad is not None
+    layer.requires_grad_(False)
+    assert not layer(x).requires_grad
+
+
+def test_positions_of_a_whole_level_are_those_of_a_full_mask():
+    for shape in ((1, 1), (5, 9), (13, 4)):
+        mask = torch.ones(2, *shape, dtype=torch.bool)
+        device = mask.device
+        whole = sine_position_embedding(shape, None, 32, device)
+        assert whole.shape == (1, shape[0] * shape[1], 32)
+        torch.testing.assert_close(sine_position_embedding(shape, mask, 32, device), whole.expand(2, -1, -1))
+        assert torch.equal(valid_sizes(shape, mask, device), valid_sizes(shape, None, device).expand(2, -1))
+        centres = cell_centres(shape, valid_sizes(shape, None, device))
+        assert centres[0, 0].tolist() == pytest.approx([0.5 / shape[1], 0.5 / shape[0]])
+
+
+@pytest.mark.parametrize("gamma", [2.0, 1.5, 0])
+@pytest.mark.parametrize("positives", [0, 1, 7])
+def test_focal_loss_is_torchvisions(gamma, positives):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(3, 50, 6, generator=generator) * 8).requires_grad_()
+    index = tuple(torch.randint(0, size, (positives,), generator=generator) for size in logits.shape)
+    one_hot = torch.zeros(logits.shape, dtype=torch.float64)
+    one_hot[index] = 1
+    exact = logits.detach().double().requires_grad_()
+    expected = sigmoid_focal_loss(exact, one_hot, 0.3, gamma, reduction="sum")
+    loss = focal_loss(logits, index, 0.3, gamma)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    theirs = torch.autograd.grad(expected, exact, torch.tensor(2.0, dtype=torch.float64))[0]
+    ours = torch.autograd.grad(loss, logits, torch.tensor(2.0))[0]
+    assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+    half = logits.detach().bfloat16().requires_grad_()
+    focal_loss(half, index, 0.3, gamma).backward()
+    assert half.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_sparse_gradient_is_the_heads_own(rows):
+    torch.manual_seed(0)
+    head, x = BoxHead(16), torch.randn(2, 300, 16).requires_grad_()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    head[0].bias.requires_grad_(False)
+    chosen = torch.randint(0, 2, (rows,)), torch.randperm(300)[:rows]
+    leaves = [x, *(p for p in head.parameters() if p.requires_grad)]
+    results = []
+    for forward in (head, lambda x: with_sparse_gradient(head, x)):
+        y = forward(x)
+        results.append((y.detach(), *torch.autograd.grad(y[chosen].sigmoid().sum(), leaves)))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())

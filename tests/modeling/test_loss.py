@@ -1,0 +1,167 @@
+"""The loss: what it must not depend on, how it is normalised, and its errors."""
+
+import pytest
+import torch
+from support.goldens_mmdet import NO_DROPOUT, golden_config
+
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection
+from deformable_detr_refine.modeling.boxes import generalized_iou
+from deformable_detr_refine.modeling.loss import detection_loss
+from deformable_detr_refine.modeling.matcher import match
+
+LAYERS, B, Q, K, S = 3, 4, 12, 5, 40
+
+
+@pytest.fixture
+def predictions():
+    """logits, pred_boxes, encoder_logits, encoder_pred_boxes, as leaves."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    boxes = draw(LAYERS, B, Q, 4).sigmoid(), draw(B, S, 4).sigmoid()
+    return [t.requires_grad_() for t in (draw(LAYERS, B, Q, K), boxes[0], draw(B, S, K), boxes[1])]
+
+
+def loss_of(predictions, labels, **kwargs):
+    logits, boxes, encoder_logits, encoder_boxes = predictions
+    return detection_loss(
+        golden_config(),
+        logits,
+        boxes,
+        labels,
+        encoder_logits=encoder_logits,
+        encoder_pred_boxes=encoder_boxes,
+        **kwargs,
+    )
+
+
+def loss_and_gradients(predictions, labels, **kwargs):
+    loss, _ = loss_of(predictions, labels, **kwargs)
+    return loss, torch.autograd.grad(loss, predictions)
+
+
+def test_terms_have_the_reference_names_and_add_up(predictions, targets):
+    loss, terms = loss_of(predictions, targets)
+    layers = ["enc_", "d0.", "d1.", ""]
+    assert set(terms) == {f"{layer}loss_{term}" for layer in layers for term in ("cls", "bbox", "iou")}
+    torch.testing.assert_close(sum(terms.values()), loss)
+
+
+def test_order_of_targets_does_not_matter(predictions, targets):
+    expected = loss_and_gradients(predictions, targets)
+    permuted = [{name: value.flip(0) for name, value in target.items()} for target in targets]
+    torch.testing.assert_close(loss_and_gradients(predictions, permuted), expected)
+
+
+def test_order_of_queries_does_not_matter(predictions, targets):
+    logits, boxes, encoder_logits, encoder_boxes = predictions
+    order = torch.randperm(Q, generator=torch.Generator().manual_seed(0))
+    permuted = (logits[:, :, order], boxes[:, :, order], encoder_logits, encoder_boxes)
+    torch.testing.assert_close(loss_of(permuted, targets)[0], loss_of(predictions, targets)[0])
+
+
+def test_no_boxes_anywhere_leaves_the_classification(predictions):
+    nothing = [{"class_labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)} for _ in range(B)]
+    loss, terms = loss_of(predictions, nothing)
+    loss.backward()
+    assert loss > 0 and all(value == 0 for name, value in terms.items() if not name.endswith("loss_cls"))
+    assert predictions[0].grad.abs().sum() > 0 and predictions[1].grad.abs().sum() == 0
+
+
+def test_more_targets_than_queries(predictions):
+    crowded = [{"class_labels": torch.zeros(20, dtype=torch.int64), "boxes": torch.full((20, 4), 0.3)}] * B
+    assert loss_of(predictions, crowded)[0].isfinite()
+
+
+def test_perfect_predictions_cost_next_to_nothing(targets):
+    boxes = torch.full((1, B, Q, 4), 0.9)
+    logits = torch.full((1, B, Q, K), -20.0)
+    for image, target in enumerate(targets):
+        count = len(target["boxes"])
+        boxes[0, image, :count] = target["boxes"]
+        logits[0, image, torch.arange(count), target["class_labels"]] = 20.0
+    loss, terms = detection_loss(golden_config(), logits, boxes, targets)
+    assert loss < 1e-5, terms
+
+
+def test_accumulated_window_is_one_large_batch(pixels, targets):
+    torch.manual_seed(0)
+    model = DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT)).train()
+    model(pixels, labels=targets).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    count = sum(len(target["boxes"]) for target in targets)
+    for part in (slice(0, 1), slice(1, 4)):
+        model(pixels[part], labels=targets[part], num_items_in_batch=torch.tensor(count)).loss.backward()
+    for name, gradient in expected.items():
+        got = model.get_parameter(name).grad
+        assert (got - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+
+
+def test_zero_items_in_batch_divides_by_one(predictions, targets):
+    torch.testing.assert_close(
+        loss_of(predictions, targets, num_items_in_batch=0)[0], loss_of(predictions, targets, num_items_in_batch=1)[0]
+    )
+
+
+def test_loss_is_computed_in_fp32(predictions, targets):
+    half = [tensor.detach().bfloat16() for tensor in predictions]
+    loss, _ = loss_of(half, targets)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, loss_of([tensor.float() for tensor in half], targets)[0])
+
+
+def test_prediction_that_is_not_finite_names_its_image(detector, pixels, targets):
+    named = [{**target, "image_id": torch.tensor([10 + i])} for i, target in enumerate(targets)]
+    poisoned = pixels.clone()
+    poisoned[1] = torch.nan  # the image without boxes
+    with pytest.raises(FloatingPointError, match=r"not finite for image 1 \(image_id 11\) of the batch"):
+        detector(poisoned, labels=named)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_labels": torch.tensor([0, 5])}, r"labels\[0\]: class labels run from 0 to 5, .* classes 0 to 4"),
+        ({"class_labels": torch.tensor([-1, 0])}, "from -1"),
+        ({"boxes": torch.tensor([[10.0, 20.0, 30.0, 40.0]] * 2)}, r"normalised by the image itself.* from 10 to 40"),
+        ({"boxes": torch.full((2, 4), torch.nan)}, "normalised"),
+        ({"boxes": torch.zeros(3, 4)}, r"boxes \(3, 4\) do not go with 2 class labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(change, message, detector, pixels, targets):
+    with pytest.raises(ValueError, match=message):
+        detector(pixels, labels=[{**targets[0], **change}, *targets[1:]])
+
+
+def test_labels_for_other_images_are_refused(detector, pixels, targets):
+    with pytest.raises(ValueError, match="4 images came with 3 labels"):
+        detector(pixels, labels=targets[:3])
+
+
+def test_matching_is_optimal():
+    """Against every assignment of three targets to four predictions."""
+    from itertools import permutations
+
+    generator = torch.Generator().manual_seed(0)
+    logits, boxes = torch.randn(1, 4, K, generator=generator), torch.rand(1, 4, 4, generator=generator)
+    labels = [{"class_labels": torch.tensor([1, 1, 4]), "boxes": torch.rand(3, 4, generator=generator)}]
+    config = golden_config(class_cost=0, giou_cost=0)  # leaves L1, which is easily written down
+    ((queries, matched),) = match(config, logits, boxes, labels, "test")
+    cost = torch.cdist(boxes[0], labels[0]["boxes"], p=1)
+    best = min(sum(cost[q, t] for t, q in enumerate(order)) for order in permutations(range(4), 3))
+    assert cost[queries, matched].sum() == pytest.approx(best.item())
+
+
+def test_generalized_iou_by_hand():
+    a = torch.tensor([0.0, 0.0, 2.0, 2.0])
+    for b, expected in [
+        ([0.0, 0.0, 2.0, 2.0], 1.0),
+        ([1.0, 0.0, 3.0, 2.0], 1 / 3),  # half overlaps, the hull is the union
+        ([3.0, 0.0, 5.0, 2.0], -1 / 5),  # apart: union 8 of a hull of 10
+        ([1.0, 1.0, 1.0, 1.0], 0.0),  # empty, inside
+    ]:
+        assert generalized_iou(a, torch.tensor(b)).item() == pytest.approx(expected)
+    assert generalized_iou(torch.zeros(4), torch.zeros(4)).isfinite()

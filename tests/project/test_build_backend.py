@@ -1,0 +1,90 @@
+"""The C library gets into wheels where something can compile it, and installing never fails where nothing can."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def c_library(monkeypatch):
+    """build_backend/c_library.py, online and asked for the first time."""
+    spec = importlib.util.spec_from_file_location("c_library", ROOT / "build_backend" / "c_library.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in module.OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    return module
+
+
+@pytest.fixture
+def no_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+
+
+needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
+
+
+@needs_cc
+def test_a_system_compiler_is_used(c_library):
+    assert c_library.system_compiler() == ["cc"]
+    assert c_library.ask_for_ziglang() == []
+
+
+@needs_cc
+def test_the_compiler_of_the_environment_comes_first(c_library, monkeypatch):
+    monkeypatch.setenv("CC", "cc -Wall")
+    assert c_library.system_compiler() == ["cc", "-Wall"]
+
+
+def test_ziglang_is_asked_for_without_a_compiler(c_library, no_compiler):
+    assert c_library.system_compiler() is None
+    assert c_library.ask_for_ziglang() == (["ziglang>=0.13"] if c_library.ZIG_RUNS_HERE else [])
+
+
+@pytest.mark.parametrize("name", ["PIP_NO_INDEX", "UV_OFFLINE"])
+def test_nothing_is_asked_for_offline(c_library, no_compiler, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    assert c_library.ask_for_ziglang() == []
+
+
+def test_a_compiler_that_fails_is_none(c_library, no_compiler, tmp_path, capfd):
+    broken = tmp_path / "cc"  # the only one on PATH
+    broken.write_text("#!/bin/sh\necho no headers >&2\nexit 1\n")
+    broken.chmod(0o755)
+    assert c_library.system_compiler() is None
+    assert "no headers" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "compiler", [pytest.param(True, marks=needs_cc, id="compiler"), pytest.param(False, id="none")]
+)
+def test_wheel(compiler, tmp_path):
+    """Without pip's isolation: nothing is downloaded, so that nothing but a compiler on PATH can compile."""
+    source = tmp_path / "source"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for folder in ("build_backend", *project["tool"]["setuptools"]["package-dir"].values()):
+        ignored = shutil.ignore_patterns("__pycache__", "deformable_attention_*")
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
+    for file in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / file, source)
+    environment = {name: text for name, text in os.environ.items() if name != "CC"}
+    if not compiler:
+        environment["PATH"] = str(tmp_path)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
+    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], env=environment, check=True, timeout=300)
+    wheel = next(tmp_path.glob("*.whl"))
+    libraries = [name for name in zipfile.ZipFile(wheel).namelist() if "deformable_attention_" in name]
+    assert wheel.name.endswith("-py3-none-any.whl") == (not compiler)
+    assert bool(libraries) == compiler
+    assert all(name.startswith("deformable_detr_refine/") for name in libraries)
