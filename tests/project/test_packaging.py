@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import NamedTuple
@@ -185,13 +187,18 @@ def test_every_import_is_declared(source):
     declared, extras = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]
     at_once = {_name(item) for item in [*declared, *(i for e in EXTRAS.get(room_of(source), ()) for i in extras[e])]}
     in_all = at_once | {_name(item) for extra in extras.values() for item in extra}
-    providers = packages_distributions()
     for module, dots, tried, is_later in imports(source):
         top = module.split(".")[0]
         if dots or tried or top in sys.stdlib_module_names or top in OWN:
             continue
-        names = {_name(name) for name in providers.get(top, [top])}
+        names = {_name(name) for name in providers().get(top, [top])}
         assert names & (in_all if is_later else at_once), f"{source.name} imports {top}, which is not declared for it"
+
+
+@cache
+def providers() -> Mapping[str, list[str]]:
+    """The distributions that each top-level name comes from; takes a second."""
+    return packages_distributions()
 
 
 def _name(requirement: str) -> str:
