@@ -80,14 +80,14 @@ class Backbone(nn.Module):
             loaded = load_state_dict(weights)
         own = self.body.state_dict()
         # Some networks flatten 'stages.0' to 'stages_0' when they give features; files have the dots.
-        found = {name: loaded.get(name, loaded.get(_with_dots(name))) for name in own}
-        wrong = [name for name, tensor in found.items() if tensor is None or tensor.shape != own[name].shape]
+        weights_by_name = {name: loaded.get(name, loaded.get(_with_dots(name))) for name in own}
+        wrong = [name for name, tensor in weights_by_name.items() if tensor is None or tensor.shape != own[name].shape]
         if wrong:
             raise ValueError(
                 f"{weights} does not hold the weights of {self.name}: "
                 f"{len(wrong)} of {len(own)} tensors are missing or of another shape, {wrong[0]} first."
             )
-        self.body.load_state_dict(found)
+        self.body.load_state_dict(weights_by_name)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """(B, 3, height, width) -> three maps (B, widths[i], height / stride, width / stride)."""

@@ -14,16 +14,16 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-INTERFACE = 2  # as in deformable_attention.c
+INTERFACE = 3  # as in deformable_attention.c
 # Arguments of what returns nothing: p, a pointer; i, int64_t; f, float.
 FUNCTIONS = {
     "deformable_attention_run": "pp",
-    "token_rows_drop": "piiip",
-    "token_rows_relu_backward": "pppiif",
-    "token_rows_norm": "ppppppiiifp",
-    "token_rows_norm_backward": "pppppppiiifp",
-    "token_rows_looks": "pppppiiip",
-    "token_rows_looks_backward": "ppppppiiip",
+    "fused_dropout": "piiip",
+    "fused_relu_backward": "pppiif",
+    "fused_residual_norm": "ppppppiiifp",
+    "fused_residual_norm_backward": "pppppppiiifp",
+    "fused_sampling": "pppppiiip",
+    "fused_sampling_backward": "ppppppiiip",
 }
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 # With the process that it belongs to: a fork has none of its threads.
@@ -44,12 +44,12 @@ def library() -> tuple[ctypes.CDLL | None, str | None]:
             "the C library was not built (when the package was installed there was no C compiler), or is not here",
         )
     try:
-        found = open_library(path_of(folder, "baseline"))
-        if found.deformable_attention_has_avx2() and path_of(folder, "avx2").exists():
-            found = open_library(path_of(folder, "avx2"))
+        opened = open_library(path_of(folder, "baseline"))
+        if opened.deformable_attention_has_avx2() and path_of(folder, "avx2").exists():
+            opened = open_library(path_of(folder, "avx2"))
     except OSError as error:
         return None, f"the C library cannot be loaded: {error}"
-    return found, None
+    return opened, None
 
 
 def path_of(folder: Path, build: str) -> Path:
@@ -57,14 +57,14 @@ def path_of(folder: Path, build: str) -> Path:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    found = ctypes.CDLL(str(path))
-    if (interface := found.deformable_attention_interface()) != INTERFACE:
+    opened = ctypes.CDLL(str(path))
+    if (interface := opened.deformable_attention_interface()) != INTERFACE:
         raise OSError(f"{path} has interface {interface}, but {INTERFACE} is needed: install the package again")
     types = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
     for name, arguments in FUNCTIONS.items():
-        function = getattr(found, name)
+        function = getattr(opened, name)
         function.argtypes, function.restype = [types[letter] for letter in arguments], None
-    return found
+    return opened
 
 
 def run_in_threads(work: Callable[[int], None], threads: int) -> None:

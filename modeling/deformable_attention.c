@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#define INTERFACE 2  // c_library.py refuses a library of another version
+#define INTERFACE 3  // c_library.py refuses a library of another version
 #define AHEAD 2      // queries to prefetch: rows of a head are H rows apart, which the hardware does not foresee
 
 // gcc keeps a vector wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.
@@ -340,7 +340,7 @@ INLINE void copy_out(const Work *work, char *to, const float *from, int64_t step
     }
 }
 
-// For each type a copy loop of its own, without the question inside.
+// Each type has a copy loop of its own, without the question inside.
 #define PER_TYPE(copy, work, to, from, step)                                \
     do {                                                                    \
         if ((work)->type == FLOAT32) copy(work, to, from, step, FLOAT32);   \

@@ -4,11 +4,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .fused_passes import (
+    Dropout,
+    Norm,
+    fused_dropout_,
+    fused_path_applies,
+    fused_relu_backward_,
+    fused_residual_norm,
+    fused_residual_norm_backward,
+)
 from .linear import Linear, LinearReLU, product, worth_onednn
 from .residual_norm import residual_norm
-from .token_rows import Dropout, Norm, can_take, drop_, relu_backward_
-from .token_rows import residual_norm as norm_rows
-from .token_rows import residual_norm_backward as norm_rows_backward
 
 # Tokens whose hidden activations stay in the processor's cache from one product to the next.
 _CHUNK = 1024
@@ -30,7 +36,7 @@ class FeedForward(nn.Module):
         """x (B, N, D) -> norm(x + what the layers make of x)."""
         modules = self.fc1, self.fc2, self.activation_dropout, self.dropout, norm
         kinds = LinearReLU, Linear, nn.Dropout, nn.Dropout, nn.LayerNorm
-        if tuple(map(type, modules)) == kinds and worth_onednn(x, self.fc1.weight) and can_take(x, *modules):
+        if tuple(map(type, modules)) == kinds and worth_onednn(x, self.fc1.weight) and fused_path_applies(x, *modules):
             drops = (Dropout(drop.p, drop.training) for drop in (self.activation_dropout, self.dropout))
             weights = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, norm.weight, norm.bias
             return _FeedForward.apply(x, *weights, norm.eps, *drops, torch.is_grad_enabled())
@@ -55,7 +61,7 @@ class _FeedForward(torch.autograd.Function):
             hidden = _hidden(rows[part], weight1, bias1, inner, first)
             y = product(hidden, weight2, bias2)
             kept_total = None if total is None else total_rows[part]
-            norm_rows(rows[part], y, Norm(gain, shift, eps), outer, out_rows[part], kept_total, first)
+            fused_residual_norm(rows[part], y, Norm(gain, shift, eps), outer, out_rows[part], kept_total, first)
             if needed and len(rows) * weight1.shape[0] * 4 <= _WORTH_KEEPING:
                 kept.append(hidden)
         ctx.save_for_backward(x, total, weight1, bias1, weight2, gain, shift, *kept)
@@ -74,14 +80,14 @@ class _FeedForward(torch.autograd.Function):
             part = slice(first, first + _CHUNK)
             to_x = grad_x[part]
             to_y = torch.empty_like(to_x) if ctx.outer.dropped else to_x
-            grad_norm = grad_norm + norm_rows_backward(
+            grad_norm = grad_norm + fused_residual_norm_backward(
                 grad_rows[part], total_rows[part], Norm(gain, shift, ctx.eps), ctx.outer, to_x, to_y, first
             )
             hidden = kept[index] if kept else _hidden(rows[part], weight1, bias1, ctx.inner, first)
             grad_weight2.addmm_(to_y.t(), hidden)
             grad_bias2 = grad_bias2 + to_y.sum(0)
             to_hidden = product(to_y, weight2.t())
-            grad_bias1 = grad_bias1 + relu_backward_(to_hidden, hidden, ctx.inner)
+            grad_bias1 = grad_bias1 + fused_relu_backward_(to_hidden, hidden, ctx.inner)
             grad_weight1.addmm_(to_hidden.t(), rows[part])
             to_x += product(to_hidden, weight1.t())
         grads = grad_weight1, grad_bias1.to(bias1), grad_weight2, grad_bias2, *grad_norm.to(gain)
@@ -89,4 +95,4 @@ class _FeedForward(torch.autograd.Function):
 
 
 def _hidden(x: Tensor, weight: Tensor, bias: Tensor, dropout: Dropout, first: int) -> Tensor:
-    return drop_(product(x, weight, bias, "relu"), dropout, first)
+    return fused_dropout_(product(x, weight, bias, "relu"), dropout, first)

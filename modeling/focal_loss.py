@@ -14,7 +14,7 @@ def focal_loss(logits: Tensor, positives: tuple[Tensor, ...], alpha: float, gamm
 
     Args:
         logits: (..., K).
-        positives: the indices, one tensor a dimension, of the logits whose target is 1; all others have 0.
+        positives: the indices, one tensor per dimension, of the logits whose target is 1; all others have 0.
     """
     return _FocalLoss.apply(logits, alpha, gamma, *positives)
 

@@ -167,7 +167,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     ) -> BatchFeature:
         if do_rescale:
             for image in images:
-                _hold_0_to_255(image)
+                _check_0_to_255(image)
         groups, order = group_images_by_shape(images, disable_grouping=disable_grouping)
         for shape, batch in groups.items():
             if do_resize:
@@ -220,8 +220,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         Example:
             >>> from types import SimpleNamespace
             >>> outputs = SimpleNamespace(logits=torch.tensor([[[2.0]]]), pred_boxes=torch.full((1, 1, 4), 0.5))
-            >>> (found,) = DeformableDetrRefineImageProcessor().post_process_object_detection(outputs, 0.5, [(32, 64)])
-            >>> found["boxes"].tolist()
+            >>> (best,) = DeformableDetrRefineImageProcessor().post_process_object_detection(outputs, 0.5, [(32, 64)])
+            >>> best["boxes"].tolist()
             [[16.0, 8.0, 48.0, 24.0]]
 
         Source: _predict_by_feat_single in mmdet/models/dense_heads/detr_head.py.
@@ -260,7 +260,7 @@ def _padded(images: Sequence[Tensor], size: SizeDict | None) -> tuple[Tensor, Te
     return canvas, mask
 
 
-def _hold_0_to_255(image: Tensor) -> None:
+def _check_0_to_255(image: Tensor) -> None:
     """Refuse an array whose values cannot be grey levels: 0..1 already, or 16 bits."""
     if image.dtype == torch.uint8:
         return

@@ -1,8 +1,8 @@
-"""Deformable attention on a GPU, in Triton: one kernel a direction for all levels, compiled at its first call.
+"""Deformable attention on a GPU, in Triton: one kernel per direction for all levels, compiled at its first call.
 
-Values of 32 and 16 bits with a power of two up to 64 channels a head; other inputs go to the torch backend. Coordinates
-and sums are fp32. A location that is not finite gives NaN in its query and head, NaN gradients for its weight and its
-other coordinate, and reaches no other gradient, as in the reference.
+Values of 32 and 16 bits with a power of two up to 64 channels per head; other inputs go to the torch backend.
+Coordinates and sums are fp32. A location that is not finite gives NaN in its query and head, NaN gradients for its
+weight and its other coordinate, and reaches no other gradient, as in the reference.
 B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; q = 8 * ROWS queries a program.
 """
 
@@ -118,7 +118,7 @@ def _launch(
     if os.getenv("DDETR_TRITON_AUTOTUNE", "0") != "0" and not _INTERPRETED:
         kernel = _tuned(kernel)
     else:
-        # UNMEASURED, chosen without a GPU by what ptxas reports of 32 channels: two queries a thread in forward
+        # UNMEASURED, chosen without a GPU by what ptxas reports of 32 channels: two queries per thread in forward
         # (rows = 8) need no shared memory, one in backward (rows = 4) spills nothing on sm_90, four registers on sm_80.
         warps = C // vector
         sizes |= {"ROWS": rows, "num_warps": warps}

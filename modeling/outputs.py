@@ -43,7 +43,7 @@ class DeformableDetrRefineObjectDetectionOutput(ModelOutput):
       `initial_reference_points` (B, Q, 4) cxcywh boxes when two-stage, else (B, Q, 2) points, 0..1 of the image;
       `encoder_last_hidden_state` (B, S, D), `encoder_hidden_states` and `decoder_hidden_states`: tuples, what enters
       the first layer and what leaves each;
-    - on `output_attentions`, tuples with an entry a layer: `encoder_sampling_locations` (B, S, H, L, P, 2) and
+    - on `output_attentions`, tuples with one entry per layer: `encoder_sampling_locations` (B, S, H, L, P, 2) and
       `decoder_sampling_locations` (B, Q, H, L, P, 2), (x, y) in 0..1 of the padded level;
       `encoder_attention_weights` and `decoder_attention_weights`, the same without the last dimension;
       `decoder_self_attentions` (B, H, Q, Q);

@@ -4,13 +4,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import token_rows
-from .token_rows import Dropout, Norm, can_take
+from .fused_passes import Dropout, Norm, fused_path_applies, fused_residual_norm, fused_residual_norm_backward
 
 
 def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout) -> Tensor:
     """x and y (..., D) -> norm(x + dropout(y)), in one pass where the C library can."""
-    if type(norm) is nn.LayerNorm and x.shape == y.shape and can_take(y, norm, dropout) and can_take(x):
+    if (
+        type(norm) is nn.LayerNorm
+        and x.shape == y.shape
+        and fused_path_applies(y, norm, dropout)
+        and fused_path_applies(x)
+    ):
         drop = Dropout(dropout.p, dropout.training)
         return _ResidualNorm.apply(x, y, norm.weight, norm.bias, norm.eps, drop, torch.is_grad_enabled())
     return norm(x + dropout(y))
@@ -26,7 +30,7 @@ class _ResidualNorm(torch.autograd.Function):
         needed = grad_enabled and any(ctx.needs_input_grad)
         out, total = torch.empty_like(x), torch.empty_like(x) if needed else None
         rows = [None if tensor is None else tensor.view(-1, x.shape[-1]) for tensor in (x, y, out, total)]
-        token_rows.residual_norm(*rows[:2], Norm(weight, bias, eps), dropout, *rows[2:])
+        fused_residual_norm(*rows[:2], Norm(weight, bias, eps), dropout, *rows[2:])
         ctx.save_for_backward(total, weight, bias)
         ctx.eps, ctx.dropout = eps, dropout
         return out
@@ -38,5 +42,5 @@ class _ResidualNorm(torch.autograd.Function):
         grad_x = torch.empty_like(total)
         grad_y = torch.empty_like(total) if ctx.dropout.dropped else grad_x
         rows = [tensor.view(-1, total.shape[-1]) for tensor in (grad.contiguous(), total, grad_x, grad_y)]
-        grads = token_rows.residual_norm_backward(*rows[:2], Norm(weight, bias, ctx.eps), ctx.dropout, *rows[2:])
+        grads = fused_residual_norm_backward(*rows[:2], Norm(weight, bias, ctx.eps), ctx.dropout, *rows[2:])
         return grad_x, grad_y, *grads.to(weight), None, None, None

@@ -1,4 +1,4 @@
-"""Where the queries of deformable attention look in each level, and how much each look counts.
+"""Where the queries of deformable attention sample each level, and how much each sample counts.
 
 B batch, Q queries, D width, H heads, L levels, P points.
 """
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .fused_passes import SamplingShape, fused_path_applies, fused_sampling, fused_sampling_backward
 from .linear import Linear, product, worth_onednn
 from .positions import level_sizes
-from .token_rows import Looks, can_take, looks_backward, looks_of
 
 # Queries whose offsets and logits stay in the processor's cache.
 _CHUNK = 1024
@@ -30,11 +30,12 @@ def sampling(
     L, sides = len(spatial_shapes), reference.shape[-1]
     points = logits.out_features // (heads * L)
     ours = type(offsets) is type(logits) is Linear and reference.dtype == torch.float32 and not reference.requires_grad
-    if ours and worth_onednn(x, offsets.weight) and can_take(x, offsets, logits):
+    if ours and worth_onednn(x, offsets.weight) and fused_path_applies(x, offsets, logits):
         pixel = x.new_tensor([(1 / w, 1 / h) for h, w in spatial_shapes]) if sides == 2 else None
         weight, bias = torch.cat((offsets.weight, logits.weight)), torch.cat((offsets.bias, logits.bias))
-        looks = Looks(heads, L, points, pixel)
-        return _Sampling.apply(x, position, weight, bias, reference.contiguous(), looks)
+        return _Sampling.apply(
+            x, position, weight, bias, reference.contiguous(), SamplingShape(heads, L, points, pixel)
+        )
     query = x + position
     shape = (*x.shape[:2], heads, L, points)
     # Half-precision offsets would move samples by up to a third of a pixel: coordinates are at least fp32.
@@ -51,14 +52,16 @@ class _Sampling(torch.autograd.Function):
     """Both layers as one, chunk by chunk of queries; keeps nothing of its own but the weights."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, reference: Tensor, looks: Looks):
-        shape = (*x.shape[:2], looks.heads, looks.levels, looks.points)
-        locations, weights = x.new_empty(*shape, 2), x.new_empty(shape)
+    def forward(
+        ctx, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, reference: Tensor, shape: SamplingShape
+    ):
+        samples = (*x.shape[:2], shape.heads, shape.levels, shape.points)
+        locations, weights = x.new_empty(*samples, 2), x.new_empty(samples)
         for image, part, first in _parts(x):
             raw = product(_query(x, position, image, part), weight, bias)
-            looks_of(raw, reference, looks, locations[image, part], weights[image, part], first)
+            fused_sampling(raw, reference, shape, locations[image, part], weights[image, part], first)
         ctx.save_for_backward(x, position, weight, reference, weights)
-        ctx.looks = looks
+        ctx.sampling_shape = shape
         return locations, weights
 
     @staticmethod
@@ -68,8 +71,8 @@ class _Sampling(torch.autograd.Function):
         grads = grad_locations.contiguous(), grad_weights.contiguous()
         grad_query, grad_weight, grad_bias = x.new_empty(x.shape), torch.zeros_like(weight), 0
         for image, part, first in _parts(x):
-            to_raw = looks_backward(
-                *(grad[image, part] for grad in grads), weights[image, part], reference, ctx.looks, first
+            to_raw = fused_sampling_backward(
+                *(grad[image, part] for grad in grads), weights[image, part], reference, ctx.sampling_shape, first
             )
             torch.mm(to_raw, weight, out=grad_query[image, part])
             grad_weight.addmm_(to_raw.t(), _query(x, position, image, part))

@@ -31,8 +31,8 @@ class _SparseGradient(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
             few = x[rows].requires_grad_()
             output = ctx.head(few)
-        wanted = [t for t, needed in zip((few, *parameters), ctx.needs_input_grad[1:], strict=True) if needed]
-        grads = iter(torch.autograd.grad(output, wanted, grad[rows]))
+        inputs = [t for t, needed in zip((few, *parameters), ctx.needs_input_grad[1:], strict=True) if needed]
+        grads = iter(torch.autograd.grad(output, inputs, grad[rows]))
         grad_few, *others = (next(grads) if needed else None for needed in ctx.needs_input_grad[1:])
         grad_x = None
         if grad_few is not None:

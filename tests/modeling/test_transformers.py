@@ -122,6 +122,7 @@ def test_saved_folder_loads_as_custom_code(saved, detector, samples, bare_python
     # What remote code saves is whole again.
     assert type(AutoModelForObjectDetection.from_pretrained(folder / "again")) is DeformableDetrRefineForObjectDetection
     assert (folder / "again" / "modeling_deformable_detr_refine.py").is_file()
+    assert not (folder / "fused_passes_reference.py").exists()  # tests' own
 
 
 def test_local_class_wins_over_the_folders_code(saved):

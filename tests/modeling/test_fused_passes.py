@@ -1,17 +1,23 @@
-"""What the C library does between two matrix products, against the same in plain PyTorch and fp64."""
+"""The fused passes of the C library against their specification, in fp64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deformable_detr_refine.modeling import c_library, token_rows
+from deformable_detr_refine.modeling import c_library, fused_passes
 from deformable_detr_refine.modeling.feed_forward import FeedForward
+from deformable_detr_refine.modeling.fused_passes import Dropout, Norm, fused_dropout_, fused_residual_norm
+from deformable_detr_refine.modeling.fused_passes_reference import (
+    dropout_factors,
+    hidden_reference,
+    residual_norm_reference,
+    sampling_reference,
+)
 from deformable_detr_refine.modeling.initial_weights import initialize
 from deformable_detr_refine.modeling.linear import Linear
 from deformable_detr_refine.modeling.residual_norm import residual_norm
 from deformable_detr_refine.modeling.sampling import sampling
-from deformable_detr_refine.modeling.token_rows import Dropout
 
 needs_library = pytest.mark.skipif(bool(c_library.library()[1]), reason=str(c_library.library()[1]))
 pytestmark = needs_library
@@ -20,26 +26,13 @@ pytestmark = needs_library
 @pytest.fixture(params=["baseline", "avx2"], autouse=True)
 def build(request, monkeypatch):
     """Every build that this processor runs, not only the best."""
-    folder = c_library.Path(token_rows.__file__).parent
+    folder = c_library.Path(fused_passes.__file__).parent
     if not (path := c_library.path_of(folder, request.param)).exists():
         pytest.skip("not built")
     if request.param == "avx2" and not c_library.library()[0].deformable_attention_has_avx2():
         pytest.skip("this processor has no AVX2")
     library = c_library.open_library(path)
-    monkeypatch.setattr(token_rows, "library", lambda: (library, None))
-
-
-def factors(dropout: Dropout, rows: int, width: int, first: int = 0) -> torch.Tensor:
-    """What dropout multiplies each element with, 0 or the scale: Wellons' triple32 of its number and the seed."""
-    number = torch.arange(first * width, (first + rows) * width)
-    column, row_start = number % width, number - number % width
-    low, high = dropout.seed & 0xFFFFFFFF, dropout.seed >> 32
-    x = (column + row_start + low) & 0xFFFFFFFF
-    x = ((x ^ x >> 17) * 0xED5AD4BB) & 0xFFFFFFFF
-    x = ((x ^ x >> 11 ^ high ^ row_start >> 32) * 0xAC4C1B51) & 0xFFFFFFFF
-    x = ((x ^ x >> 15) * 0x31848BAB) & 0xFFFFFFFF
-    kept = (x ^ x >> 14) >= dropout.dropped
-    return (kept * dropout.scale).view(rows, width)
+    monkeypatch.setattr(fused_passes, "library", lambda: (library, None))
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.0])
@@ -47,19 +40,21 @@ def factors(dropout: Dropout, rows: int, width: int, first: int = 0) -> torch.Te
 def test_dropout_is_drawn_from_the_seed_and_the_elements_number(shape, probability):
     torch.manual_seed(0)
     dropout, x = Dropout(probability), torch.randn(shape)
-    dropped = token_rows.drop_(x.clone(), dropout, first=5)
-    assert torch.equal(dropped, x * factors(dropout, *shape, first=5).float())
+    dropped = fused_dropout_(x.clone(), dropout, first=5)
+    assert torch.equal(dropped, x * dropout_factors(dropout, *shape, first=5).float())
     assert dropout.scale == pytest.approx(1 / (1 - probability))
 
 
 def test_dropout_beyond_32_bits_of_elements():
     dropout, x, first = Dropout(0.5), torch.ones(3, 1000), 2**40
-    assert torch.equal(token_rows.drop_(x.clone(), dropout, first=first), factors(dropout, 3, 1000, first).float())
+    assert torch.equal(
+        fused_dropout_(x.clone(), dropout, first=first), dropout_factors(dropout, 3, 1000, first).float()
+    )
 
 
 def test_dropout_drops_its_share_independently():
     torch.manual_seed(0)
-    masks = [token_rows.drop_(torch.ones(2000, 256), Dropout(0.1)).flatten() == 0 for _ in range(4)]
+    masks = [fused_dropout_(torch.ones(2000, 256), Dropout(0.1)).flatten() == 0 for _ in range(4)]
     deviation = (0.1 * 0.9 / masks[0].numel()) ** 0.5
     for mask in masks:
         assert abs(mask.float().mean() - 0.1) < 5 * deviation
@@ -90,9 +85,9 @@ def test_residual_norm_is_dropout_sum_and_norm(shape, probability, monkeypatch):
     x, y, grad = (torch.randn(shape) * 3 + 1 for _ in range(3))
     leaves = [t.requires_grad_() for t in (x, y, norm.weight, norm.bias)]
     out, dropout = drawn(monkeypatch, lambda: residual_norm(x, y, norm, drop))
-    kept = factors(*dropout, len(x.view(-1, shape[-1])), shape[-1]).view(shape)
+    kept = dropout_factors(*dropout, len(x.view(-1, shape[-1])), shape[-1]).view(shape)
     x64, y64, weight, bias = (t.detach().double().requires_grad_() for t in leaves)
-    expected = F.layer_norm(x64 + y64 * kept, shape[-1:], weight, bias, norm.eps)
+    expected = residual_norm_reference(x64, y64, Norm(weight, bias, norm.eps), kept)
     assert_equal(out, expected, leaves, (x64, y64, weight, bias), grad)
 
 
@@ -111,9 +106,9 @@ def test_feed_forward_is_its_layers(shape, hidden, probability, keeps, monkeypat
     out, dropout = drawn(monkeypatch, lambda: ffn(x, norm))
     copies = [t.detach().double().requires_grad_() for t in leaves]
     x64, weight1, bias1, weight2, bias2, weight, bias = copies
-    inner, outer = (factors(d, x[..., 0].numel(), w) for d, w in zip(dropout, (hidden, shape[-1]), strict=True))
-    y = F.linear(F.linear(x64, weight1, bias1).relu() * inner.view(*shape[:2], -1), weight2, bias2)
-    expected = F.layer_norm(x64 + y * outer.view(shape), shape[-1:], weight, bias, norm.eps)
+    inner, outer = (dropout_factors(d, x[..., 0].numel(), w) for d, w in zip(dropout, (hidden, shape[-1]), strict=True))
+    y = F.linear(hidden_reference(x64, weight1, bias1, inner.view(*shape[:2], -1)), weight2, bias2)
+    expected = residual_norm_reference(x64, y, Norm(weight, bias, norm.eps), outer.view(shape))
     assert_equal(out, expected, leaves, copies, grad)
 
 
@@ -123,14 +118,14 @@ def test_inference_keeps_nothing_for_backward(mode, monkeypatch):
     ffn, norm, drop = FeedForward(64, 96, 0.0, 0.0), nn.LayerNorm(64), nn.Dropout(0.0)
     x, y = torch.randn(2, 1, 600, 64)
     expected = ffn(x, norm).detach(), residual_norm(x, y, norm, drop).detach()
-    kept, rows = [], token_rows.residual_norm
+    kept = []
 
     def watched(*args):
         kept.append(args[5])
-        rows(*args)
+        fused_residual_norm(*args)
 
-    monkeypatch.setattr(token_rows, "residual_norm", watched)
-    monkeypatch.setattr("deformable_detr_refine.modeling.feed_forward.norm_rows", watched)
+    for module in ("residual_norm", "feed_forward"):
+        monkeypatch.setattr(f"deformable_detr_refine.modeling.{module}.fused_residual_norm", watched)
     with mode():
         outputs = ffn(x, norm), residual_norm(x, y, norm, drop)
     assert kept == [None, None]
@@ -160,7 +155,7 @@ def drawn(monkeypatch, work):
         return dropouts[-1]
 
     for module in ("residual_norm", "feed_forward"):
-        monkeypatch.setattr(f"deformable_detr_refine.{module}.Dropout", draw)
+        monkeypatch.setattr(f"deformable_detr_refine.modeling.{module}.Dropout", draw)
     result = work()
     assert dropouts, "the plain form ran"
     return result, dropouts
@@ -184,16 +179,19 @@ def test_sampling_is_its_layers(heads, points, width, shared, sides, monkeypatch
     x, position = torch.randn(B, Q, width), torch.randn(1 if shared else B, Q, width)
     reference = torch.rand(len(position), Q, 3, sides)
     leaves = [x.requires_grad_(), position.requires_grad_(), *layers[0].parameters(), *layers[1].parameters()]
-    results = []
-    for takes in (True, False):
-        monkeypatch.setattr("deformable_detr_refine.modeling.sampling.can_take", lambda *args, takes=takes: takes)
-        outputs = sampling(x, position, *layers, reference, shapes, heads)
-        grads = [torch.randn(y.shape, generator=torch.Generator().manual_seed(1)) for y in outputs]
-        results.append((*outputs, *torch.autograd.grad(outputs, leaves, grads)))
-    assert "_Sampling" in type(results[0][0].grad_fn).__name__
-    for ours, plain in zip(*results, strict=True):
-        assert ours.shape == plain.shape
-        assert (ours - plain).norm() <= 2e-6 * plain.norm()
+    fused = sampling(x, position, *layers, reference, shapes, heads)
+    assert "_Sampling" in type(fused[0].grad_fn).__name__
+    monkeypatch.setattr("deformable_detr_refine.modeling.sampling.fused_path_applies", lambda *args: False)
+    plain = sampling(x, position, *layers, reference, shapes, heads)
+    offsets, logits = (layer(x + position).view(B, Q, heads, 3, points, -1) for layer in layers)
+    pixel = 1 / torch.tensor([(w, h) for h, w in shapes])
+    expected = sampling_reference(offsets, logits.squeeze(-1), reference, pixel)
+    upstream = [torch.randn_like(y) for y in fused]
+    results = [(*outputs, *torch.autograd.grad(outputs, leaves, upstream)) for outputs in (fused, plain, expected)]
+    for *ours, specified in zip(*results, strict=True):
+        for result in ours:
+            assert result.shape == specified.shape
+            assert (result - specified).norm() <= 2e-6 * specified.norm()
 
 
 def test_defaults_of_torch_for_new_tensors_change_nothing():

@@ -1,8 +1,8 @@
-"""Dropout, residual, layer norm and the rest between two matrix products, each in one pass of the C library.
+"""What happens between two matrix products, fused into one pass of C: dropout with residual and layer norm, and more.
 
-PyTorch makes a pass over memory for each of them, and keeps a copy and a mask for backward. Here dropout is drawn anew
-in backward, from a seed that comes from torch's generator. What the functions compute is written out in plain PyTorch
-in tests/modeling/test_token_rows.py. Tensors are (rows, width), a row a token: contiguous, fp32, on the CPU.
+PyTorch makes a pass over memory for each operation, and keeps a copy and a mask for backward. Here dropout is drawn
+anew in backward, from a seed that comes from torch's generator. fused_passes_reference.py is the specification.
+Tensors are (rows, width), one row per token: contiguous, fp32, on the CPU.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 class Norm(NamedTuple):
-    """A layer norm's."""
+    """The parameters of a layer norm."""
 
     weight: Tensor
     bias: Tensor
@@ -44,8 +44,8 @@ class Dropout(ctypes.Structure):
             super().__init__(0, 0, 1)
 
 
-def can_take(x: Tensor, *modules: nn.Module) -> bool:
-    """Whether these functions may do the modules' work on x: the library is here, and nobody else wants a part in it.
+def fused_path_applies(x: Tensor, *modules: nn.Module) -> bool:
+    """Whether the fused passes may do the modules' work on x: the library is here, and nobody else takes part in it.
 
     A graph is better left to its compiler; whoever replaced a module's forward or hung a hook on it wants it called.
     """
@@ -69,17 +69,17 @@ def _is_watched(m: nn.Module) -> bool:
     return any(hooks) or "forward" in vars(m)
 
 
-def drop_(x: Tensor, dropout: Dropout, first: int = 0) -> Tensor:
+def fused_dropout_(x: Tensor, dropout: Dropout, first: int = 0) -> Tensor:
     """Dropout in place. `first`: the number of x's first row in the whole that x is a part of."""
-    drop, width = library()[0].token_rows_drop, x.shape[1]
+    drop, width = library()[0].fused_dropout, x.shape[1]
     if dropout.dropped:
         _in_parts(x, lambda row, rows: drop(_at(x, row), first + row, rows, width, ctypes.byref(dropout)))
     return x
 
 
-def relu_backward_(grad: Tensor, hidden: Tensor, dropout: Dropout) -> Tensor:
+def fused_relu_backward_(grad: Tensor, hidden: Tensor, dropout: Dropout) -> Tensor:
     """Of hidden = dropout(relu(h)): turns the gradient of hidden into that of h; returns its sum over the rows."""
-    backward, width = library()[0].token_rows_relu_backward, grad.shape[1]
+    backward, width = library()[0].fused_relu_backward, grad.shape[1]
     sums = []
 
     def part(row: int, rows: int) -> None:
@@ -91,11 +91,11 @@ def relu_backward_(grad: Tensor, hidden: Tensor, dropout: Dropout) -> Tensor:
     return sum(sums)
 
 
-def residual_norm(
+def fused_residual_norm(
     x: Tensor, y: Tensor, norm: Norm, dropout: Dropout, out: Tensor, total: Tensor | None, first: int = 0
 ) -> None:
     """out = layer_norm(x + dropout(y)), total = x + dropout(y); width is a multiple of 8."""
-    forward, width = library()[0].token_rows_norm, x.shape[1]
+    forward, width = library()[0].fused_residual_norm, x.shape[1]
 
     def part(row: int, rows: int) -> None:
         kept = None if total is None else _at(total, row)
@@ -105,11 +105,11 @@ def residual_norm(
     _in_parts(x, part)
 
 
-def residual_norm_backward(
+def fused_residual_norm_backward(
     grad: Tensor, total: Tensor, norm: Norm, dropout: Dropout, grad_x: Tensor, grad_y: Tensor, first: int = 0
 ) -> Tensor:
     """Gradients of x and y (one tensor where nothing is dropped); returns those of weight and bias, (2, width)."""
-    backward, width = library()[0].token_rows_norm_backward, grad.shape[1]
+    backward, width = library()[0].fused_residual_norm_backward, grad.shape[1]
     sums = []
 
     def part(row: int, rows: int) -> None:
@@ -123,8 +123,8 @@ def residual_norm_backward(
     return sum(sums)
 
 
-class Looks(ctypes.Structure):
-    """The shape of deformable attention; C's struct of the same name."""
+class SamplingShape(ctypes.Structure):
+    """How many samples a query takes, and in what its offsets are measured; C's struct of the same name."""
 
     _fields_ = [
         ("heads", ctypes.c_int64),
@@ -140,33 +140,35 @@ class Looks(ctypes.Structure):
         super().__init__(heads, levels, points, *((4, None) if pixel is None else (2, pixel.data_ptr())))
 
 
-def looks_of(raw: Tensor, reference: Tensor, looks: Looks, locations: Tensor, weights: Tensor, first: int) -> None:
+def fused_sampling(
+    raw: Tensor, reference: Tensor, shape: SamplingShape, locations: Tensor, weights: Tensor, first: int
+) -> None:
     """raw (rows, H * L * P * 3), offsets and then logits -> locations (rows, H, L, P, 2) and weights (rows, H, L, P).
 
     reference: (B or 1, Q, L, 2 or 4), of all rows of an image or of a batch, of which `first` is the first here.
     """
-    forward, all_looks = library()[0].token_rows_looks, raw.shape[1] // 3
+    forward, samples = library()[0].fused_sampling, raw.shape[1] // 3
 
     def part(row: int, rows: int) -> None:
-        memory = torch.empty(5 * all_looks + 8, dtype=torch.float32, device="cpu")
+        memory = torch.empty(5 * samples + 8, dtype=torch.float32, device="cpu")
         pointers = _at(raw, row), reference.data_ptr(), _at(locations, row), _at(weights, row), memory.data_ptr()
-        forward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(looks))
+        forward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(shape))
 
     _in_parts(raw, part)
 
 
-def looks_backward(
-    grad_locations: Tensor, grad_weights: Tensor, weights: Tensor, reference: Tensor, looks: Looks, first: int
+def fused_sampling_backward(
+    grad_locations: Tensor, grad_weights: Tensor, weights: Tensor, reference: Tensor, shape: SamplingShape, first: int
 ) -> Tensor:
     """The gradient of raw."""
-    all_looks = weights[0].numel()
-    backward, grad_raw = library()[0].token_rows_looks_backward, weights.new_empty(len(weights), 3 * all_looks)
+    samples = weights[0].numel()
+    backward, grad_raw = library()[0].fused_sampling_backward, weights.new_empty(len(weights), 3 * samples)
 
     def part(row: int, rows: int) -> None:
-        memory = torch.empty(4 * all_looks, dtype=torch.float32, device="cpu")
+        memory = torch.empty(4 * samples, dtype=torch.float32, device="cpu")
         pointers = _at(grad_locations, row), _at(grad_weights, row), _at(weights, row), reference.data_ptr()
         pointers += _at(grad_raw, row), memory.data_ptr()
-        backward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(looks))
+        backward(*pointers, first + row, rows, reference[..., 0, 0].numel(), ctypes.byref(shape))
 
     _in_parts(grad_raw, part)
     return grad_raw

@@ -1,5 +1,5 @@
 // What happens to the rows of tokens between two matrix products, each in one pass over memory: dropout, residual and
-// layer norm, and where deformable attention looks. Forward and backward, fp32.
+// layer norm, and the sampling of deformable attention. Forward and backward, fp32; fused_passes_reference.py specifies.
 //
 // Every function works on `rows` rows of `width` floats that lie one after another; `first` is the number of the first
 // one, since threads take parts of the whole. Sums are in vectors, whose order compilers must otherwise keep.
@@ -53,7 +53,7 @@ INLINE float factor(RowDropout dropout, int64_t i) {
 }
 
 // In place.
-EXPORT void token_rows_drop(float *x, int64_t first, int64_t rows, int64_t width, const Dropout *dropout) {
+EXPORT void fused_dropout(float *x, int64_t first, int64_t rows, int64_t width, const Dropout *dropout) {
     for (int64_t row = 0; row < rows; row++, x += width) {
         RowDropout drawn = of_row(dropout, first + row, width);
         for (int64_t i = 0; i < width; i++) x[i] *= factor(drawn, i);
@@ -62,7 +62,7 @@ EXPORT void token_rows_drop(float *x, int64_t first, int64_t rows, int64_t width
 
 // Of a hidden layer: `hidden` is what a ReLU and then dropout gave. `grad` is changed in place from the gradient of hidden
 // to the gradient before both, and its columns are added to `grad_bias`.
-EXPORT void token_rows_relu_backward(float *grad, const float *hidden, double *grad_bias, int64_t rows, int64_t width,
+EXPORT void fused_relu_backward(float *grad, const float *hidden, double *grad_bias, int64_t rows, int64_t width,
                                      float scale) {
     for (int64_t row = 0; row < rows; row++, grad += width, hidden += width)
         for (int64_t i = 0; i < width; i++) {
@@ -85,7 +85,7 @@ INLINE void moments(const float *row, int64_t width, float eps, float *mean, flo
 }
 
 // `sum` is what backward needs, x + dropout(y), or null.
-EXPORT void token_rows_norm(const float *x, const float *y, const float *gain, const float *bias, float *sum, float *out,
+EXPORT void fused_residual_norm(const float *x, const float *y, const float *gain, const float *bias, float *sum, float *out,
                             int64_t first, int64_t rows, int64_t width, float eps, const Dropout *dropout) {
     for (int64_t row = 0; row < rows; row++, x += width, y += width, out += width) {
         float *added = sum ? sum + row * width : out, mean, inverse_deviation;
@@ -102,7 +102,7 @@ EXPORT void token_rows_norm(const float *x, const float *y, const float *gain, c
 
 // The gradient of y stands in grad_y only where there is dropout; else it is that of x. grad_gain and grad_bias are added
 // to, in doubles: there are as many summands as rows.
-EXPORT void token_rows_norm_backward(const float *grad, const float *sum, const float *gain, float *grad_x,
+EXPORT void fused_residual_norm_backward(const float *grad, const float *sum, const float *gain, float *grad_x,
                                      float *grad_y, double *grad_gain, double *grad_bias, int64_t first, int64_t rows,
                                      int64_t width, float eps, const Dropout *dropout) {
     for (int64_t row = 0; row < rows; row++, grad += width, sum += width, grad_x += width) {
@@ -127,13 +127,13 @@ EXPORT void token_rows_norm_backward(const float *grad, const float *sum, const 
     }
 }
 
-// Where deformable attention looks, and how much each look counts
+// Sampling locations of deformable attention, and the samples' weights
 
 typedef struct {
     int64_t heads, levels, points;
     int64_t sides;         // of a reference: 2, a point, or 4, a box
     const float *pixel;    // (L, 2) width and height of a level's pixel; for points
-} Looks;
+} SamplingShape;
 
 // exp of x <= 0 to 1e-7, not below exp(-87); NaN stays.
 INLINE floats exponential(floats x) {
@@ -152,23 +152,23 @@ INLINE floats exponential(floats x) {
 }
 
 // What an offset is multiplied with and added to, (L, P, 2) each.
-INLINE void frame(float *step, float *base, const float *reference, const Looks *looks) {
-    int64_t sides = looks->sides;
-    for (int64_t level = 0; level < looks->levels; level++, reference += sides)
-        for (int64_t i = 0; i < 2 * looks->points; i++) {
+INLINE void frame(float *step, float *base, const float *reference, const SamplingShape *shape) {
+    int64_t sides = shape->sides;
+    for (int64_t level = 0; level < shape->levels; level++, reference += sides)
+        for (int64_t i = 0; i < 2 * shape->points; i++) {
             *base++ = reference[i % 2];
-            *step++ = sides == 2 ? looks->pixel[2 * level + i % 2] : reference[2 + i % 2] * (0.5f / looks->points);
+            *step++ = sides == 2 ? shape->pixel[2 * level + i % 2] : reference[2 + i % 2] * (0.5f / shape->points);
         }
 }
 
 // A row of `raw` holds offsets (H, L, P, 2), then logits (H, L, P); reference: (L, 2 or 4) a row, the rows of several
 // images may share it (`references` rows). `memory`: 4 N + H N + 8 floats.
-EXPORT void token_rows_looks(const float *raw, const float *reference, float *locations, float *weights, float *memory,
-                             int64_t first, int64_t rows, int64_t references, const Looks *looks) {
-    int64_t heads = looks->heads, n = looks->levels * looks->points, all = heads * n;
+EXPORT void fused_sampling(const float *raw, const float *reference, float *locations, float *weights, float *memory,
+                             int64_t first, int64_t rows, int64_t references, const SamplingShape *shape) {
+    int64_t heads = shape->heads, n = shape->levels * shape->points, all = heads * n;
     float *step = memory, *base = memory + 2 * n, *powers = memory + 4 * n;
     for (int64_t row = 0; row < rows; row++, raw += 3 * all, locations += 2 * all, weights += all) {
-        frame(step, base, reference + (first + row) % references * looks->levels * looks->sides, looks);
+        frame(step, base, reference + (first + row) % references * shape->levels * shape->sides, shape);
         for (int64_t head = 0; head < heads; head++)
             for (int64_t i = 0; i < 2 * n; i++)
                 locations[head * 2 * n + i] = base[i] + raw[head * 2 * n + i] * step[i];
@@ -188,13 +188,13 @@ EXPORT void token_rows_looks(const float *raw, const float *reference, float *lo
     }
 }
 
-EXPORT void token_rows_looks_backward(const float *grad_locations, const float *grad_weights, const float *weights,
+EXPORT void fused_sampling_backward(const float *grad_locations, const float *grad_weights, const float *weights,
                                       const float *reference, float *grad_raw, float *memory, int64_t first,
-                                      int64_t rows, int64_t references, const Looks *looks) {
-    int64_t heads = looks->heads, n = looks->levels * looks->points, all = heads * n;
+                                      int64_t rows, int64_t references, const SamplingShape *shape) {
+    int64_t heads = shape->heads, n = shape->levels * shape->points, all = heads * n;
     float *step = memory, *base = memory + 2 * n;
     for (int64_t row = 0; row < rows; row++, grad_raw += 3 * all) {
-        frame(step, base, reference + (first + row) % references * looks->levels * looks->sides, looks);
+        frame(step, base, reference + (first + row) % references * shape->levels * shape->sides, shape);
         for (int64_t head = 0; head < heads; head++, grad_locations += 2 * n, grad_weights += n, weights += n) {
             float along = 0;
             for (int64_t i = 0; i < n; i++) along += grad_weights[i] * weights[i];
