@@ -3,7 +3,7 @@
     python benchmarks/loader.py [--workers 1 2]
 
 The sample photos again and again, augmented as the settings say. The model is the one that the settings train; where
-they fine-tune a detector, R-50, one image a step. Loader and model are timed one after the other. Prints Markdown.
+they fine-tune a detector, R-50, one image per step. Loader and model are timed one after the other. Prints Markdown.
 """
 
 import argparse

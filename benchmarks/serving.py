@@ -51,7 +51,7 @@ def main() -> None:
         with serving(model, shlex.split(args.serve), Path(folder) / "log") as server:
             bodies = [body(photo) for photo in PHOTOS]
             load(server, bodies, 2, 4, args.seconds)  # fills caches
-            section.say(f"`{f'ddetr serve {args.serve}'.strip()}`, one photo a request.\n")
+            section.say(f"`{f'ddetr serve {args.serve}'.strip()}`, one photo per request.\n")
             section.say(
                 "| clients | requests | p50, ms | p99, ms | images/s | memory, MiB |\n|---|---|---|---|---|---|"
             )

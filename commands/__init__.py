@@ -1,1 +1,1 @@
-"""The command `ddetr`, one file a verb. Nothing here imports torch or transformers before a verb runs."""
+"""The command `ddetr`, one file per verb. Nothing here imports torch or transformers before a verb runs."""

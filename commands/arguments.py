@@ -19,11 +19,11 @@ def fraction(text: str) -> float:
     return value
 
 
-def at_least_one(text: str) -> int:
+def positive_int(text: str) -> int:
     """A whole number from 1 on.
 
     Example:
-        >>> at_least_one("8")
+        >>> positive_int("8")
         8
     """
     try:
@@ -60,11 +60,11 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def natural(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """A whole number from 0 on.
 
     Example:
-        >>> natural("0")
+        >>> non_negative_int("0")
         0
     """
     if not text.isdecimal():

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import at_least_one, fraction
+from .arguments import fraction, positive_int
 from .output import make_writable
 
 DESCRIPTION = """\
@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
         "--threshold", metavar="T", type=fraction, default=0.0, help="least score, 0..1 (default 0, as Azure's)"
     )
     parser.add_argument(
-        "--top-k", metavar="K", type=at_least_one, default=100, help="most boxes an image (default 100)"
+        "--top-k", metavar="K", type=positive_int, default=100, help="most boxes an image (default 100)"
     )
     parser.add_argument(
         "--error-threshold",
@@ -62,12 +62,12 @@ def add_parser(subparsers: Any) -> None:
         help="stop when more than N images have failed; -1, the default, lets all of them fail, as Azure's",
     )
     parser.add_argument(
-        "--batch-size", metavar="N", type=at_least_one, default=1, help="images of one shape at a time (default 1)"
+        "--batch-size", metavar="N", type=positive_int, default=1, help="images of one shape at a time (default 1)"
     )
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=at_least_one,
+        type=positive_int,
         help="processes with a core each, or threads around an accelerator (default: all cores; 4 threads)",
     )
     parser.add_argument("--engine", choices=ENGINES, default="here", help="here: this machine (default); ray: Ray Data")

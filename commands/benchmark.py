@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import add_model_and_size, at_least_one
+from .arguments import add_model_and_size, positive_int
 from .default_model import default_model
 from .info import PHOTO
 
@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_and_size(parser)
-    parser.add_argument("--batch-size", metavar="N", type=at_least_one, default=1, help="images at a time (default 1)")
-    parser.add_argument("--runs", metavar="N", type=at_least_one, default=5, help="timed runs of each row (default 5)")
+    parser.add_argument("--batch-size", metavar="N", type=positive_int, default=1, help="images at a time (default 1)")
+    parser.add_argument("--runs", metavar="N", type=positive_int, default=5, help="timed runs of each row (default 5)")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="only these (default: all that run here)")
     parser.add_argument(
         "--dtypes",
@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
         help="types of numbers (default float32 bfloat16)",
     )
     parser.add_argument(
-        "--threads", metavar="N", type=at_least_one, help="of PyTorch on a CPU (default: its own choice)"
+        "--threads", metavar="N", type=positive_int, help="of PyTorch on a CPU (default: its own choice)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")

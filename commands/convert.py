@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .arguments import at_least_one
+from .arguments import positive_int
 
 DESCRIPTION = """\
 Turns a checkpoint of MMDetection 3.x or 2.x (plain, refine or refine-twostage; a .pth file, or the MLflow folder of
@@ -34,8 +34,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--config", metavar="FILE.py", type=Path, help="MMDetection's config, if the file holds none")
     parser.add_argument("--classes", metavar="FILE", type=Path, help="class names, one a line or a JSON list")
     parser.add_argument("--raw-weights", action="store_true", help="of averaged weights (EMA), take the raw ones")
-    parser.add_argument("--num-queries", metavar="N", type=at_least_one, help="if no config tells")
-    parser.add_argument("--num-heads", metavar="N", type=at_least_one, help="attention heads, if no config tells")
+    parser.add_argument("--num-queries", metavar="N", type=positive_int, help="if no config tells")
+    parser.add_argument("--num-heads", metavar="N", type=positive_int, help="attention heads, if no config tells")
     parser.add_argument("--two-stage", action=argparse.BooleanOptionalAction, help="hold that it is, or is not")
     parser.add_argument(
         "--box-refine", action=argparse.BooleanOptionalAction, help="refine or plain, if no config tells"
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.disable_progress_bar()
     if args.to == "mmdet":
-        _hold_no_import_options(args)
+        _check_no_import_options(args)
         weights = export_mmdet_checkpoint(args.source, args.output, force=args.force)
         report = {"output": str(args.output), "source": str(args.source), "tensors": len(weights)}
         print(json.dumps(report, indent=1) if args.json else f"{args.source} -> {args.output}, {len(weights)} tensors")
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _hold_no_import_options(args: argparse.Namespace) -> None:
+def _check_no_import_options(args: argparse.Namespace) -> None:
     given = {
         "--config": args.config,
         "--classes": args.classes,

@@ -4,7 +4,7 @@ import argparse
 from importlib.util import find_spec
 from typing import Any
 
-from .arguments import at_least_one, port
+from .arguments import port, positive_int
 from .default_model import default_model
 
 DESCRIPTION = """\
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--host", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for other machines too (default 127.0.0.1)"
     )
-    parser.add_argument("--cores", metavar="N", type=at_least_one, help="cores to compute with (default: all)")
+    parser.add_argument("--cores", metavar="N", type=positive_int, help="cores to compute with (default: all)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
     parser.set_defaults(run=run)

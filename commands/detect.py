@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import at_least_one, fraction
+from .arguments import fraction, positive_int
 from .default_model import model_and_images
 from .images import find_images, picture_names
 from .output import make_writable
@@ -55,11 +55,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
     parser.add_argument(
-        "--top-k", metavar="K", type=at_least_one, default=100, help="most boxes an image (default 100)"
+        "--top-k", metavar="K", type=positive_int, default=100, help="most boxes an image (default 100)"
     )
     parser.add_argument("--draw", action="store_true", help="also write pictures with the boxes, DIR/drawn/NAME.jpg")
     parser.add_argument(
-        "--batch-size", metavar="N", type=at_least_one, default=1, help="images of one shape at a time (default 1)"
+        "--batch-size", metavar="N", type=positive_int, default=1, help="images of one shape at a time (default 1)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import at_least_one, fraction
+from .arguments import fraction, positive_int
 from .output import make_writable
 
 DESCRIPTION = """\
@@ -53,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--split", metavar="NAME", default="validation", help="train, validation (default), test")
     parser.add_argument("--output", metavar="DIR", required=True, type=Path, help="where the files go")
     parser.add_argument(
-        "--batch-size", metavar="N", type=at_least_one, default=4, help="images of one shape at a time (default 4)"
+        "--batch-size", metavar="N", type=positive_int, default=4, help="images of one shape at a time (default 4)"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="numbers to compute in (default float32)")
@@ -67,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--azure-config", metavar="FILE", type=Path, help="Azure's evaluation config: metrics and thresholds, as JSON"
     )
-    parser.add_argument("--limit", metavar="N", type=at_least_one, help="only the first N images")
+    parser.add_argument("--limit", metavar="N", type=positive_int, help="only the first N images")
     parser.add_argument(
         "--defects",
         choices=("error", "skip"),

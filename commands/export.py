@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import at_least_one
+from .arguments import positive_int
 from .images import find_images
 from .verify import sample_images
 
@@ -56,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--split", metavar="NAME", default="validation", help="of --data (default validation)")
     parser.add_argument(
-        "--limit", metavar="N", type=at_least_one, default=50, help="of --data only the first N images (default 50)"
+        "--limit", metavar="N", type=positive_int, default=50, help="of --data only the first N images (default 50)"
     )
     parser.add_argument("--force", action="store_true", help="replace OUT, an earlier output of this command")
     parser.add_argument("--json", action="store_true", help="print the proof as JSON")

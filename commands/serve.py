@@ -5,7 +5,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from .arguments import at_least_one, port
+from .arguments import port, positive_int
 from .default_model import default_model
 
 DESCRIPTION = """\
@@ -48,25 +48,25 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=at_least_one,
+        type=positive_int,
         default=os.environ.get("WORKER_COUNT", "1"),
         help="processes (default 1, or WORKER_COUNT of the environment)",
     )
     parser.add_argument(
         "--threads",
         metavar="N",
-        type=at_least_one,
+        type=positive_int,
         default=4,
         help="requests at work in each: one computes, others are read and decoded (default 4)",
     )
     parser.add_argument(
-        "--cores", metavar="N", type=at_least_one, help="cores of one forward pass (default: all, shared by workers)"
+        "--cores", metavar="N", type=positive_int, help="cores of one forward pass (default: all, shared by workers)"
     )
     settings = parser.add_argument_group(
         "settings and limits on a request", "each also by a variable of the environment, as DDETR_BATCH_SIZE"
     )
     settings.add_argument(
-        "--batch-size", metavar="N", type=at_least_one, help="images of one shape at a time (default 4)"
+        "--batch-size", metavar="N", type=positive_int, help="images of one shape at a time (default 4)"
     )
     settings.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
     settings.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as the model is saved)")
@@ -74,17 +74,17 @@ def add_parser(subparsers: Any) -> None:
     settings.add_argument(
         "--request-bytes",
         metavar="N",
-        type=at_least_one,
+        type=positive_int,
         help="of a request's body, and of what its URLs bring (64 MiB)",
     )
-    settings.add_argument("--images", metavar="N", type=at_least_one, help="most images in a request (default 32)")
+    settings.add_argument("--images", metavar="N", type=positive_int, help="most images in a request (default 32)")
     settings.add_argument(
-        "--pixels", metavar="N", type=at_least_one, help="of an image, before it is decoded (default 50 million)"
+        "--pixels", metavar="N", type=positive_int, help="of an image, before it is decoded (default 50 million)"
     )
     settings.add_argument(
-        "--url-seconds", metavar="S", type=at_least_one, help="for all URLs of a request (default 10)"
+        "--url-seconds", metavar="S", type=positive_int, help="for all URLs of a request (default 10)"
     )
-    settings.add_argument("--url-bytes", metavar="N", type=at_least_one, help="of one URL (default 20 MiB)")
+    settings.add_argument("--url-bytes", metavar="N", type=positive_int, help="of one URL (default 20 MiB)")
     settings.add_argument(
         "--private-urls",
         action="store_const",

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .arguments import at_least_one, fraction, natural, point
+from .arguments import fraction, non_negative_int, point, positive_int
 from .default_model import model_and_images
 from .images import find_images
 from .output import make_writable
@@ -42,10 +42,14 @@ def add_parser(subparsers: Any) -> None:
         "one image: a file or a URL",
     )
     parser.add_argument("--output", metavar="DIR", required=True, type=Path, help="where the pictures go")
-    parser.add_argument("--top", metavar="N", type=at_least_one, default=3, help="of so many detections (default 3)")
-    parser.add_argument("--query", metavar="N", type=natural, nargs="+", help="of these queries instead, from 0 on")
+    parser.add_argument("--top", metavar="N", type=positive_int, default=3, help="of so many detections (default 3)")
+    parser.add_argument(
+        "--query", metavar="N", type=non_negative_int, nargs="+", help="of these queries instead, from 0 on"
+    )
     parser.add_argument("--point", metavar="X,Y", type=point, help="the token's, in pixels of the original image")
-    parser.add_argument("--level", metavar="N", type=natural, default=0, help="the token's; 0 (default) is the finest")
+    parser.add_argument(
+        "--level", metavar="N", type=non_negative_int, default=0, help="the token's; 0 (default) is the finest"
+    )
     parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")

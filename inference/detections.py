@@ -141,7 +141,7 @@ class Detections:
         return self[self.scores > threshold]
 
     def to_coco(self, image_id: int | str, category_ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
-        """COCO's result form, a dict a box; `bbox` is x, y, width, height in pixels of the original image.
+        """COCO's result form, one dict per box; `bbox` is x, y, width, height in pixels of the original image.
 
         Args:
             image_id: the image's id in the annotation file.

@@ -50,7 +50,7 @@ def main() -> int:
         try:
             notebook = run(HERE / f"{name}{SOURCE}", args.timeout)
             if args.check:
-                hold_same_cells(notebook, file)
+                check_same_cells(notebook, file)
             else:
                 keep_what_is_alike(notebook, file)
                 write(notebook, file)
@@ -191,7 +191,7 @@ def write(notebook: nbformat.NotebookNode, file: Path) -> None:
     new.replace(file)
 
 
-def hold_same_cells(notebook: nbformat.NotebookNode, file: Path) -> None:
+def check_same_cells(notebook: nbformat.NotebookNode, file: Path) -> None:
     """Holds that an .ipynb has the cells of its .pct.py.
 
     Raises:

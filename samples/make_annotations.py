@@ -42,7 +42,7 @@ def coco_from_voc(folder: Path, names: list[str]) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def one_item_a_line(coco: dict) -> str:
+def one_item_per_line(coco: dict) -> str:
     parts = [f' "{key}": [\n  ' + ",\n  ".join(json.dumps(item) for item in coco[key]) + "\n ]" for key in coco]
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
@@ -52,5 +52,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     name, folder, *names = sys.argv[1:]
     target = SAMPLES / "annotations" / f"{name}.json"
-    target.write_text(one_item_a_line(coco_from_voc(Path(folder), names)))
+    target.write_text(one_item_per_line(coco_from_voc(Path(folder), names)))
     print(f"Written: {target}")

@@ -64,7 +64,7 @@ class DataArguments:
         default=None, metadata={"help": "Images are resized to this shortest edge (default: the model's own, or 800)."}
     )
     longest_edge: int | None = field(
-        default=None, metadata={"help": "... unless the longest would exceed this (default 5/3 of the shortest)."}
+        default=None, metadata={"help": "The longest edge is never longer than this (default 5/3 of the shortest)."}
     )
 
 
@@ -77,9 +77,9 @@ class DetectionTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this L2 norm."})
     slow_parameters: list[str] = field(
         default_factory=lambda: ["backbone", "sampling_offsets", "reference_points"],
-        metadata={"help": "Parameters with any of these in their name learn slower ..."},
+        metadata={"help": "Parameters with any of these in their name learn slower."},
     )
-    slow_factor: float = field(default=0.1, metadata={"help": "... by this factor."})
+    slow_factor: float = field(default=0.1, metadata={"help": "Factor on the learning rate of slow_parameters."})
     lr_drop_epochs: list[float] = field(
         default_factory=list,
         metadata={"help": "Multiply the learning rate by 0.1 after these epochs, instead of lr_scheduler_type."},
@@ -99,9 +99,12 @@ class DetectionTrainingArguments(TrainingArguments):
         metadata={"help": "With new classes, keep the ranking of proposals and the class rows of known names."},
     )
     iou_threshold: float = field(
-        default=0.5, metadata={"help": "For Azure's metrics (mean_average_precision, precision, recall) as the best's."}
+        default=0.5,
+        metadata={"help": "For Azure's metrics (mean_average_precision, ...): overlap that finds an object."},
     )
-    box_score_threshold: float = field(default=0.3, metadata={"help": "The same."})
+    box_score_threshold: float = field(
+        default=0.3, metadata={"help": "For Azure's metrics: boxes with scores above it count."}
+    )
     save_as_mlflow_model: bool = field(
         default=False, metadata={"help": "Also write an MLflow model, output_dir/mlflow."}
     )

@@ -47,13 +47,13 @@ def drops_at(optimizer: Optimizer, drop_steps: Sequence[int], warmup_steps: int 
     return LambdaLR(optimizer, share)
 
 
-def scaled_learning_rate(learning_rate: float, meant_for: int, images_a_step: int) -> float:
+def scaled_learning_rate(learning_rate: float, meant_for: int, images_per_step: int) -> float:
     """The linear rule: a learning rate meant for one number of images a step, for another.
 
     Source: auto_scale_lr of MMDetection (base_batch_size=32); Goyal et al., arXiv:1706.02677.
 
     Example:
-        >>> scaled_learning_rate(2e-4, meant_for=32, images_a_step=8)
+        >>> scaled_learning_rate(2e-4, meant_for=32, images_per_step=8)
         5e-05
     """
-    return learning_rate * images_a_step / meant_for
+    return learning_rate * images_per_step / meant_for

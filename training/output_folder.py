@@ -24,7 +24,7 @@ def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
         OSError: the folder is a file, or nothing can be written in it.
     """
     output, asked = Path(args.output_dir), args.resume_from_checkpoint
-    _hold_writable(output)
+    _check_writable(output)
     if asked not in (*_UNSET, *_TRUE):
         if not Path(asked).is_dir():
             raise FileNotFoundError(f"There is no checkpoint {asked} to resume from.")
@@ -53,7 +53,7 @@ def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
     return None
 
 
-def _hold_writable(folder: Path) -> None:
+def _check_writable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--output_dir {folder} is a file: choose another.")
     # A run that stops for another reason leaves no empty folder: the nearest that exists is tried.

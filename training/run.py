@@ -38,7 +38,7 @@ def run(settings: Settings) -> dict[str, float]:
     model_args, data_args, args = settings
     output = Path(args.output_dir)
     transformers.set_seed(args.seed)
-    _hold(args)
+    _check_settings(args)
     checkpoint = checkpoint_to_resume(args)
     say = print if args.process_index == 0 else lambda *_: None
     if not sys.stderr.isatty():
@@ -48,7 +48,7 @@ def run(settings: Settings) -> dict[str, float]:
 
     with args.main_process_first(desc="reading the data set"):
         found = read_run_data(data_args, say)
-    _hold_evaluation(args, found.validation is not None)
+    _check_evaluation(args, found.validation is not None)
     data = found.data
     processor = build_processor(model_args, data_args)
     size = processor.size["shortest_edge"], processor.size["longest_edge"]
@@ -63,7 +63,7 @@ def run(settings: Settings) -> dict[str, float]:
         f"{len(found.train)} images to train on, {to_evaluate} to evaluate on."
     )
     if found.validation is not None:
-        _hold_metric(args, data.label_map.names)
+        _check_metric(args, data.label_map.names)
     examples = Examples(found.train, processor, augmentation, args.seed)
     validation = Examples(found.validation, processor) if found.validation is not None else None
     if args.dry_run:
@@ -99,7 +99,7 @@ def run(settings: Settings) -> dict[str, float]:
     return metrics
 
 
-def _hold(args: DetectionTrainingArguments) -> None:
+def _check_settings(args: DetectionTrainingArguments) -> None:
     """What would stop the run after its first epoch, or make it wrong."""
     if missing := [name for name in ("datasets", "pycocotools", "matplotlib", "jinja2") if find_spec(name) is None]:
         raise ValueError(f'Training needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
@@ -116,7 +116,7 @@ def _hold(args: DetectionTrainingArguments) -> None:
         raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")
 
 
-def _hold_evaluation(args: DetectionTrainingArguments, has_validation: bool) -> None:
+def _check_evaluation(args: DetectionTrainingArguments, has_validation: bool) -> None:
     if args.eval_strategy != "no" and not has_validation:
         raise ValueError(
             "There is no validation data to evaluate on: --split_every 5 takes every 5th training image, "
@@ -126,7 +126,7 @@ def _hold_evaluation(args: DetectionTrainingArguments, has_validation: bool) -> 
         raise ValueError("early_stopping_patience counts evaluations, of which there are none: --eval_strategy epoch.")
 
 
-def _hold_metric(args: DetectionTrainingArguments, names: tuple[str, ...]) -> None:
+def _check_metric(args: DetectionTrainingArguments, names: tuple[str, ...]) -> None:
     asked = (args.metric_for_best_model or "").removeprefix("eval_")
     known = ["loss", *COCO_METRICS, *METRICS[:3], *(f"AP_{name}" for name in names)]
     # The Trainer looks for it after every evaluation, whatever it is for.

@@ -46,24 +46,24 @@ def read_settings(words: Sequence[str]) -> Settings:
         ValueError: the file is not a flat YAML mapping, or a key or a value is not known; the message says where it
             stands and what was expected.
     """
-    made, words = parser(), list(words)
+    settings_parser, words = parser(), list(words)
     file = Path(words.pop(0)) if words and not words[0].startswith("--") else None
-    given = [*(_of_file(file, made) if file else ()), *_of_command_line(words, made)]
+    given = [*(_of_file(file, settings_parser) if file else ()), *_of_command_line(words, settings_parser)]
     for where, setting in given:
-        _hold(made, where, setting)
-    return made.parse_args_into_dataclasses(
+        _check(settings_parser, where, setting)
+    return settings_parser.parse_args_into_dataclasses(
         [word for _, setting in given for word in setting], look_for_args_file=False
     )
 
 
 def parser() -> SettingsParser:
     """The parser of all settings; `--help` lists them."""
-    made = SettingsParser((ModelArguments, DataArguments, DetectionTrainingArguments), prog="ddetr train")
-    made.allow_abbrev = False
-    for action in made._actions:
+    settings_parser = SettingsParser((ModelArguments, DataArguments, DetectionTrainingArguments), prog="ddetr train")
+    settings_parser.allow_abbrev = False
+    for action in settings_parser._actions:
         if action.nargs == "+":
             action.nargs = "*"  # an empty list is a list, too
-    return made
+    return settings_parser
 
 
 def settings_text(settings: Settings) -> str:
@@ -86,19 +86,19 @@ def settings_text(settings: Settings) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def _hold(made: SettingsParser, where: str, setting: list[str]) -> None:
+def _check(settings_parser: SettingsParser, where: str, setting: list[str]) -> None:
     """That one setting, `--key` and its values, can be used."""
     key, *values = setting
     key, name = key.partition("=")[0], key.partition("=")[0].removeprefix("--")
-    action = made.action(key)
+    action = settings_parser.action(key)
     if action is None:
-        near = get_close_matches(name.replace("-", "_"), made.names, 1)
+        near = get_close_matches(name.replace("-", "_"), settings_parser.names, 1)
         raise ValueError(
             f"{where}: there is no setting {name!r}{f', did you mean {near[0]!r}?' if near else '.'} "
             "`ddetr train --help-all` lists all."
         )
     try:
-        _, rest = made.parse_known_args(setting)
+        _, rest = settings_parser.parse_known_args(setting)
     except ValueError:
         if action.type is string_to_bool and values and _is_yaml(values[-1]):
             raise _file_first(values[-1], key) from None
@@ -128,7 +128,7 @@ def _expected(action: Action) -> str:
     return f"a list, each item a {name}" if action.nargs == "*" else f"one {name}" if name == "text" else f"a {name}"
 
 
-def _of_command_line(words: Sequence[str], made: SettingsParser) -> Iterator[tuple[str, list[str]]]:
+def _of_command_line(words: Sequence[str], settings_parser: SettingsParser) -> Iterator[tuple[str, list[str]]]:
     """Each `--key` with the words after it."""
     setting: list[str] = []
     for word in words:
@@ -136,14 +136,14 @@ def _of_command_line(words: Sequence[str], made: SettingsParser) -> Iterator[tup
             yield _COMMAND_LINE, setting
             setting = []
         setting.append(word)
-        action = made.action(setting[0])
+        action = settings_parser.action(setting[0])
         if action is not None and action.nargs == "*" and _is_yaml(word):
             raise _file_first(word, setting[0])
     if setting:
         yield _COMMAND_LINE, setting
 
 
-def _of_file(file: Path, made: SettingsParser) -> Iterator[tuple[str, list[str]]]:
+def _of_file(file: Path, settings_parser: SettingsParser) -> Iterator[tuple[str, list[str]]]:
     """A YAML mapping as the words of a command line, so that both are read, and checked, in one way."""
     if not file.is_file():
         raise FileNotFoundError(f"There is no settings file {file}.")
@@ -164,7 +164,7 @@ def _of_file(file: Path, made: SettingsParser) -> Iterator[tuple[str, list[str]]
         if value is None:
             continue
         where, word = f"{file}:{lines.get(str(key), 1)}", f"--{key}"
-        yield where, [word, *_words(value, made.action(word))]
+        yield where, [word, *_words(value, settings_parser.action(word))]
 
 
 def _words(value: Any, action: Action | None) -> list[str]:

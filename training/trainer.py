@@ -92,8 +92,8 @@ class DetectionTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None and self.args.lr_drop_epochs:
-            steps_an_epoch = num_training_steps / self.args.num_train_epochs
-            drops = [round(epoch * steps_an_epoch) for epoch in self.args.lr_drop_epochs]
+            steps_per_epoch = num_training_steps / self.args.num_train_epochs
+            drops = [round(epoch * steps_per_epoch) for epoch in self.args.lr_drop_epochs]
             warmup = self.args.get_warmup_steps(num_training_steps)
             self.lr_scheduler = drops_at(optimizer or self.optimizer, drops, warmup)
             self._created_lr_scheduler = True
@@ -264,7 +264,7 @@ class _LossTerms:
         self.images += images
 
     def drain(self, accelerator: Any, step: int) -> dict[str, float]:
-        """Each term a step, which add up to the loss, and images/s over all ranks."""
+        """Each term per step, which add up to the loss, and images/s over all ranks."""
         steps = max(step - self.step, 1)
         values = accelerator.reduce(torch.stack(list(self.sums.values())), "mean") / steps
         logs = dict(zip(self.sums, values.tolist(), strict=True))

@@ -20,7 +20,7 @@ from ..conversion_report import ConversionReport
 from ..label_names import choose_names, read_label_file
 from ..model_card import model_card
 from .names import name_2x_from_3x
-from .settings import settle
+from .settings import resolve_settings
 from .shapes import describe_shapes
 from .source import MMDetSource, read_source
 from .weights import unequal_copies, weights_from_3x, weights_to_3x
@@ -78,7 +78,7 @@ def convert_mmdet_checkpoint(
     flags = {"num_queries": num_queries, "two_stage": two_stage, "with_box_refine": with_box_refine}
     notes = _check_values(source)
     copies = unequal_copies(source.weights, shapes["decoder_layers"])
-    settings = settle(shapes, source.config, {**flags, "num_heads": num_heads}, copies, where)
+    settings = resolve_settings(shapes, source.config, {**flags, "num_heads": num_heads}, copies, where)
 
     text = source.config
     candidates = [*names, *source.names, (text.class_names if text else None, f"the config ({source.config_from})")]
@@ -127,7 +127,7 @@ def _configuration(fields: dict[str, Any], labels: list[str], where: str) -> Def
 
 
 def _check_values(source: MMDetSource) -> list[str]:
-    """Hold that all values are finite numbers; notes on what the copy will change."""
+    """Check that all values are finite numbers; notes on what the copy will change."""
     changed: set[str] = set()
     for name, tensor in source.weights.items():
         counter = name.endswith("num_batches_tracked")
@@ -149,7 +149,7 @@ def _check_values(source: MMDetSource) -> list[str]:
 
 
 def _check_names_and_shapes(source: MMDetSource, model: DeformableDetrRefineForObjectDetection) -> None:
-    """Hold that the source has the very names and shapes that MMDetection's model of this config has."""
+    """Check that the source has the very names and shapes that MMDetection's model of this config has."""
     expected = weights_to_3x(model.state_dict(), model.config)
     missing = [name for name in expected if name not in source.weights]
     if source.version == "2.x":

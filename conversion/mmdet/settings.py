@@ -25,7 +25,7 @@ class Settings:
     assumed: list[str] = field(default_factory=list)
 
 
-def settle(
+def resolve_settings(
     shapes: dict[str, Any], text: ConfigFacts | None, flags: dict[str, Any], unequal_copy: str | None, where: str
 ) -> Settings:
     """Combine what is known about the model; whatever is said twice must agree.
@@ -94,7 +94,7 @@ def _assume(settings: Settings, text: ConfigFacts | None) -> None:
 def _decide_refinement(settings: Settings, unequal_copy: str | None, where: str) -> None:
     fields = settings.fields
     if "with_box_refine" not in fields:
-        # Plain lists one head once a layer, so its copies are equal; trained heads of their own never are.
+        # Plain lists one head once per layer, so its copies are equal; trained heads of their own never are.
         one_head = unequal_copy is None and not (fields["two_stage"] or fields["decoder_layers"] == 1)
         fields["with_box_refine"] = not one_head
         reason = "all decoder layers have the same head" if one_head else "each decoder layer has a head of its own"
@@ -124,4 +124,4 @@ def _points(fields: dict[str, Any], part: str, samples: int, where: str) -> None
     fields[name] = points
 
 
-__all__ = ["Settings", "settle"]
+__all__ = ["Settings", "resolve_settings"]

@@ -67,7 +67,7 @@ class Section:
         return str(self.any("type", default)).rpartition(".")[2]
 
     def must_be(self, key: str, allowed: tuple[Any, ...], default: Any) -> None:
-        """Hold that a value is one that this package's model has; anything else would change what it computes."""
+        """Check that a value is one that this package's model has; anything else would change what it computes."""
         value = self.any(key, default)
         value = list(value) if isinstance(value, tuple) else value
         if not any(value == (list(one) if isinstance(one, tuple) else one) for one in allowed):

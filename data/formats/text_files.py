@@ -6,7 +6,7 @@ from pathlib import Path
 from ..defects import DataError
 from ..label_map import LabelMap
 
-LABELS = "labels.txt"  # a class name a line, in the order of the labels; for forms that declare no classes
+LABELS = "labels.txt"  # one class name per line, in the order of the labels; for forms that declare no classes
 
 
 def read_lines(path: str | Path) -> list[str]:

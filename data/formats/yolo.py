@@ -197,7 +197,7 @@ def _images(found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
-    """The images that a text file lists, a path a line."""
+    """The images that a text file lists, one path per line."""
     images = ImageFiles(root, [folder])
     for number, line in enumerate(read_lines(file), 1):
         if name := line.strip():

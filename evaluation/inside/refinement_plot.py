@@ -80,8 +80,8 @@ def plot_proposals(inside: Inside, threshold: float = 0.3) -> Image.Image:
 def plot_refinement(inside: Inside, query: int, truth: Sequence[float] | None = None) -> Image.Image:
     """Draws how one query's box moves from the first stage (or the learned point) through every decoder layer.
 
-    A panel a step, the box of the step before dashed; the last panel shows, over the steps, the class's score and how
-    much each box overlaps the last one (IoU), or the true one.
+    One panel per step, the box of the step before dashed; the last panel shows, over the steps, the class's score and
+    how much each box overlaps the last one (IoU), or the true one.
 
     Args:
         inside: from `look_inside`.

@@ -128,7 +128,7 @@ def _check(images: Sequence[EvaluatedImage], names: Sequence[str]) -> None:
 
 
 class _Table:
-    """Boxes of all images in one array a column, grouped by label, in which the images' order is kept."""
+    """Boxes of all images in one array per column, grouped by label, in which the images' order is kept."""
 
     def __init__(self, labels: list[np.ndarray], **columns: list[np.ndarray]):
         self.image = np.repeat(np.arange(len(labels)), [len(part) for part in labels])

@@ -16,9 +16,9 @@ booktitle={ECCV}, year={2014}}
 """
 INPUTS = """\
 Args:
-    predictions: a dict an image: `boxes` (N, 4), x0, y0, x1, y1 in pixels of the original image, `scores` (N,),
+    predictions: one dict per image: `boxes` (N, 4), x0, y0, x1, y1 in pixels of the original image, `scores` (N,),
         `labels` (N,), class labels 0 to K-1. Give all that the model finds, without a threshold.
-    references: a dict an image, in the same order: `boxes` (M, 4) and `labels` (M,) as above; if there are any,
+    references: one dict per image, in the same order: `boxes` (M, 4) and `labels` (M,) as above; if there are any,
         `iscrowd` (M,), `area` (M,) in pixels (by which objects are small, medium or large; else that of the box), and
         `image_id` (equal scores are ordered by it; else images count from 0).
     names: for `compute`: the name of each label; "0", "1", ... if left out.

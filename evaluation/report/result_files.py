@@ -44,7 +44,7 @@ def write_per_class(
 
 
 def write_detections(path: Path, images: Iterable[EvaluatedImage], category_ids: Sequence[int | None]) -> int:
-    """Writes all detections in the form that COCO's tools and servers take, an image a line.
+    """Writes all detections in the form that COCO's tools and servers take, one image per line.
 
     Args:
         path: the new file.

@@ -95,7 +95,7 @@ def run_batch(
     with Job(output) as job:
         images, size = job.start(source, column, identity, batch_size, force)
         resumed = done = sum(len(shard) for shard in images.shards(size) if shard.number in job.failed)
-        _hold(job, error_threshold, first_error)
+        _check_errors(job, error_threshold, first_error)
         progress(done, len(images))
         todo = (shard for shard in images.shards(size) if shard.number not in job.failed)
         if done < len(images):
@@ -104,7 +104,7 @@ def run_batch(
                     done += result.images
                     first_error = first_error or result.error
                     progress(done, len(images))
-                    _hold(job, error_threshold, first_error)
+                    _check_errors(job, error_threshold, first_error)
         failed = sum(job.failed.values())
         job.finish(sum(1 for _ in images.shards(size)), form)
     return BatchSummary(len(images), failed, resumed, time.monotonic() - started, first_error)
@@ -139,7 +139,7 @@ def _commit(model: str, revision: str | None) -> str:
         return str(revision)
 
 
-def _hold(job: Job, error_threshold: int, first: str | None) -> None:
+def _check_errors(job: Job, error_threshold: int, first: str | None) -> None:
     failed = sum(job.failed.values())
     if 0 <= error_threshold < failed:
         example = f" The first of this run: {first}" if first else ""

@@ -67,7 +67,7 @@ def push(
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"There is no model folder {folder}: a folder with config.json and weights is pushed.")
-    _hold_names(repo_id, license)
+    _check_names(repo_id, license)
     token = get_token()
     if token is None:
         raise ValueError("There is no token for the Hub: `hf auth login` keeps one, or set HF_TOKEN.")
@@ -111,7 +111,7 @@ def _detect(folder: Path, threshold: float) -> Detections:
     return found
 
 
-def _hold_names(repo_id: str, license: str | None) -> None:
+def _check_names(repo_id: str, license: str | None) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

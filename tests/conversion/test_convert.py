@@ -104,7 +104,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", list(FORMS))
 def test_every_form_gives_the_same_model(converted, runner_checkpoint, save, tmp_path, form):
-    # One variant a form suffices: names, files and prefixes know nothing of variants.
+    # One variant per form suffices: names, files and prefixes know nothing of variants.
     variant = VARIANTS[list(FORMS).index(form) % 3]
     path = save(FORMS[form](runner_checkpoint(variant)), _use_new_zipfile_serialization=form != "legacy")
     report = convert_mmdet_checkpoint(path, tmp_path / "out", num_queries=30)

@@ -4,7 +4,7 @@ import pytest
 
 from deformable_detr_refine.conversion import CheckpointError
 from deformable_detr_refine.conversion.label_names import COCO_NAMES, choose_names, read_label_file
-from deformable_detr_refine.conversion.mmdet.settings import settle
+from deformable_detr_refine.conversion.mmdet.settings import resolve_settings
 from deformable_detr_refine.conversion.mmdet.shapes import describe_shapes
 from deformable_detr_refine.conversion.mmdet.weights import unequal_copies
 from deformable_detr_refine.conversion.mmdet_config.facts import describe_config
@@ -12,20 +12,20 @@ from deformable_detr_refine.conversion.mmdet_config.text import read_config_text
 
 
 @pytest.fixture
-def settled(tiny_weights, tiny_config):
+def resolved(tiny_weights, tiny_config):
     def build(variant, text=False, **flags):
         weights = tiny_weights[variant]
         shapes = describe_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, "x")
         facts = describe_config(read_config_text(tiny_config[variant], "text"), "text") if text else None
-        return settle(shapes, facts, flags, unequal_copies(weights, 2), "x")
+        return resolve_settings(shapes, facts, flags, unequal_copies(weights, 2), "x")
 
     return build
 
 
 @pytest.mark.parametrize("variant", ["plain", "refine", "refine_twostage"])
-def test_a_bare_state_dict_shows_its_variant(settled, variant):
+def test_a_bare_state_dict_shows_its_variant(resolved, variant):
     """Plain's copies are equal, refine's never are; the first stage has parameters of its own."""
-    found = settled(variant)
+    found = resolved(variant)
     assert (found.fields["two_stage"], found.fields["with_box_refine"]) == {
         "plain": (False, False),
         "refine": (False, True),
@@ -37,13 +37,13 @@ def test_a_bare_state_dict_shows_its_variant(settled, variant):
     assert found.fields["num_queries"] == (300 if variant == "refine_twostage" else 30)
 
 
-def test_text_tells_everything(settled):
-    found = settled("refine_twostage", text=True)
+def test_text_tells_everything(resolved):
+    found = resolved("refine_twostage", text=True)
     assert found.assumed == [] and found.fields["num_queries"] == 30 and found.fields["encoder_n_points"] == 4
 
 
-def test_flags_tell_what_is_missing(settled):
-    found = settled("refine_twostage", num_queries=50, num_heads=4, two_stage=True, with_box_refine=True)
+def test_flags_tell_what_is_missing(resolved):
+    found = resolved("refine_twostage", num_queries=50, num_heads=4, two_stage=True, with_box_refine=True)
     fields = found.fields
     assert (fields["num_queries"], fields["encoder_attention_heads"], fields["decoder_attention_heads"]) == (50, 4, 4)
     # 128 weights a query are 8 heads * 4 levels * 4 points, or 4 * 4 * 8.
@@ -51,10 +51,10 @@ def test_flags_tell_what_is_missing(settled):
     assert [sentence for sentence in found.assumed if "Image size" not in sentence] == []
 
 
-def test_a_flag_may_call_equal_copies_refine(settled):
-    assert settled("plain", with_box_refine=True).fields["with_box_refine"]
+def test_a_flag_may_call_equal_copies_refine(resolved):
+    assert resolved("plain", with_box_refine=True).fields["with_box_refine"]
     with pytest.raises(CheckpointError, match="differs from layer 0's"):
-        settled("refine", with_box_refine=False)
+        resolved("refine", with_box_refine=False)
 
 
 def test_class_names_are_taken_from_the_best_source(tmp_path):

@@ -86,7 +86,7 @@ def test_it_loads_without_a_network_and_without_this_process_cache(tmp_path):
         text=True,
         timeout=600,
     )
-    assert "predictions: a dict an image" in run.stdout, run.stderr
+    assert "predictions: one dict per image" in run.stdout, run.stderr
 
 
 def test_its_imports_are_one_a_line():

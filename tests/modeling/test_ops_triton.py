@@ -26,7 +26,7 @@ if triton.knobs.runtime.interpret and __name__ != "__main__":
     pytest.skip("This process interprets Triton and cannot compile.", allow_module_level=True)
 
 THREE_LEVELS = [(5, 3), (1, 7), (2, 2)]
-# B, Q (None: a query a token, in tiles), H, C, P, levels.
+# B, Q (None: one query per token, in tiles), H, C, P, levels.
 SIZES = {
     **{f"{channels} channels": (1, 3, 2, channels, 1, [(2, 3)]) for channels in (1, 2, 4, 8, 16, 32, 64)},
     **{

@@ -122,11 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
     # Answers: (content, headers, status)
 
     def whoami(self, body: bytes):
-        self._hold_token()
+        self._check_token()
         return _json({"type": "user", "name": "someone", "fullname": "Some One", "orgs": [], "auth": {}})
 
     def create(self, body: bytes):
-        self._hold_token()
+        self._check_token()
         asked = json.loads(body)
         name = f"{asked['organization'] or 'someone'}/{asked['name']}"
         answer = {"url": f"{self.hub.url}/{name}", "id": name, "name": name}
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _json({"errors": [], "warnings": []})
 
     def branch(self, name: str, branch: str, body: bytes):
-        self._hold_token()
+        self._check_token()
         repository = self._repository(name)
         if branch in repository.branches:
             return _json({"error": "exists"}, status=409)
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _json({})
 
     def preupload(self, name: str, revision: str, body: bytes):
-        self._hold_token()
+        self._check_token()
         self._tree(name, revision)
         files = [
             {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(_LFS) else "regular"}
@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _json({"files": [{**file, "shouldIgnore": False, "oid": None} for file in files]})
 
     def lfs_batch(self, name: str, body: bytes):
-        self._hold_token()
+        self._check_token()
         objects = [
             {**item, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}}
             for item in json.loads(body)["objects"]
@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _json({})
 
     def commit(self, name: str, revision: str, body: bytes):
-        self._hold_token()
+        self._check_token()
         if self.hub.fail_at == "commit":
             raise _Refused(400, "", "the commit broke off")
         repository, (sha, tree) = self._repository(name), self._tree(name, revision)
@@ -224,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.blobs[tree[path]]
         return content, {"ETag": f'"{tree[path]}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}, 200
 
-    def _hold_token(self) -> None:
+    def _check_token(self) -> None:
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             raise _Refused(401, "", "Invalid credentials in Authorization header")
 
@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             raise _Refused(404, "RepoNotFound", "Repository not found")
         if repository.private:
-            self._hold_token()
+            self._check_token()
         return repository
 
     def _tree(self, name: str, revision: str) -> tuple[str, dict[str, str]]:
