@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
         "--threshold", metavar="T", type=fraction, default=0.0, help="least score, 0..1 (default 0, as Azure's)"
     )
     parser.add_argument(
-        "--top-k", metavar="K", type=positive_int, default=100, help="most boxes an image (default 100)"
+        "--top-k", metavar="K", type=positive_int, help="most boxes an image (default: the model's own number, 100)"
     )
     parser.add_argument(
         "--error-threshold",

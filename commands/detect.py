@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
     parser.add_argument(
-        "--top-k", metavar="K", type=positive_int, default=100, help="most boxes an image (default 100)"
+        "--top-k", metavar="K", type=positive_int, help="most boxes an image (default: the model's own number, 100)"
     )
     parser.add_argument("--draw", action="store_true", help="also write pictures with the boxes, DIR/drawn/NAME.jpg")
     parser.add_argument(

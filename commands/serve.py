@@ -12,8 +12,9 @@ DESCRIPTION = """\
 Answers POST /score as the endpoint of Azure's model catalogue does, and GET / as its health probe:
   {"input_data": {"columns": ["image"], "index": [0, 1], "data": [BASE64 OR URL, BASE64 OR URL]}}
   -> [{"boxes": [{"box": {"topX", "topY", "bottomX", "bottomY"}, "label", "score"}]}, ...]
-Corners are 0..1 of the image, labels names, 100 boxes an image unless "params": {"threshold", "top_k"} stand beside
-input_data. An image that fails has {"boxes": [], "error"} in its place. URLs are fetched from public addresses only.
+Corners are 0..1 of the image, labels names, boxes as many as the model's image processor says (100) unless
+"params": {"threshold", "top_k"} stand beside input_data. An image that fails has {"boxes": [], "error"} in its place.
+URLs are fetched from public addresses only.
 SIGTERM and Ctrl-C let requests at work finish.
 """
 EXAMPLES = """\

@@ -14,7 +14,6 @@ from deformable_detr_refine.machine import usable_cores
 
 from .evaluated_image import EvaluatedImage, evaluated_image
 
-TOP_K = 100
 MOST_WORKERS = 8
 
 
@@ -28,7 +27,7 @@ def predict(
     indices: Iterable[int] | None = None,
     unusable: Callable[[str], Any] | None = None,
 ) -> Iterator[EvaluatedImage]:
-    """Finds the best 100 boxes of every image, whatever their score, as COCO's evaluation wants them.
+    """Finds the best boxes of every image, whatever their score: as many as the processor says, 100 for COCO's metric.
 
     Batches hold images of one resized shape, so that none is padded and the numbers are those of single images. Images
     come out by shape, not in the order of the data set. While the model computes, threads decode and resize the next
@@ -106,7 +105,7 @@ class _Batch:
         with torch.inference_mode():
             outputs = model(**self.inputs.to(model.device, model.dtype))
         sizes = [(row["height"], row["width"]) for row in self.rows]
-        results = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes, top_k=TOP_K)
+        results = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
         for result, row in zip(results, self.rows, strict=True):
             yield evaluated_image(result, row)
 
@@ -151,4 +150,4 @@ def _ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> I
             future.cancel()
 
 
-__all__ = ["TOP_K", "predict", "row_image"]
+__all__ = ["predict", "row_image"]

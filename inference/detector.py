@@ -20,7 +20,6 @@ from .network import Network
 from .onnx_detector import load_onnx
 
 BATCH_SIZE = 4
-TOP_K = 100
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Detector:
         self,
         images: Sequence[Source],
         threshold: float = 0.0,
-        top_k: int = TOP_K,
+        top_k: int | None = None,
         *,
         wanted: Callable[[], bool] = lambda: True,
     ) -> list[Result]:
@@ -111,7 +110,7 @@ class Detector:
         Args:
             images: PIL images, bytes of image files, paths or URLs. A `DetectionFailure` stays in its place.
             threshold: scores above it are kept.
-            top_k: most boxes an image.
+            top_k: most boxes an image; as many as the model's image processor says if None.
             wanted: is asked before each batch whether anybody still waits.
 
         Returns:
@@ -130,7 +129,7 @@ class Detector:
         self,
         images: Iterable[tuple[Any, Source]],
         threshold: float = 0.0,
-        top_k: int = TOP_K,
+        top_k: int | None = None,
         *,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Iterator[tuple[Any, Image.Image | None, Result]]:
@@ -169,7 +168,7 @@ class Detector:
             yield key, image
 
     def _compute(
-        self, images: Sequence[Image.Image], threshold: float, top_k: int, wanted: Callable[[], bool]
+        self, images: Sequence[Image.Image], threshold: float, top_k: int | None, wanted: Callable[[], bool]
     ) -> list[Result]:
         """One batch; when the model refuses it, its images are tried one by one."""
         try:
@@ -182,7 +181,7 @@ class Detector:
                 return [DetectionFailure(_line(error), (images[0].height, images[0].width))]
         return [result for image in images for result in self._compute([image], threshold, top_k, wanted)]
 
-    def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int) -> list[Result]:
+    def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int | None) -> list[Result]:
         if self.threads is not None and self._process != os.getpid():
             # Here and not earlier: a process that computed with several threads must not be forked by a server.
             torch.set_num_threads(self.threads)

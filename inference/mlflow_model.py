@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.files import check_new_folder, new_path
+from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .detector import inside_mlflow
 from .load_model import load_model
@@ -55,6 +56,7 @@ def export_mlflow(model: str | os.PathLike, output: str | os.PathLike, force: bo
     if not (force and inside_mlflow(output) != str(output)):
         check_new_folder(output, force=False)
     load_model(model)
+    top_k = DeformableDetrRefineImageProcessor.from_pretrained(model, local_files_only=True).top_k
     with tempfile.TemporaryDirectory() as stage, new_path(output) as new, warnings.catch_warnings():
         # On type hints and examples, from which MLflow would guess the signature that is given here.
         warnings.simplefilter("ignore", UserWarning)
@@ -67,7 +69,7 @@ def export_mlflow(model: str | os.PathLike, output: str | os.PathLike, force: bo
             artifacts={"model": str(_copy_model(model, stage / "model"))},
             code_paths=[str(copy_code(stage / PACKAGE))],
             pip_requirements=requirements(),
-            signature=_signature(),
+            signature=_signature(top_k),
         )
 
 
@@ -114,14 +116,14 @@ def _copy_model(model: Path, folder: Path) -> Path:
     return folder
 
 
-def _signature() -> Any:
+def _signature(top_k: int) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     return ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),
         outputs=Schema([ColSpec("string", "boxes")]),
-        params=ParamSchema([ParamSpec("threshold", "double", 0.0), ParamSpec("top_k", "long", 100)]),
+        params=ParamSchema([ParamSpec("threshold", "double", 0.0), ParamSpec("top_k", "long", top_k)]),
     )
 
 

@@ -18,21 +18,25 @@ WEIGHT_FILES = {".safetensors", ".pth", ".pt", ".bin"}
 class Backbone(nn.Module):
     """The last three stages of a timm network, C3 C4 C5.
 
+    With `dilation` the last one has dilated convolutions in place of its stride (DC5): strides 8, 16 and 16.
+
     Batch norm keeps its statistics and its weights whatever `train()` says, and the first stages take no gradient,
     as in MMDetection's `norm_eval`, `requires_grad=False` and `frozen_stages`.
 
     Raises:
-        ValueError: when timm does not know the name, or the network has no levels of stride 8, 16, 32.
+        ValueError: when timm does not know the name, the network has no levels of stride 8, 16, 32, or its last stage
+            cannot be dilated.
     """
 
-    def __init__(self, name: str, frozen_stages: int) -> None:
+    def __init__(self, name: str, frozen_stages: int, dilation: bool = False) -> None:
         super().__init__()
         self.name = name
-        self.body = _create(name)
-        if self.body.feature_info.reduction() != STRIDES:
+        self.body = _create_dilated(name) if dilation else _create(name)
+        strides = [*STRIDES[:-1], STRIDES[-2]] if dilation else STRIDES
+        if self.body.feature_info.reduction() != strides:
             raise ValueError(
                 f"backbone={name!r} has feature levels of stride {self.body.feature_info.reduction()}; "
-                f"the detector needs {STRIDES}."
+                f"the detector needs {strides}."
             )
         self.widths: list[int] = self.body.feature_info.channels()
         self.frozen_stages = frozen_stages
@@ -44,11 +48,12 @@ class Backbone(nn.Module):
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.eval().requires_grad_(False)
-        # Stage s has stride 2 ** (s + 1). Parameters stand in the order of the data's way, so whatever comes before
-        # the first stage of a larger stride is frozen: no list of names for each kind of network.
-        deeper = [
-            info["module"] for info in self.body.feature_info.info if info["reduction"] > 2 ** (self.frozen_stages + 1)
-        ]
+        # Stage s has stride 2 ** (s + 1), the last one before it was dilated. Parameters stand in the order of the
+        # data's way, so whatever comes before the first stage of a larger stride is frozen: no list of names for each
+        # kind of network.
+        strides = {info["module"]: info["reduction"] for info in self.body.feature_info.info}
+        strides[next(reversed(strides))] = STRIDES[-1]
+        deeper = [module for module, stride in strides.items() if stride > 2 ** (self.frozen_stages + 1)]
         # timm flattens 'stages.0' to 'stages_0' in some networks.
         trained = tuple(f"{name}." for module in deeper for name in (module, module.replace(".", "_")))
         for name, parameter in self.body.named_parameters():
@@ -111,6 +116,13 @@ def _create(name: str, **kwargs) -> nn.Module:
         raise ValueError(f"backbone={name!r} is not a model that timm {timm.__version__} knows.") from error
 
 
+def _create_dilated(name: str) -> nn.Module:
+    try:
+        return _create(name, output_stride=STRIDES[-2])
+    except (TypeError, NotImplementedError, AssertionError) as error:
+        raise ValueError(f"backbone={name!r} has no form with a dilated last stage (dilation=True).") from error
+
+
 def _with_dots(name: str) -> str:
     """'stages_1.blocks.0' -> 'stages.1.blocks.0'"""
     first, _, rest = name.partition(".")
@@ -118,11 +130,14 @@ def _with_dots(name: str) -> str:
 
 
 class NeckLevel(nn.Module):
-    """A convolution without bias and a group norm: one level's way to the common width."""
+    """A convolution and a group norm: one level's way to the common width.
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
+    A bias before a norm over several channels cannot be folded into anything: it shifts each channel by another amount.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=bias)
         self.norm = nn.GroupNorm(32, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,12 +151,12 @@ class Neck(nn.Module):
     Source: ChannelMapper in mmdet/models/necks/channel_mapper.py.
     """
 
-    def __init__(self, in_channels: Sequence[int], width: int, levels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], width: int, levels: int, bias: bool = False) -> None:
         super().__init__()
         lateral = list(in_channels)[-levels:]
-        self.levels = nn.ModuleList([NeckLevel(channels, width, kernel=1, stride=1) for channels in lateral])
+        self.levels = nn.ModuleList([NeckLevel(channels, width, kernel=1, stride=1, bias=bias) for channels in lateral])
         for extra in range(levels - len(lateral)):
-            self.levels.append(NeckLevel(width if extra else lateral[-1], width, kernel=3, stride=2))
+            self.levels.append(NeckLevel(width if extra else lateral[-1], width, kernel=3, stride=2, bias=bias))
         self.lateral = len(lateral)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -17,7 +17,12 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     Args:
         backbone: name of a timm model with feature levels of stride 8, 16 and 32.
         backbone_frozen_stages: -1 trains the whole backbone, 0 freezes the stem, 1 the stem and the stage of
-            stride 4, and so on. Batch norm is always frozen.
+            stride 4, and so on to 4, which freezes all of it. Batch norm is always frozen.
+        dilation: the backbone's last stage has dilated convolutions in place of its stride (DC5): its level is of
+            stride 16.
+        neck_bias: the neck's convolutions have a bias. MMDetection's have none; those of the authors, of stock
+            transformers and of detrex do.
+        inverse_sigmoid_eps: boxes are held this far from 0 and 1 where the decoder takes their logits. detrex has 1e-3.
         d_model: width of the tokens (MMDetection's `embed_dims`); a multiple of 32 (group norm), of the heads and of 4.
         num_feature_levels: levels of the pyramid; those beyond the backbone's three are strided convolutions of the
             last.
@@ -71,6 +76,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
 
     backbone: str = "resnet50"
     backbone_frozen_stages: int = 1
+    dilation: bool = False
+    neck_bias: bool = False
     d_model: int = 256
     num_feature_levels: int = 4
     encoder_layers: int = 6
@@ -87,6 +94,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
     activation_dropout: float | int = 0.1
+    inverse_sigmoid_eps: float = 1e-5
     focal_prior: float = 0.01
     focal_alpha: float = 0.25
     focal_gamma: float | int = 2.0
@@ -125,6 +133,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is a probability, from 0 to below 1.")
+        if not 0 < self.inverse_sigmoid_eps < 0.5:
+            raise ValueError(f"inverse_sigmoid_eps={self.inverse_sigmoid_eps} must be between 0 and 0.5.")
         if self.backbone_frozen_stages < -1:
             raise ValueError(f"backbone_frozen_stages={self.backbone_frozen_stages} must be at least -1 (train all).")
 

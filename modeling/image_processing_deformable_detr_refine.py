@@ -1,7 +1,7 @@
 """From images to what the model takes, and from its outputs to boxes in the original image."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,22 +21,31 @@ from transformers.utils import TensorType
 
 from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from .image_io import load_image, to_rgb
+from .size_rules import SIZE_RULES
 
 
 class DeformableDetrRefineImageProcessorKwargs(ImagesKwargs, total=False):
     """
-    antialias: smooth an image before it is made smaller. MMDetection does not, so the default is False.
+    size_rule: which code base's rounding gives the resized sides: 'mmdet' (the default; detectron2 and detrex too),
+        'original' (the authors', and transformers until 4.40) or 'transformers' (4.57 and later).
+    antialias: smooth an image before it is made smaller. MMDetection does not, so the default is False; the others do.
+    top_k: at most so many detections an image.
+    clip_boxes: clip the detections' boxes to the image. The authors and transformers do not; the default is True.
     """
 
+    size_rule: str
     antialias: bool
+    top_k: int
+    clip_boxes: bool
 
 
 class DeformableDetrRefineImageProcessor(TorchvisionBackend):
-    """MMDetection's test pipeline: resize, normalise, pad.
+    """MMDetection's test pipeline, and by its settings that of the other code bases: resize, normalise, pad.
 
     An image keeps its aspect ratio and grows or shrinks until its short side is `size["shortest_edge"]` or its long
-    side `size["longest_edge"]`, whichever comes first; a new side is int(side * scale + 0.5). Bilinear without
-    antialiasing, within one grey level of cv2's. Padding goes to the right and the bottom, after normalisation.
+    side `size["longest_edge"]`, whichever comes first; `size_rule` says how sides are rounded. Bilinear without
+    antialiasing, within one grey level of cv2's; with `antialias`, within one of Pillow's. Padding goes to the right
+    and the bottom, after normalisation.
 
     Images are PIL (any mode), numpy or torch (uint8, channels first or last), paths or URLs. EXIF orientation is
     honoured where the processor opens the file itself; an image already open is taken as its pixels stand, so that
@@ -48,7 +57,10 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     valid_kwargs = DeformableDetrRefineImageProcessorKwargs
     model_input_names = ["pixel_values", "pixel_mask"]
     resample = PILImageResampling.BILINEAR
+    size_rule = "mmdet"
     antialias = False
+    top_k = 100
+    clip_boxes = True
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     size = {"shortest_edge": 800, "longest_edge": 1333}
@@ -59,11 +71,20 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     do_normalize = True
     do_pad = True
 
-    def resized_shape(self, height: int, width: int, size: SizeDict | dict | None = None) -> tuple[int, int]:
-        """(height, width) of an image after `resize`, both in pixels; without `size` by the processor's own.
+    def __init__(self, **kwargs: Unpack[DeformableDetrRefineImageProcessorKwargs]) -> None:
+        super().__init__(**kwargs)
+        _rule(self.size_rule)
+        if type(self.top_k) is not int or self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k!r} must be a whole number of at least 1.")
+
+    def resized_shape(
+        self, height: int, width: int, size: SizeDict | dict | None = None, size_rule: str | None = None
+    ) -> tuple[int, int]:
+        """(height, width) of an image after `resize`, both in pixels; by the processor's own `size` and `size_rule`.
 
         Raises:
-            ValueError: `size` has other keys, or the image is so thin that a side of 0 would be left.
+            ValueError: `size` has other keys, there is no such rule, or the image is so thin that a side of 0 would be
+                left.
 
         Example:
             >>> DeformableDetrRefineImageProcessor().resized_shape(480, 640)
@@ -75,8 +96,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             return size.height, size.width
         if not (size.shortest_edge and size.longest_edge):
             raise ValueError(f"size needs 'shortest_edge' and 'longest_edge', or 'height' and 'width'; got {size}.")
-        scale = min(size.longest_edge / max(height, width), size.shortest_edge / min(height, width))
-        resized = int(height * scale + 0.5), int(width * scale + 0.5)
+        resized = _rule(size_rule or self.size_rule)(height, width, size.shortest_edge, size.longest_edge)
         if 0 in resized:
             raise ValueError(
                 f"An image of {width}x{height} pixels is too thin: a side of 0 would be left after resizing."
@@ -93,8 +113,16 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             image = to_rgb(image)
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
-    def resize(self, image: Tensor, size: SizeDict, resample=None, antialias: bool = False, **kwargs: Any) -> Tensor:
-        height, width = self.resized_shape(*image.shape[-2:], size)
+    def resize(
+        self,
+        image: Tensor,
+        size: SizeDict,
+        resample=None,
+        antialias: bool = False,
+        size_rule: str | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        height, width = self.resized_shape(*image.shape[-2:], size, size_rule)
         if (height, width) == tuple(image.shape[-2:]):
             return image
         return super().resize(image, SizeDict(height=height, width=width), resample, antialias=antialias)
@@ -152,6 +180,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         do_resize: bool,
         size: SizeDict,
         resample,
+        size_rule: str,
         antialias: bool,
         do_rescale: bool,
         rescale_factor: float,
@@ -171,7 +200,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         groups, order = group_images_by_shape(images, disable_grouping=disable_grouping)
         for shape, batch in groups.items():
             if do_resize:
-                batch = self.resize(batch, size, resample, antialias)
+                batch = self.resize(batch, size, resample, antialias, size_rule)
             groups[shape] = self.rescale_and_normalize(
                 batch, do_rescale, rescale_factor, do_normalize, image_mean, image_std
             )
@@ -201,7 +230,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         outputs: Any,
         threshold: float = 0.5,
         target_sizes: Tensor | Sequence[tuple[int, int]] | None = None,
-        top_k: int = 100,
+        top_k: int | None = None,
     ) -> list[dict[str, Tensor]]:
         """The model's outputs as detections: the best (query, class) pairs of each image, best first.
 
@@ -209,10 +238,11 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             outputs: has `logits` (B, Q, K) and `pred_boxes` (B, Q, 4).
             threshold: keep scores above it.
             target_sizes: (height, width) of each original image. Without it, boxes are in 0..1 of the image.
-            top_k: at most so many detections an image, before the threshold.
+            top_k: at most so many detections an image, before the threshold; the processor's own number if None.
 
         Returns:
-            Per image `scores` (N,), `labels` (N,) and `boxes` (N, 4), xyxy in pixels of the original image, clipped.
+            Per image `scores` (N,), `labels` (N,) and `boxes` (N, 4), xyxy in pixels of the original image, clipped to
+            it unless `clip_boxes` is False.
 
         Raises:
             ValueError: there are more or fewer target sizes than images.
@@ -229,9 +259,12 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
         if target_sizes is not None and len(target_sizes) != len(logits):
             raise ValueError(f"{len(logits)} images came with {len(target_sizes)} target sizes; give one per image.")
-        scores, best = logits.sigmoid().flatten(1).topk(min(top_k, logits[0].numel()), dim=1)
+        most = self.top_k if top_k is None else top_k
+        scores, best = logits.sigmoid().flatten(1).topk(min(most, logits[0].numel()), dim=1)
         queries, labels = best // logits.shape[-1], best % logits.shape[-1]
-        boxes = cxcywh_to_xyxy(boxes).gather(1, queries.unsqueeze(-1).expand(-1, -1, 4)).clamp(0, 1)
+        boxes = cxcywh_to_xyxy(boxes).gather(1, queries.unsqueeze(-1).expand(-1, -1, 4))
+        if self.clip_boxes:
+            boxes = boxes.clamp(0, 1)
         if target_sizes is not None:
             sizes = torch.as_tensor(target_sizes).to(boxes)  # (B, 2) as (height, width)
             boxes = boxes * sizes.flip(-1).repeat(1, 2).unsqueeze(1)
@@ -239,6 +272,12 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             {"scores": s[s > threshold], "labels": c[s > threshold], "boxes": b[s > threshold]}
             for s, c, b in zip(scores, labels, boxes, strict=True)
         ]
+
+
+def _rule(name: str) -> Callable[[int, int, int, int], tuple[int, int]]:
+    if name not in SIZE_RULES:
+        raise ValueError(f"size_rule={name!r} is none of {', '.join(SIZE_RULES)}.")
+    return SIZE_RULES[name]
 
 
 def _padded(images: Sequence[Tensor], size: SizeDict | None) -> tuple[Tensor, Tensor]:

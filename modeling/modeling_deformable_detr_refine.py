@@ -60,8 +60,8 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
 
     def __init__(self, config: DeformableDetrRefineConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config.backbone, config.backbone_frozen_stages)
-        self.neck = Neck(self.backbone.widths, config.d_model, config.num_feature_levels)
+        self.backbone = Backbone(config.backbone, config.backbone_frozen_stages, config.dilation)
+        self.neck = Neck(self.backbone.widths, config.d_model, config.num_feature_levels, config.neck_bias)
         self.level_embed = nn.Parameter(torch.empty(config.num_feature_levels, config.d_model))
         self.encoder = Encoder(config)
         if config.two_stage:

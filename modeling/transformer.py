@@ -74,6 +74,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DeformableDetrRefineConfig) -> None:
         super().__init__()
         self.refine = config.with_box_refine
+        self.eps = config.inverse_sigmoid_eps
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
         # Queries that start as points need a first guess of a size: sigmoid(-2) = 0.12 of the image.
         self.box_heads = nn.ModuleList(
@@ -102,7 +103,7 @@ class Decoder(nn.Module):
             )
             hidden.append(query)
             step = self.box_heads[index if self.refine else 0](query).to(reference.dtype)
-            start = inverse_sigmoid(reference)
+            start = inverse_sigmoid(reference, self.eps)
             if start.shape[-1] == 2:
                 boxes.append(torch.cat((step[..., :2] + start, step[..., 2:]), -1).sigmoid())
             else:

@@ -22,7 +22,6 @@ from deformable_detr_refine.evaluation.merging import merge_images
 from deformable_detr_refine.evaluation.metrics.azure import METRICS as AZURE_METRICS
 from deformable_detr_refine.evaluation.metrics.azure import AzureEvaluation, azure_metrics
 from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
-from deformable_detr_refine.evaluation.predict import TOP_K
 from deformable_detr_refine.files import follow_umask
 
 from .arguments import DetectionTrainingArguments
@@ -186,7 +185,7 @@ class DetectionTrainer(Trainer):
                 losses += outputs.loss.item() * len(inputs["labels"])
                 found = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
                 sizes = [(row["height"], row["width"]) for row in found]
-                results = self.processing_class.post_process_object_detection(outputs, 0.0, sizes, TOP_K)
+                results = self.processing_class.post_process_object_detection(outputs, 0.0, sizes)
                 images += [evaluated_image(result, row) for result, row in zip(results, found, strict=True)]
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         losses = sum(gather_object([losses]))

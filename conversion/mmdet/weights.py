@@ -14,6 +14,7 @@ _PACKED = re.compile(r"decoder\.layers\.(\d+)\.self_attn\.attn\.in_proj_(weight|
 _PROJECTION = re.compile(r"model\.decoder\.layers\.(\d+)\.self_attn\.[qkv]_proj\.(weight|bias)")
 _EXTRA_LEVEL = re.compile(r"neck\.extra_convs\.(\d+)\.(conv|gn)\.(.+)")
 _BRANCH = re.compile(r"bbox_head\.(cls|reg)_branches\.(\d+)\.(.+)")
+_NECK_BIAS = re.compile(r"model\.neck\.levels\.\d+\.conv\.bias")
 _FIRST_STAGE = "model.first_stage."
 # The order in which MMDetection's modules list their parameters.
 _ORDER_3X = (
@@ -56,7 +57,11 @@ def weights_from_3x(weights: dict[str, Tensor], config: DeformableDetrRefineConf
 
 
 def weights_to_3x(weights: dict[str, Tensor], config: DeformableDetrRefineConfig) -> dict[str, Tensor]:
-    """Our names and tensors -> MMDetection 3.x's, in its order. Plain's one head is listed once a decoder layer."""
+    """Our names and tensors -> MMDetection 3.x's, in its order. Plain's one head is listed once a decoder layer.
+
+    Raises:
+        CheckpointError: the neck has a bias that is not zero, for which MMDetection has no place.
+    """
     theirs: dict[str, Tensor] = {}
     copies = 1 if config.with_box_refine else config.decoder_layers
     for name, tensor in weights.items():
@@ -64,6 +69,9 @@ def weights_to_3x(weights: dict[str, Tensor], config: DeformableDetrRefineConfig
             layer, kind = projection.groups()
             thirds = [weights[f"model.decoder.layers.{layer}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
             theirs[f"decoder.layers.{layer}.self_attn.attn.in_proj_{kind}"] = torch.cat(thirds)
+        elif _NECK_BIAS.fullmatch(name):
+            if tensor.any():
+                raise CheckpointError(f"MMDetection's neck has no bias; {name} of this model is not zero.")
         elif name.startswith(_FIRST_STAGE + "class_head."):
             kind = name.rpartition(".")[2]
             parts = [weights.get(f"{_FIRST_STAGE}class_head.{part}.{kind}") for part in ("foreground", "other_classes")]

@@ -64,6 +64,8 @@ def describe_config(config: dict[str, Any], where: str) -> ConfigFacts:
     _neck_and_positions(model, said)
     facts.fields = {name: value for name, value in said.items() if value is not None}
     facts.processor = processor_fields(root, model.section("data_preprocessor"), facts.notes)
+    if (most := model.section("test_cfg").integer("max_per_img")) is not None:
+        facts.processor["top_k"] = most
     facts.class_names = class_names(root)
     return facts
 

@@ -16,7 +16,7 @@ def mmdet_config_text(
     """Python text: `model`, and the data set's side as far as inference needs it.
 
     Raises:
-        CheckpointError: MMDetection has no such backbone.
+        CheckpointError: MMDetection has no such model.
     """
     test_dataset = {
         "type": "CocoDataset",
@@ -54,6 +54,11 @@ def _model(config: DeformableDetrRefineConfig, processor: DeformableDetrRefineIm
         raise CheckpointError(
             f"A model with the backbone {config.backbone!r} has no counterpart in MMDetection; "
             f"{', '.join(_DEPTHS)} have."
+        )
+    if config.dilation or config.inverse_sigmoid_eps != 1e-5:
+        raise CheckpointError(
+            f"A model with dilation={config.dilation} and inverse_sigmoid_eps={config.inverse_sigmoid_eps} has no "
+            "counterpart in MMDetection, which dilates in another way and has an eps of 1e-05."
         )
     if config.two_stage and config.d_model != 256:
         raise CheckpointError(f"MMDetection's two-stage model has a width of 256; this one has {config.d_model}.")
@@ -121,7 +126,7 @@ def _model(config: DeformableDetrRefineConfig, processor: DeformableDetrRefineIm
                 ],
             }
         },
-        "test_cfg": {"max_per_img": 100},
+        "test_cfg": {"max_per_img": processor.top_k},
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deformable_detr_refine.inference.detector import TOP_K, DetectionFailure, Result
+from deformable_detr_refine.inference.detector import DetectionFailure, Result
 
 from ..limits import Limits
 from ..safe_urls import UrlError, fetch_all
@@ -44,7 +44,7 @@ class Request:
 
     images: tuple[str, ...]
     threshold: float = 0.0
-    top_k: int = TOP_K
+    top_k: int | None = None
 
 
 def parse_request(body: bytes | str | Mapping[str, Any], limits: Limits) -> Request:
@@ -151,17 +151,17 @@ def _image(value: Any, index: int) -> str:
     return value
 
 
-def _parameters(params: Any) -> tuple[float, int]:
+def _parameters(params: Any) -> tuple[float, int | None]:
     if params is None:
-        return 0.0, TOP_K
+        return 0.0, None
     if not isinstance(params, Mapping) or (unknown := set(params) - {"threshold", "top_k"}):
         what = _shown(params) if not isinstance(params, Mapping) else f"with {_shown(min(unknown))}"
         raise RequestError(f"params is {what}, expected an object with threshold and top_k.")
     threshold, top_k = params.get("threshold"), params.get("top_k")
-    threshold, top_k = 0.0 if threshold is None else threshold, TOP_K if top_k is None else top_k
+    threshold = 0.0 if threshold is None else threshold
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise RequestError(f"threshold is {_shown(threshold)}, expected a number from 0 to 1.")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= MOST_TOP_K:
+    if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= MOST_TOP_K):
         raise RequestError(f"top_k is {_shown(top_k)}, expected a whole number from 1 to {MOST_TOP_K}.")
     return float(threshold), top_k
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.inference.detector import TOP_K, inside_mlflow
+from deformable_detr_refine.inference.detector import inside_mlflow
 
 from .input import Shard
 from .job import Job
@@ -51,7 +51,7 @@ def run_batch(
     form: str | None = None,
     column: str | None = None,
     threshold: float = 0.0,
-    top_k: int = TOP_K,
+    top_k: int | None = None,
     batch_size: int = 1,
     workers: int | None = None,
     device: str = "auto",
@@ -73,7 +73,7 @@ def run_batch(
         form: jsonl, parquet or predictions; by the output's suffix if None (see `batch_rows`).
         column: of tables, with the images.
         threshold: scores above it are kept.
-        top_k: most boxes an image.
+        top_k: most boxes an image; the model's own number if None.
         batch_size: most images of one shape at a time.
         workers: as the engine counts them.
         device: auto, cpu, cuda, ...

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deformable_detr_refine.inference.detector import TOP_K, DetectionFailure, Detector
+from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 
 from .input import Shard
 from .rows import BatchRow, encode
@@ -17,7 +17,7 @@ class Settings:
         model: a model folder, a Hub name or an .onnx file.
         format: jsonl, parquet or predictions (see `batch_rows`).
         threshold: scores above it are kept.
-        top_k: most boxes an image.
+        top_k: most boxes an image; the model's own number if None.
         batch_size: most images of one shape at a time.
         device: auto, cpu, cuda, ...
         revision: of a model of the Hub.
@@ -26,7 +26,7 @@ class Settings:
     model: str
     format: str
     threshold: float = 0.0
-    top_k: int = TOP_K
+    top_k: int | None = None
     batch_size: int = 1
     device: str = "auto"
     revision: str | None = None

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
-from deformable_detr_refine.inference.detector import TOP_K, DetectionFailure, Detector
+from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 
 from ..azure.schema import COLUMN, MOST_TOP_K, read_images
 from ..limits import Limits
@@ -51,11 +51,11 @@ def _cell(value: Any) -> bytes | str:
     return value.decode("utf-8", "replace") if value[:8].lower().startswith(_URL) else value
 
 
-def _parameters(params: dict[str, Any]) -> tuple[float, int]:
-    threshold, top_k = float(params.get("threshold", 0.0)), int(params.get("top_k", TOP_K))
+def _parameters(params: dict[str, Any]) -> tuple[float, int | None]:
+    threshold, top_k = float(params.get("threshold", 0.0)), params.get("top_k")
     if not 0 <= threshold <= 1:
         raise _refused(f"threshold is {threshold}, expected a number from 0 to 1.")
-    if not 1 <= top_k <= MOST_TOP_K:
+    if top_k is not None and not 1 <= (top_k := int(top_k)) <= MOST_TOP_K:
         raise _refused(f"top_k is {top_k}, expected a whole number from 1 to {MOST_TOP_K}.")
     return threshold, top_k
 

@@ -15,7 +15,6 @@ from deformable_detr_refine.modeling import load_image
 TOLERANCE = 1e-3
 # 0.1 points.
 AP_TOLERANCE = 1e-3
-TOP_K = 100
 
 
 class ProofError(ValueError):
@@ -155,7 +154,7 @@ def _found(network: Network, inputs: Any) -> list[Found]:
 def _results(network: Network, inputs: Any, sizes: Sequence[tuple[int, int]] | None) -> list[dict[str, torch.Tensor]]:
     with torch.inference_mode():
         outputs = network.forward(inputs)
-    return network.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes, top_k=TOP_K)
+    return network.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
 
 
 def _shape(image: Image.Image, network: Network) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class EndpointHandler:
                 answers.append({"error": str(error)})
         return answers
 
-    def _detect(self, source: Any, threshold: float, top_k: int) -> list[dict[str, Any]]:
+    def _detect(self, source: Any, threshold: float, top_k: int | None) -> list[dict[str, Any]]:
         image = self.load_image(_decode(source), max_pixels=MAX_PIXELS)
         inputs = self.processor(images=image, return_tensors="pt").to(self.model.device, self.model.dtype)
         with torch.inference_mode():
@@ -89,13 +89,13 @@ def _decode(source: Any) -> bytes | Image.Image:
         raise ValueError("The image is not base64.") from error
 
 
-def _parameters(given: Any) -> tuple[float, int]:
+def _parameters(given: Any) -> tuple[float, int | None]:
     if not isinstance(given, dict) or (unknown := set(given) - {"threshold", "top_k"}):
         wrong = min(unknown) if isinstance(given, dict) else given
         raise ValueError(f"parameters are threshold and top_k, not {str(wrong)[:80]}.")
-    threshold, top_k = given.get("threshold", 0.5), given.get("top_k", 100)
+    threshold, top_k = given.get("threshold", 0.5), given.get("top_k")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {str(threshold)[:80]}, expected a number from 0 to 1.")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= 1000:
+    if top_k is not None and (type(top_k) is not int or not 1 <= top_k <= 1000):
         raise ValueError(f"top_k is {str(top_k)[:80]}, expected a whole number from 1 to 1000.")
     return float(threshold), top_k

@@ -35,13 +35,13 @@ def split(data, **more) -> dict:
 def test_every_form_means_the_same_images_in_order(body):
     expected = Request(("a", "b"))
     assert parse_request(body, LIMITS) == parse_request(json.dumps(body).encode(), LIMITS) == expected
-    assert (expected.threshold, expected.top_k) == (0.0, 100)
+    assert (expected.threshold, expected.top_k) == (0.0, None)
 
 
 def test_parameters():
     body = {"input_data": split(["a"]), "params": {"threshold": 0.5, "top_k": 7}}
     assert parse_request(body, LIMITS) == Request(("a",), 0.5, 7)
-    assert parse_request({**body, "params": {"threshold": 1}}, LIMITS) == Request(("a",), 1.0, 100)
+    assert parse_request({**body, "params": {"threshold": 1}}, LIMITS) == Request(("a",), 1.0)
     assert parse_request({**body, "params": None}, LIMITS) == Request(("a",))
 
 
