@@ -8,12 +8,15 @@ DEV := $(VENV)/.ready-dev
 SERVE := .venv-serve
 CHECKPOINT ?= demo/checkpoint.pth
 IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
+# Processes of tests side by side; each takes its share of the cores and up to 4 GB.
+WORKERS ?= 2
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup serve-env demo test test-fast docs notebooks bench bench-full sanitize verify lint format clean
 
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
-	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out)"
+	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out; WORKERS=4 runs more at once)"
 	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (gcc, x86-64)"
 	@echo "make verify  run the real MMDetection beside this package and compare (make verify CHECKPOINT=your.pth)"
 	@echo "make docs    build the documentation into build/site"
@@ -52,13 +55,12 @@ $(SERVE)/.ready: $(DEV)
 demo: $(READY)
 	$(BIN)/python samples/demo.py demo
 
-# Not `python -m pytest`, which puts the repository's root onto sys.path.
+# Not `python -m pytest`, which puts the repository's root onto sys.path. A file's tests stay in one process.
 test: $(DEV) $(SERVE)/.ready
-	$(BIN)/pytest
-	$(SERVE)/bin/python -m pytest --import-mode=importlib tests/serving/test_online_server.py
+	$(PYTEST)
 
 test-fast: $(DEV)
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # torch itself has leaks at exit and is not instrumented: memory errors and undefined behaviour are what counts.
 sanitize: $(DEV)

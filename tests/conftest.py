@@ -1,5 +1,6 @@
 """Fixtures: a small detector with random weights, its inputs, and the sample images."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ import torch
 from support.goldens_mmdet import NO_DROPOUT, golden_config
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.machine import usable_cores
+
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # processes of tests side by side share the cores
+    torch.set_num_threads(max(1, usable_cores() // int(workers)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # for what the tests start
 
 TINY_SIZE = {"shortest_edge": 200, "longest_edge": 333}
 

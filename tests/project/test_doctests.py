@@ -16,10 +16,11 @@ MODULES = [
     f"{package}.{file.stem}" if file.stem != "__init__" else package
     for package in PACKAGES
     for file in sorted(Path(importlib.import_module(package).__path__[0]).glob("*.py"))
+    if ">>> " in file.read_text(encoding="utf-8") and file.stem != "detection_metric"  # its own test runs a string's
 ]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert failures == 0
+    failures, examples = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert examples and not failures

@@ -1,4 +1,7 @@
-"""Azure's own inference server with the scoring script, from the outside."""
+"""Azure's own inference server with the scoring script, from the outside.
+
+It runs in an environment of its own (`make serve-env`), or in this one where that has the server.
+"""
 
 import base64
 import http.client
@@ -11,7 +14,6 @@ import socket
 import struct
 import subprocess
 import sys
-import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,26 +29,18 @@ from deformable_detr_refine.inference.detector import Detector
 
 pytestmark = pytest.mark.slow
 
-SERVER = "azureml-inference-server-http"
+SERVE_ENVIRONMENT = Path(__file__).parents[2] / ".venv-serve"
 SLOWEST_START = 900
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory) -> str:
-    """The interpreter of an environment with the server: this one, or one made for it, which sees all that is here."""
-    if find_spec(SERVER.replace("-", "_")):
+def python() -> str:
+    """The interpreter that has the server."""
+    if (SERVE_ENVIRONMENT / ".ready").exists():
+        return str(SERVE_ENVIRONMENT / "bin" / "python")
+    if find_spec("azureml_inference_server_http"):
         return sys.executable
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    here, there = sysconfig.get_path("purelib"), sysconfig.get_path("purelib", vars={"base": str(folder)})
-    # As a site folder, so that an editable installation in it works too.
-    Path(there, "here.pth").write_text(f"import site; site.addsitedir({here!r})\n")
-    python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", SERVER]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=900)
-    if done.returncode:
-        pytest.skip(f"{SERVER} cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
-    return python
+    pytest.skip("make serve-env")
 
 
 @pytest.fixture(scope="module")
