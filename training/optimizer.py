@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -57,3 +58,28 @@ def scaled_learning_rate(learning_rate: float, meant_for: int, images_per_step: 
         5e-05
     """
     return learning_rate * images_per_step / meant_for
+
+
+def continue_schedule(scheduler: Any) -> None:
+    """Sets the learning rates to what the schedule, as it is now, says for the step it is at.
+
+    Where a run goes on as it was, these are the rates that it had. Where it was given more epochs, the schedule is
+    the longer one's, while the optimiser of the checkpoint still has the shorter one's rates.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        >>> scheduler = LambdaLR(optimizer, lambda step: 0.5 ** step)
+        >>> optimizer.param_groups[0]["lr"] = 0.0
+        >>> continue_schedule(scheduler)
+        >>> optimizer.param_groups[0]["lr"]
+        1.0
+    """
+    if not isinstance(scheduler, LambdaLR):
+        return
+    rates = [
+        rate * share(scheduler.last_epoch) for rate, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

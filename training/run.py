@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 
 import transformers
@@ -12,17 +12,14 @@ from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
 from deformable_detr_refine.files import new_path
-from deformable_detr_refine.messages import printable
 
-from .arguments import DetectionTrainingArguments
+from .checks import check_batches, check_evaluation, check_metric, check_settings
 from .mlflow_run import MlflowPictures, log_files, mlflow_run
 from .model import build_model, build_processor
 from .output_folder import SETTINGS_FILE, checkpoint_to_resume
 from .run_data import read_run_data, usable_images
 from .settings import Settings, settings_text
 from .trainer import DetectionTrainer
-
-COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def run(settings: Settings) -> dict[str, float]:
@@ -38,7 +35,7 @@ def run(settings: Settings) -> dict[str, float]:
     model_args, data_args, args = settings
     output = Path(args.output_dir)
     transformers.set_seed(args.seed)
-    _check_settings(args)
+    check_settings(data_args, args)
     checkpoint = checkpoint_to_resume(args)
     say = print if args.process_index == 0 else lambda *_: None
     if not sys.stderr.isatty():
@@ -48,7 +45,7 @@ def run(settings: Settings) -> dict[str, float]:
 
     with args.main_process_first(desc="reading the data set"):
         found = read_run_data(data_args, say)
-    _check_evaluation(args, found.validation is not None)
+    check_evaluation(args, found.validation is not None)
     data = found.data
     processor = build_processor(model_args, data_args)
     size = processor.size["shortest_edge"], processor.size["longest_edge"]
@@ -62,8 +59,9 @@ def run(settings: Settings) -> dict[str, float]:
         f"Data: {data.source} ({data.format}), {len(data.label_map)} classes; "
         f"{len(found.train)} images to train on, {to_evaluate} to evaluate on."
     )
+    check_batches(args, len(found.train))
     if found.validation is not None:
-        _check_metric(args, data.label_map.names)
+        check_metric(args, data.label_map.names)
     examples = Examples(found.train, processor, augmentation, args.seed)
     validation = Examples(found.validation, processor) if found.validation is not None else None
     if args.dry_run:
@@ -82,6 +80,7 @@ def run(settings: Settings) -> dict[str, float]:
             new.write_text(settings_text(settings), encoding="utf-8")
     with mlflow_run(args):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        _check_steps(trainer, checkpoint, say)
         trainer.save_model()
         metrics = trainer.evaluate() if validation is not None else {}
         trainer.save_state()
@@ -99,41 +98,16 @@ def run(settings: Settings) -> dict[str, float]:
     return metrics
 
 
-def _check_settings(args: DetectionTrainingArguments) -> None:
-    """What would stop the run after its first epoch, or make it wrong."""
-    if missing := [name for name in ("datasets", "pycocotools", "matplotlib", "jinja2") if find_spec(name) is None]:
-        raise ValueError(f'Training needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if (value := getattr(args, name)) < 1:
-            raise ValueError(f"{name} is {value}, expected a whole number from 1 on.")
-    AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
-    if args.n_gpu > 1:
+def _check_steps(trainer: DetectionTrainer, checkpoint: Path | None, say: Callable[[str], None]) -> None:
+    """Check that the run did not go on from a checkpoint beyond its own end, and tell where there was nothing to do."""
+    made, planned = trainer.state.global_step, trainer.state.max_steps
+    if made > planned:
         raise ValueError(
-            f"One process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc-per-node {args.n_gpu} ...), or "
-            "show it one (CUDA_VISIBLE_DEVICES=0)."
+            f"{checkpoint} has made {made} steps, and this run is to make {planned}: raise --num_train_epochs "
+            "(or --max_steps) to go on, or use the checkpoint as it is."
         )
-    if args.average_tokens_across_devices is False and args.world_size > 1:
-        raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")
-
-
-def _check_evaluation(args: DetectionTrainingArguments, has_validation: bool) -> None:
-    if args.eval_strategy != "no" and not has_validation:
-        raise ValueError(
-            "There is no validation data to evaluate on: --split_every 5 takes every 5th training image, "
-            "--validation_data another data set; or --eval_strategy no --load_best_model_at_end false."
-        )
-    if args.early_stopping_patience and args.eval_strategy == "no":
-        raise ValueError("early_stopping_patience counts evaluations, of which there are none: --eval_strategy epoch.")
-
-
-def _check_metric(args: DetectionTrainingArguments, names: tuple[str, ...]) -> None:
-    asked = (args.metric_for_best_model or "").removeprefix("eval_")
-    known = ["loss", *COCO_METRICS, *METRICS[:3], *(f"AP_{name}" for name in names)]
-    # The Trainer looks for it after every evaluation, whatever it is for.
-    if args.metric_for_best_model and asked not in known:
-        raise ValueError(
-            f"There is no metric_for_best_model {asked!r}; there are {', '.join(map(printable, known[:40]))}."
-        )
+    if not trainer.trained:
+        say(f"All {made} steps had been made already: nothing was trained. More --num_train_epochs go on.")
 
 
 def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Path) -> None:

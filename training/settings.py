@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from .arguments import DataArguments, DetectionTrainingArguments, ModelArguments
+from .setting_values import fault_of
 
 _PLAIN = (str, int, float, bool, list, dict, Enum)
 # Not of the recipe: where this one run went on from, and what nobody else may read.
@@ -98,7 +99,7 @@ def _check(settings_parser: SettingsParser, where: str, setting: list[str]) -> N
             "`ddetr train --help-all` lists all."
         )
     try:
-        _, rest = settings_parser.parse_known_args(setting)
+        parsed, rest = settings_parser.parse_known_args(setting)
     except ValueError:
         if action.type is string_to_bool and values and _is_yaml(values[-1]):
             raise _file_first(values[-1], key) from None
@@ -108,6 +109,8 @@ def _check(settings_parser: SettingsParser, where: str, setting: list[str]) -> N
         if _is_yaml(rest[0]):
             raise _file_first(rest[0], key)
         raise ValueError(f"{where}: {name} is {' '.join(values)!r}, expected {_expected(action)}.")
+    if fault := fault_of(action.dest, getattr(parsed, action.dest)):
+        raise ValueError(f"{where}: {name} is {' '.join(values)!r}, {fault}.")
 
 
 def _is_yaml(word: str) -> bool:

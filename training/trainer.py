@@ -26,7 +26,7 @@ from deformable_detr_refine.files import follow_umask
 
 from .arguments import DetectionTrainingArguments
 from .ema import RAW_WEIGHTS, MovingAverage
-from .optimizer import drops_at, parameter_groups, scaled_learning_rate
+from .optimizer import continue_schedule, drops_at, parameter_groups, scaled_learning_rate
 from .progress import DetectionLines, DetectionProgress
 from .rates import training_order
 from .replay import save_batch
@@ -71,6 +71,7 @@ class DetectionTrainer(Trainer):
         has_bar = not args.disable_tqdm and sys.stderr.isatty()
         self.add_callback(DetectionProgress if has_bar else DetectionLines)
         self.evaluated: list[EvaluatedImage] = []
+        self.trained = False
         self._terms = _LossTerms()
 
     # Optimiser and schedule
@@ -105,6 +106,7 @@ class DetectionTrainer(Trainer):
         return self._train_sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
+        self.trained = True
         self._terms.begin(self.state.global_step)
         self._train_sampler.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
@@ -231,6 +233,13 @@ class DetectionTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema:
             self.ema.load(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.optimizer is None:
+            return
+        # A checkpoint at its schedule's end holds a rate of 0, and a longer run would take its first step at that.
+        continue_schedule(self.lr_scheduler)
 
 
 class _LossTerms:

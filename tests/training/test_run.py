@@ -1,6 +1,7 @@
 """Whole runs of `ddetr train`, in this process."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -191,7 +192,22 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"augmentation": "heavy"}, "'heavy'"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"box_score_threshold": 3}, "box_score_threshold"),
-        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is '0', expected a whole number from 1 on"),
+        ({"num_train_epochs": -3}, "num_train_epochs is '-3', expected a number above 0"),
+        ({"max_steps": 0}, "max_steps is '0', expected a whole number from 1 on"),
+        ({"learning_rate": "nan"}, "learning_rate is 'nan', expected a finite number"),
+        ({"lr_drop_epochs": [1, -1]}, "lr_drop_epochs is '1 -1', expected a number from 0 on"),
+        ({"ema_decay": 1.5}, "ema_decay is '1.5', expected a number between 0 and 1"),
+        ({"neftune_noise_alpha": 5}, "means nothing to a detector: it adds noise to embeddings of words"),
+        ({"label_smoothing_factor": 0.1}, "means nothing to a detector: the focal loss has no labels to smooth"),
+        ({"report_to": "abacus"}, "report_to is 'abacus', expected none or some of"),
+        ({"optim": "lomo"}, "optim lomo cannot be used: "),  # of a package that is not installed
+        ({"torch_compile_backend": "abacus"}, "There is no torch_compile_backend 'abacus'"),
+        ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor"),
+        (
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 64},
+            "10 images to train on make no batch of 64",
+        ),
         ({"metric_for_best_model": "AP5"}, "'AP5'"),
         ({"early_stopping_patience": 2, "eval_strategy": "no"}, "early_stopping_patience counts evaluations"),
         ({"learning_rat": 1}, "learning_rat"),
@@ -222,6 +238,29 @@ def test_a_checkpoint_of_averaged_weights_is_not_resumed_without_an_average(sett
     resumed = settings_file(tmp_path / "out", max_steps=2, resume_from_checkpoint=True)
     assert ddetr(["train", str(resumed)]) == 2
     assert "was trained with ema_decay" in capsys.readouterr().err
+
+
+def test_a_package_that_is_absent_is_named_before_the_work(settings_file, tmp_path, monkeypatch, capsys):
+    available = "deformable_detr_refine.training.checks.get_available_reporting_integrations"
+    monkeypatch.setattr(available, lambda: ["mlflow"])
+    assert ddetr(["train", str(settings_file(tmp_path / "out", report_to="tensorboard"))]) == 2
+    assert "report_to tensorboard needs a package that is not installed" in capsys.readouterr().err
+
+
+def test_a_finished_run_goes_on_along_the_longer_schedule(settings_file, tmp_path, capsys):
+    """Not at the rate of 0 at which the shorter one ended; and a run that asks for fewer steps is refused."""
+    settings = {"lr_scheduler_type": "cosine", "eval_strategy": "no"}
+    train([str(settings_file(tmp_path / "out", num_train_epochs=1, **settings))])
+    settings["resume_from_checkpoint"] = True
+    train([str(settings_file(tmp_path / "out", num_train_epochs=2, **settings))])
+    rates = [line["learning_rate"] for line in history(tmp_path / "out") if "loss" in line]
+    # Three steps of a cosine over three, then the second half of one over six.
+    expected = [1.0, 0.75, 0.25, *((1 + math.cos(math.pi * step / 6)) / 2 for step in (3, 4, 5))]
+    assert rates == pytest.approx([1e-4 * share for share in expected])
+    train([str(settings_file(tmp_path / "out", num_train_epochs=2, **settings))])
+    assert "All 6 steps had been made already" in capsys.readouterr().out
+    assert ddetr(["train", str(settings_file(tmp_path / "out", num_train_epochs=1, **settings))]) == 2
+    assert "has made 6 steps, and this run is to make 3" in capsys.readouterr().err
 
 
 def test_a_run_is_not_begun_anew_over_its_checkpoints(trained, settings_file, capsys):

@@ -1,0 +1,109 @@
+"""What would stop a run after its first step, or make it wrong: found before any work."""
+
+from dataclasses import fields
+from importlib.util import find_spec
+
+import torch
+from transformers import Trainer
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation
+from deformable_detr_refine.messages import printable
+
+from .arguments import DataArguments, DetectionTrainingArguments
+from .setting_values import fault_of
+
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> None:
+    """Check that every setting can be used, and that what it needs is installed.
+
+    Raises:
+        ValueError: the first that cannot; the message says what was expected, or what to install.
+    """
+    if missing := [name for name in ("datasets", "pycocotools", "matplotlib", "jinja2") if find_spec(name) is None]:
+        raise ValueError(f'Training needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
+    for part in (data, args):
+        for item in fields(part):
+            if item.init and (fault := fault_of(item.name, getattr(part, item.name))):
+                raise ValueError(f"{item.name} is {getattr(part, item.name)!r}, {fault}.")
+    AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
+    _check_processes(args)
+    _check_integrations(args)
+    _check_optimizer(args)
+    if args.torch_compile_backend and args.torch_compile_backend not in torch.compiler.list_backends(()):
+        raise ValueError(
+            f"There is no torch_compile_backend {args.torch_compile_backend!r} here; there are "
+            f"{', '.join(torch.compiler.list_backends())}."
+        )
+    if args.dataloader_num_workers == 0 and (args.dataloader_prefetch_factor or args.dataloader_persistent_workers):
+        name = "dataloader_prefetch_factor" if args.dataloader_prefetch_factor else "dataloader_persistent_workers"
+        raise ValueError(f"{name} is for processes that load images, of which dataloader_num_workers 0 starts none.")
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError("fp16 is for a GPU; on a CPU --bf16 true computes in 16 bits.")
+
+
+def check_batches(args: DetectionTrainingArguments, images: int) -> None:
+    """Check that the images make a batch: a run without a step would write a model that learned nothing."""
+    needed = args.train_batch_size * args.world_size
+    if images == 0 or (args.dataloader_drop_last and images < needed):
+        raise ValueError(
+            f"{images} images to train on make no batch of {needed}, so no step: smaller batches "
+            "(--per_device_train_batch_size), or --dataloader_drop_last false."
+        )
+
+
+def check_evaluation(args: DetectionTrainingArguments, has_validation: bool) -> None:
+    """Check that there is validation data where an evaluation is asked for."""
+    if args.eval_strategy != "no" and not has_validation:
+        raise ValueError(
+            "There is no validation data to evaluate on: --split_every 5 takes every 5th training image, "
+            "--validation_data another data set; or --eval_strategy no --load_best_model_at_end false."
+        )
+    if args.early_stopping_patience and args.eval_strategy == "no":
+        raise ValueError("early_stopping_patience counts evaluations, of which there are none: --eval_strategy epoch.")
+
+
+def check_metric(args: DetectionTrainingArguments, names: tuple[str, ...]) -> None:
+    """Check that an evaluation gives metric_for_best_model, for classes of these names."""
+    asked = (args.metric_for_best_model or "").removeprefix("eval_")
+    known = ["loss", *COCO_METRICS, *METRICS[:3], *(f"AP_{name}" for name in names)]
+    # The Trainer looks for it after every evaluation, whatever it is for.
+    if args.metric_for_best_model and asked not in known:
+        raise ValueError(
+            f"There is no metric_for_best_model {asked!r}; there are {', '.join(map(printable, known[:40]))}."
+        )
+
+
+def _check_processes(args: DetectionTrainingArguments) -> None:
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc-per-node {args.n_gpu} ...), or "
+            "show it one (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if args.average_tokens_across_devices is False and args.world_size > 1:
+        raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")
+
+
+def _check_integrations(args: DetectionTrainingArguments) -> None:
+    names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    for name in names:
+        if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
+            raise ValueError(f"report_to is {name!r}, expected none or some of {', '.join(INTEGRATION_TO_CALLBACK)}.")
+        if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
+            raise ValueError(f"report_to {name} needs a package that is not installed: pip install {name}.")
+
+
+def _check_optimizer(args: DetectionTrainingArguments) -> None:
+    """That the optimiser, which may be one of some other package, takes a parameter and these options."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Module())
+        kind([{"params": [parameter], "weight_decay": args.weight_decay}], **options)
+    except Exception as error:  # whatever a package raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"optim {args.optim.value} cannot be used: {reason.rstrip('.')}.") from error
+
+
+__all__ = ["check_batches", "check_evaluation", "check_metric", "check_settings"]
