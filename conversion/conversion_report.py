@@ -11,7 +11,8 @@ class ConversionReport:
     Attributes:
         output: the folder written.
         source: name of the file of weights; `sha256`: its digest.
-        version: '3.x' or '2.x', the form of the source; `weights_from`: which entry of it.
+        code_base: who wrote it, as 'MMDetection'; `version`: of that, as '3.x', or None where nothing tells.
+        weights_from: which entry of the file was taken.
         config_from: where the config text was found, or None.
         variant: 'plain', 'refine' or 'refine_twostage'.
         labels: class names; `labels_from`: their origin.
@@ -24,7 +25,8 @@ class ConversionReport:
     output: str
     source: str
     sha256: str
-    version: str
+    code_base: str
+    version: str | None
     weights_from: str
     config_from: str | None
     variant: str
@@ -40,9 +42,14 @@ class ConversionReport:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @property
+    def form(self) -> str:
+        """'MMDetection 3.x'"""
+        return f"{self.code_base} {self.version}" if self.version else self.code_base
+
     def __str__(self) -> str:
         lines = [
-            f"{self.source} (MMDetection {self.version}, {self.weights_from}) -> {self.output}",
+            f"{self.source} ({self.form}, {self.weights_from}) -> {self.output}",
             f"  {self.variant}, {len(self.labels)} classes, {self.tensors} tensors, {self.values:,} values",
             f"  config: {self.config_from or 'none'}",
             f"  labels: {self.labels_from}",

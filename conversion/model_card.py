@@ -2,11 +2,11 @@
 
 import platform
 from importlib.metadata import version
-from typing import Any
 
 from deformable_detr_refine.messages import plain
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
+from .conversion_report import ConversionReport
 from .label_names import COCO_NAMES
 
 # COCO val2017 box AP, from the tables of MMDetection 3.1 and 2.28; publishing names a file by its sha256's beginning.
@@ -25,15 +25,15 @@ _ARCHITECTURE = (
 )
 
 
-def model_card(config: DeformableDetrRefineConfig, facts: dict[str, Any]) -> str:
+def model_card(config: DeformableDetrRefineConfig, report: ConversionReport) -> str:
     """The text of README.md.
 
     Args:
         config: of the converted model, with its labels.
-        facts: `ConversionReport.to_dict()`.
+        report: on the conversion.
     """
     labels = [config.id2label[index] for index in range(config.num_labels)]
-    notes = [*facts["assumed"], *facts["notes"]] or ["Nothing: shapes and config text tell everything."]
+    notes = [*report.assumed, *report.notes] or ["Nothing: shapes and config text tell everything."]
     return "\n".join(
         [
             "---",
@@ -45,7 +45,7 @@ def model_card(config: DeformableDetrRefineConfig, facts: dict[str, Any]) -> str
             "- mmdetection",
             "---",
             "",
-            f"# Deformable DETR ({config.variant}), converted from MMDetection",
+            f"# Deformable DETR ({config.variant}), converted from {report.code_base}",
             "",
             f"A detector of {config.num_labels} classes in the form of transformers. The weights are those of the",
             "source, value by value; nothing was trained or measured here.",
@@ -59,14 +59,14 @@ def model_card(config: DeformableDetrRefineConfig, facts: dict[str, Any]) -> str
             "",
             "## Source",
             "",
-            f"- file: `{plain(facts['source'])}`",
-            f"- sha256: `{facts['sha256']}`",
-            f"- form: MMDetection {facts['version']}, {facts['weights_from']}",
-            f"- config: {facts['config_from'] or 'none'}",
-            f"- labels: {facts['labels_from']}",
+            f"- file: `{plain(report.source)}`",
+            f"- sha256: `{report.sha256}`",
+            f"- form: {report.form}, {report.weights_from}",
+            f"- config: {report.config_from or 'none'}",
+            f"- labels: {report.labels_from}",
             f"- converted with deformable-detr-refine {version('deformable-detr-refine')}, torch {version('torch')}, "
             f"transformers {version('transformers')}, Python {platform.python_version()}",
-            *(f"- {key}: {plain(str(value))}" for key, value in facts["written_by"].items()),
+            *(f"- {key}: {plain(str(value))}" for key, value in report.written_by.items()),
             "",
             "## Assumed or different",
             "",
@@ -74,7 +74,7 @@ def model_card(config: DeformableDetrRefineConfig, facts: dict[str, Any]) -> str
             "",
             "## Figures",
             "",
-            _figures(config, labels, facts["sha256"]),
+            _figures(config, labels, report.sha256),
             "",
             "## Labels",
             "",

@@ -1,31 +1,13 @@
 """What an MMDetection config says about a model of this family: the fields of our configuration."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
 
+from ..facts import ConfigFacts
 from .facts_2x import in_form_of_3x
 from .facts_data import class_names, processor_fields
 from .section import Section
-
-
-@dataclass
-class ConfigFacts:
-    """
-    Attributes:
-        fields: fields of DeformableDetrRefineConfig, only those that the text settles; `num_labels` too.
-        processor: fields of DeformableDetrRefineImageProcessor.
-        class_names: of the data sets, or None.
-        notes: what the text says and this package does otherwise, in sentences.
-        version: '3.x' or '2.x'.
-    """
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    processor: dict[str, Any] = field(default_factory=dict)
-    class_names: list[str] | None = None
-    notes: list[str] = field(default_factory=list)
-    version: str = "3.x"
 
 
 def describe_config(config: dict[str, Any], where: str) -> ConfigFacts:
@@ -41,11 +23,12 @@ def describe_config(config: dict[str, Any], where: str) -> ConfigFacts:
     root = Section(config, "", where)
     if not isinstance(root.any("model"), dict):
         raise CheckpointError(f"{where} has no `model` section.")
-    facts = ConfigFacts()
+    # 3.x builds a model whose config names no number of queries with 100.
+    facts = ConfigFacts(version="3.x", defaults={"num_queries": 100}, raw=config)
     if root.section("model").kind("DeformableDETR") != "DeformableDETR":
         raise CheckpointError(f"{where} describes {root.section('model').kind('?')}, not DeformableDETR.")
     if "transformer" in root.section("model").section("bbox_head"):
-        facts.version = "2.x"
+        facts.version, facts.defaults = "2.x", {}
         root = Section(in_form_of_3x(root), "", where)
     model = Section(root.any("model"), "model", where)
 
@@ -177,4 +160,4 @@ def _training(model: Section, notes: list[str]) -> dict[str, Any]:
     }
 
 
-__all__ = ["ConfigFacts", "describe_config"]
+__all__ = ["describe_config"]

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checkpoints.open_checkpoint import open_checkpoint
-from ..mmdet.convert import convert_mmdet_checkpoint
-from ..mmdet.export import export_mmdet_checkpoint
-from ..mmdet.source import MMDetSource, read_source
-from ..mmdet_config.text import read_config_file, read_config_text
+from ..code_bases import code_base_named, read_source
+from ..mmdet.convert import convert_mmdet_checkpoint, export_mmdet_checkpoint
+from ..mmdet.names import NAMES_3X
+from ..mmdet_config.text import read_config_text
 from .job import detector_settings
 from .process import MMDetectionRun
 
@@ -52,35 +51,24 @@ def prepare(checkpoint: Path, config: Path | None, folder: Path, say: Callable[[
         read_config_text(written["meta"]["cfg"], f"{exported_file}: meta['cfg']"), str(exported_file)
     )
 
-    source = read_source(checkpoint, config, raw_weights=False)
-    text = _config_3x(source, config)
+    _, source = read_source(checkpoint, code_base_named("mmdet"), config)
+    # 3.1.0 builds no model from a config of 2.x's.
+    text = source.facts.raw if source.facts and source.facts.version == "3.x" else None
     if text is None:
         say("no config of MMDetection 3.x with it: MMDetection gets the one that `ddetr convert --to mmdet` writes")
     settings = exported_settings if text is None else detector_settings(text, report.config_from or str(checkpoint))
     # MMDetection unpickles whatever it loads. The given file was opened by our restricted unpickler; MMDetection gets
     # its tensors in a file of our own making, under their names, and nothing else of it.
     clean_file = folder / "tensors.pth"
-    torch.save({"state_dict": source.weights}, clean_file)
+    weights = {str(NAMES_3X.from_common(name)): tensor for name, tensor in source.weights.tensors.items()}
+    torch.save({"state_dict": weights}, clean_file)
     return Inputs(
         model_folder=model_folder,
-        weights=source.weights,
+        weights=weights,
         run=MMDetectionRun(settings, clean_file),
         exported=written["state_dict"],
         exported_run=MMDetectionRun(exported_settings, exported_file),
     )
-
-
-def _config_3x(source: MMDetSource, given: Path | None) -> dict[str, Any] | None:
-    """The config in MMDetection 3.x's form, where there is one; 3.1.0 builds no model from 2.x's."""
-    beside = source.path.parent / (source.config_from or "")
-    own = source.meta.get("cfg")
-    if source.config is None or source.config.version != "3.x":
-        return None
-    if given is not None:
-        return read_config_file(given)
-    if isinstance(own, str):
-        return read_config_text(own, f"{source.path}: meta['cfg']")
-    return read_config_file(beside) if beside.is_file() else None
 
 
 __all__ = ["Inputs", "prepare"]

@@ -11,13 +11,7 @@ from torch import Tensor
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.conversion import convert_mmdet_checkpoint, export_mmdet_checkpoint, open_checkpoint
-from deformable_detr_refine.conversion.mmdet.names import (
-    is_2x,
-    name_2x_from_3x,
-    name_3x_from_2x,
-    name_3x_from_ours,
-    ours_from_3x,
-)
+from deformable_detr_refine.conversion.mmdet.names import NAMES_3X, is_2x, name_2x_from_3x, name_3x_from_2x
 
 VARIANTS = ("plain", "refine", "refine_twostage")
 GOLDENS = [f"{size}_{variant}" for size in ("tiny", "r50") for variant in VARIANTS]
@@ -47,8 +41,7 @@ def test_names_go_both_ways(shapes, name):
     for theirs in shapes(name):
         older = name_2x_from_3x(theirs) or theirs
         assert (name_3x_from_2x(older) or older) == theirs
-        ours = ours_from_3x(theirs)
-        assert ours is None or name_3x_from_ours(ours) == theirs
+        assert NAMES_3X.from_common(NAMES_3X.to_common(theirs)) == theirs
     assert not is_2x(shapes(name)) and is_2x(name_2x_from_3x(theirs) or theirs for theirs in shapes(name))
 
 

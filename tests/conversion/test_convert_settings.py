@@ -1,23 +1,28 @@
 """What a bare state dict does not tell, who tells it instead, and what is said about it."""
 
+from pathlib import Path
+
 import pytest
 
 from deformable_detr_refine.conversion import CheckpointError
 from deformable_detr_refine.conversion.label_names import COCO_NAMES, choose_names, read_label_file
-from deformable_detr_refine.conversion.mmdet.settings import resolve_settings
-from deformable_detr_refine.conversion.mmdet.shapes import describe_shapes
-from deformable_detr_refine.conversion.mmdet.weights import unequal_copies
+from deformable_detr_refine.conversion.mmdet.code_base import MMDetection
+from deformable_detr_refine.conversion.mmdet.names import NAMES_3X
 from deformable_detr_refine.conversion.mmdet_config.facts import describe_config
 from deformable_detr_refine.conversion.mmdet_config.text import read_config_text
+from deformable_detr_refine.conversion.settings import resolve_settings
+from deformable_detr_refine.conversion.shapes import describe_shapes
+from deformable_detr_refine.conversion.source import rename
+from deformable_detr_refine.conversion.weights import unequal_copies
 
 
 @pytest.fixture
 def resolved(tiny_weights, tiny_config):
     def build(variant, text=False, **flags):
-        weights = tiny_weights[variant]
-        shapes = describe_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, "x")
+        weights = rename(tiny_weights[variant], NAMES_3X, Path("x"))
+        shapes = describe_shapes(weights, "a model", "x")
         facts = describe_config(read_config_text(tiny_config[variant], "text"), "text") if text else None
-        return resolve_settings(shapes, facts, flags, unequal_copies(weights, 2), "x")
+        return resolve_settings(shapes, facts, flags, unequal_copies(weights.tensors, 2), MMDetection(), "x")
 
     return build
 

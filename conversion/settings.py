@@ -1,14 +1,13 @@
-"""Which configuration a checkpoint needs: shapes first, then the config text, then flags, then the reference."""
+"""Which configuration a checkpoint needs: shapes first, then the config, then flags, then the code base's defaults."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
 
-from ..mmdet_config.facts import ConfigFacts
+from .code_base import CodeBase
+from .facts import ConfigFacts
 
-# Told neither by shapes nor by text: MMDetection's released configs.
-_REFERENCE = {"num_queries": 300, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
 _FLAGS = {"num_queries": "--num-queries", "two_stage": "--two-stage", "with_box_refine": "--box-refine"}
 _HEADS = ("encoder_attention_heads", "decoder_attention_heads")
 
@@ -26,25 +25,31 @@ class Settings:
 
 
 def resolve_settings(
-    shapes: dict[str, Any], text: ConfigFacts | None, flags: dict[str, Any], unequal_copy: str | None, where: str
+    shapes: dict[str, Any],
+    text: ConfigFacts | None,
+    flags: dict[str, Any],
+    unequal_copy: str | None,
+    code_base: CodeBase,
+    where: str,
 ) -> Settings:
     """Combine what is known about the model; whatever is said twice must agree.
 
     Args:
-        shapes: from `describe_shapes`.
-        text: from `describe_config`, or None without a config.
+        shapes: from `describe_shapes`, and what names tell.
+        text: what the config says, or None without one.
         flags: `num_queries`, `two_stage`, `with_box_refine`, `num_heads`; None where not given.
         unequal_copy: a head parameter that differs from layer 0's, or None when all layers have the same head.
+        code_base: says what its defaults are.
         where: the checkpoint, for messages.
 
     Raises:
         CheckpointError: two sources contradict each other.
     """
     settings = Settings({name: value for name, value in shapes.items() if not name.endswith("_samples")})
-    said = dict(text.fields) if text else {}
-    for name, value in said.items():
-        _agree(settings.fields, name, value, f"{where}: the config says", "the weights")
-    settings.fields |= said
+    if text is not None:
+        for name, value in text.fields.items():
+            _agree(settings.fields, name, value, f"{where}: {text.speaker} says", "the weights")
+        settings.fields |= text.fields
     for name, flag in _FLAGS.items():
         _agree(
             settings.fields,
@@ -59,7 +64,8 @@ def resolve_settings(
     if flags.get("num_heads") is not None:
         settings.fields |= dict.fromkeys(_HEADS, flags["num_heads"])
 
-    _assume(settings, text)
+    _assume(settings, text, code_base)
+    settings.fields = code_base.fields | settings.fields
     _decide_refinement(settings, unequal_copy, where)
     for part in ("encoder", "decoder"):
         _points(settings.fields, part, shapes[f"{part}_samples"], where)
@@ -76,18 +82,16 @@ def _spelt(flag: str, value: Any) -> str:
     return f"--no-{flag.removeprefix('--')}" if value is False else flag
 
 
-def _assume(settings: Settings, text: ConfigFacts | None) -> None:
-    reason = "the config does not say" if text else "there is no config text and shapes do not tell"
-    for name, value in _REFERENCE.items():
+def _assume(settings: Settings, text: ConfigFacts | None, code_base: CodeBase) -> None:
+    reason = f"{text.speaker} does not say" if text else "there is no config text and shapes do not tell"
+    for name, value in (code_base.defaults | (text.defaults if text else {})).items():
         if name not in settings.fields:
-            # MMDetection 3.x builds a model whose config names no number of queries with 100.
-            value = 100 if name == "num_queries" and text and text.version == "3.x" else value
             settings.fields[name] = value
-            settings.assumed.append(f"{name}={value}, MMDetection's default ({reason}).")
+            settings.assumed.append(f"{name}={value}, {code_base.possessive} default ({reason}).")
     if text is None:
         settings.assumed.append(
-            "Image size, mean and standard deviation, dropout and loss weights as in MMDetection's released configs "
-            "(there is no config text)."
+            f"Image size, mean and standard deviation, dropout and loss weights as in {code_base.possessive} released "
+            "configs (there is no config text)."
         )
 
 

@@ -1,0 +1,116 @@
+"""What a code base has to say for itself, so that its checkpoints go the common path (`convert`, `export`)."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.modeling import (
+    DeformableDetrRefineConfig,
+    DeformableDetrRefineForObjectDetection,
+    DeformableDetrRefineImageProcessor,
+)
+
+from .names import NameTable
+from .source import Files, Source
+from .weights import common_from_ours, theirs_from_common
+
+
+@dataclass
+class Export:
+    """What was written for another code base.
+
+    Attributes:
+        weights: its names -> tensors.
+        notes: what its user should know, in sentences.
+    """
+
+    weights: dict[str, Tensor]
+    notes: list[str] = field(default_factory=list)
+
+
+class CodeBase(ABC):
+    """One code base in which Deformable DETR is published.
+
+    Attributes:
+        name: as `--from` and `--to` have it.
+        title, possessive: as sentences have it: 'MMDetection', "MMDetection's".
+        names: its names of weights.
+        mark: pattern of names that its state dicts have and no other code base's.
+        defaults: fields of our configuration that its users change, where neither shapes nor a config nor a flag tell.
+        fields: those that are always so, or in all that is released, unless a config says otherwise.
+        processor: settings of our image processor, likewise.
+        writes: what `--to` makes: a 'file', a 'folder', or None where it cannot.
+    """
+
+    name: str
+    title: str
+    possessive: str
+    names: NameTable
+    mark: str
+    defaults: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    processor: dict[str, Any] = {}
+    writes: str | None = "file"
+
+    def files(self, folder: Path) -> Files | None:
+        """The files of a folder that has this code base's form, or None.
+
+        Raises:
+            CheckpointError: it has, but something in it is missing or there twice.
+        """
+        return None
+
+    @abstractmethod
+    def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:
+        """The state dict in an opened file, and what to call that entry.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+
+    @abstractmethod
+    def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
+        """Weights, config and class names.
+
+        Args:
+            files: as `files` found them, or the file that the user gave.
+            content: of the file of weights, opened.
+            config: the user's, wins over what lies with the weights.
+            raw_weights: of a checkpoint with averaged weights, take the raw ones.
+
+        Raises:
+            FileNotFoundError, CheckpointError
+        """
+
+    def export(
+        self,
+        model: DeformableDetrRefineForObjectDetection,
+        processor: DeformableDetrRefineImageProcessor,
+        output: Path,
+    ) -> Export:
+        """Write a model in this code base's form.
+
+        Raises:
+            CheckpointError: this code base cannot hold it.
+        """
+        raise CheckpointError(f"Models cannot be written for {self.title}.")
+
+    def weights_of(self, model: DeformableDetrRefineForObjectDetection) -> dict[str, Tensor]:
+        """A model's tensors under this code base's names, in its order."""
+        weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        return theirs_from_common(common_from_ours(weights, model.config, self.names), model.config, self.names)
+
+    def expected(self, config: DeformableDetrRefineConfig) -> dict[str, Tensor]:
+        """Common name -> tensor without values, of the model of this configuration as this code base has it."""
+        # On the meta device names and shapes cost no memory, however large a crafted file pretends the model to be.
+        with torch.device("meta"):
+            model = DeformableDetrRefineForObjectDetection(config)
+        return common_from_ours(model.state_dict(), config, self.names)
+
+
+__all__ = ["CodeBase", "Export"]

@@ -1,0 +1,83 @@
+"""The code bases that are known, and which of them a file comes from."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from deformable_detr_refine.errors import CheckpointError
+
+from .checkpoints.open_checkpoint import open_checkpoint
+from .code_base import CodeBase
+from .mmdet.code_base import MMDetection
+from .shapes import beginnings, looks_like
+from .source import Files, Source, wrapper
+
+# The first whose mark a file bears is the one.
+CODE_BASES: dict[str, CodeBase] = {code_base.name: code_base for code_base in (MMDetection(),)}
+
+
+def code_base_named(name: str) -> CodeBase:
+    """
+    Raises:
+        ValueError: there is no such code base.
+    """
+    if name not in CODE_BASES:
+        raise ValueError(f"There is no code base {name}; {', '.join(CODE_BASES)} are known.")
+    return CODE_BASES[name]
+
+
+def read_source(
+    place: Path, given: CodeBase | None = None, config: Path | None = None, raw_weights: bool = False
+) -> tuple[CodeBase, Source]:
+    """A checkpoint, opened and read; the code base is found by looking if none is given.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see `CodeBase.read`.
+    """
+    files, known = _find_files(place, given)
+    content = open_checkpoint(files.weights)
+    code_base = known or _find_code_base(content, files.weights)
+    return code_base, code_base.read(files, content, config, raw_weights)
+
+
+def _find_files(place: Path, given: CodeBase | None) -> tuple[Files, CodeBase | None]:
+    """What a file or folder holds, and the code base if the folder's form tells it.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        CheckpointError: the folder has no form that is known, or is a converted model.
+    """
+    if not place.is_dir():
+        return Files(place), given
+    for code_base in [given] if given else CODE_BASES.values():
+        if (files := code_base.files(place)) is not None:
+            return files, given
+    raise CheckpointError(f"{place} holds no weights in a form that is known; give the file of weights itself.")
+
+
+def _find_code_base(content: dict[str, Any], path: Path) -> CodeBase:
+    """Which code base an opened file comes from, by the names of its weights.
+
+    Raises:
+        CheckpointError: none that is known.
+    """
+    seen: list[str] = []
+    for code_base in CODE_BASES.values():
+        try:
+            found, _ = code_base.entry(content, path, raw_weights=False)
+        except CheckpointError:
+            continue
+        names = [name for name in found if isinstance(name, str)]
+        names = [name.removeprefix(wrapper(names)) for name in names]
+        if any(re.match(code_base.mark, name) for name in names):
+            return code_base
+        seen = seen or names
+    known = ", ".join(code_base.title for code_base in CODE_BASES.values())
+    if not seen:
+        raise CheckpointError(f"{path} holds no weights of a model that can be converted (of {known}).")
+    other = looks_like(seen)
+    looks = f"it looks like {other}" if other else f"its names begin with {beginnings(seen)}"
+    raise CheckpointError(f"{path} is not a Deformable DETR of {known}: {looks}.")
+
+
+__all__ = ["CODE_BASES", "code_base_named", "read_source"]

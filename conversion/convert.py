@@ -1,0 +1,137 @@
+"""Checkpoints of this family, whoever wrote them -> a model folder that transformers loads. One path for all."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+
+from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.files import check_new_folder, new_path
+from deformable_detr_refine.modeling import (
+    DeformableDetrRefineConfig,
+    DeformableDetrRefineForObjectDetection,
+    DeformableDetrRefineImageProcessor,
+)
+
+from .checks import check_names_and_shapes, check_values
+from .code_base import CodeBase
+from .code_bases import code_base_named, read_source
+from .conversion_report import ConversionReport
+from .label_names import choose_names, read_label_file
+from .model_card import model_card
+from .settings import Settings, resolve_settings
+from .shapes import describe_shapes
+from .source import Source, sha256_of
+from .weights import ours_from_common, unequal_copies
+
+
+def convert_checkpoint(
+    source: str | Path,
+    output: str | Path,
+    code_base: str | None = None,
+    *,
+    config: str | Path | None = None,
+    classes: str | Path | None = None,
+    raw_weights: bool = False,
+    num_queries: int | None = None,
+    two_stage: bool | None = None,
+    with_box_refine: bool | None = None,
+    num_heads: int | None = None,
+    force: bool = False,
+) -> ConversionReport:
+    """Convert a checkpoint of Deformable DETR; nothing in it is executed, and the code that wrote it is not needed.
+
+    Every tensor of the source is accounted for, and copied value by value. The folder appears whole or not at all.
+
+    Args:
+        source: a file or a folder, see the guides.
+        output: folder to write: config.json, model.safetensors, preprocessor_config.json, README.md.
+        code_base: 'mmdet'; found by looking if None.
+        config: its config file, where the checkpoint carries none.
+        classes: file of class names, one a line or a JSON list. Wins over the checkpoint's own.
+        raw_weights: of a checkpoint with averaged weights (EMA), take the raw ones.
+        num_queries, two_stage, with_box_refine, num_heads: what shapes do not tell, where there is no config.
+        force: replace `output`, if it is an earlier model folder.
+
+    Raises:
+        FileNotFoundError: an input file is missing.
+        CheckpointError: the input is no such checkpoint, contradicts itself or the arguments, or `output` is taken.
+    """
+    output = Path(output)
+    check_new_folder(output, force)
+    names = [(read_label_file(classes), Path(classes).name)] if classes is not None else []
+    given = None if code_base is None else code_base_named(code_base)
+    kind, found = read_source(Path(source), given, None if config is None else Path(config), raw_weights)
+    where = str(found.path)
+
+    flags = {"num_queries": num_queries, "two_stage": two_stage, "with_box_refine": with_box_refine}
+    notes = check_values(found)
+    settings = _settings(found, kind, {**flags, "num_heads": num_heads}, where)
+    facts = found.facts
+    candidates = [*names, *found.names, (facts.class_names if facts else None, f"the config ({found.facts_from})")]
+    labels, labels_from = choose_names(settings.fields.pop("num_labels"), candidates, where)
+    model_config = _configuration(settings.fields, labels, where)
+    check_names_and_shapes(found, kind.expected(model_config), model_config)
+    model = DeformableDetrRefineForObjectDetection(model_config)
+    _load(model, ours_from_common(found.weights.tensors, model_config))
+
+    report = ConversionReport(
+        output=str(output),
+        source=found.path.name,
+        sha256=sha256_of(found.path),
+        code_base=kind.title,
+        version=found.version,
+        weights_from=found.weights_from,
+        config_from=found.facts_from,
+        variant=model_config.variant,
+        labels=labels,
+        labels_from=labels_from,
+        tensors=len(found.weights.tensors),
+        values=sum(tensor.numel() for tensor in found.weights.tensors.values()),
+        assumed=settings.assumed,
+        notes=notes + found.notes + (facts.notes if facts else []),
+        written_by=found.meta,
+    )
+    processor = kind.processor | (facts.processor if facts else {})
+    with new_path(output) as folder:
+        model.save_pretrained(folder)
+        DeformableDetrRefineImageProcessor(**processor).save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(model_config, report), encoding="utf-8")
+        # transformers writes the weights readable by their owner only.
+        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
+    return report
+
+
+def _settings(found: Source, kind: CodeBase, flags: dict[str, Any], where: str) -> Settings:
+    shapes = describe_shapes(found.weights, f"{kind.possessive} Deformable DETR", where)
+    copies = unequal_copies(found.weights.tensors, shapes["decoder_layers"])
+    copies = copies and found.weights.written(copies)
+    return resolve_settings(shapes | found.weights.told, found.facts, flags, copies, kind, where)
+
+
+def _configuration(fields: dict[str, Any], labels: list[str], where: str) -> DeformableDetrRefineConfig:
+    id2label = dict(enumerate(labels))
+    try:
+        return DeformableDetrRefineConfig(
+            **fields, id2label=id2label, label2id={name: index for index, name in id2label.items()}
+        )
+    except (ValueError, StrictDataclassError) as error:
+        reason = error.__cause__ if isinstance(error, StrictDataclassError) else error
+        raise CheckpointError(f"{where} cannot become a model of this package: {reason or error}") from error
+
+
+def _load(model: DeformableDetrRefineForObjectDetection, weights: dict[str, Tensor]) -> None:
+    """Copy, with the assertions that make the copy complete; what they hold was checked in the source's own words."""
+    own = model.state_dict()
+    lacking = {name for name in own.keys() - weights.keys() if not name.endswith(".num_batches_tracked")}
+    assert not lacking and weights.keys() <= own.keys(), lacking or weights.keys() - own.keys()
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in weights:
+                assert tensor.shape == weights[name].shape, name
+                tensor.copy_(weights[name])
+
+
+__all__ = ["convert_checkpoint"]

@@ -1,0 +1,48 @@
+"""A model folder -> the form of another code base."""
+
+from pathlib import Path
+
+from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.files import check_new_file, check_new_folder, new_path
+from deformable_detr_refine.inference.load_model import load_model
+from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
+
+from .code_base import Export
+from .code_bases import code_base_named
+
+
+def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str, *, force: bool = False) -> Export:
+    """Write a model as another code base has it: the same tensors, value by value, under its names.
+
+    Converting what was written gives the same model.
+
+    Args:
+        model_dir: folder of a converted or trained model.
+        output: the file to write, or the folder for a code base that has folders.
+        code_base: 'mmdet'.
+        force: replace it.
+
+    Raises:
+        FileNotFoundError: there is no model folder.
+        CheckpointError: the folder holds another model or a damaged one, the code base cannot hold it, or the output is
+            taken.
+    """
+    model_dir, output = Path(model_dir), Path(output)
+    kind = code_base_named(code_base)
+    if kind.writes is None:
+        raise CheckpointError(f"Models cannot be written for {kind.title}.")
+    (check_new_folder if kind.writes == "folder" else check_new_file)(output, force)
+    if not (model_dir / "config.json").is_file():
+        raise FileNotFoundError(f"There is no model folder {model_dir} (no config.json in it).")
+    model = load_model(model_dir, local_files_only=True)
+    has_processor = (model_dir / "preprocessor_config.json").is_file()
+    processor = (
+        DeformableDetrRefineImageProcessor.from_pretrained(model_dir, local_files_only=True)
+        if has_processor
+        else DeformableDetrRefineImageProcessor()
+    )
+    with new_path(output) as new:
+        return kind.export(model, processor, new)
+
+
+__all__ = ["export_checkpoint"]
