@@ -5,6 +5,7 @@ The numbers are those with which the goldens in tests/goldens were made, so ever
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
+_NORM = re.compile(r"norm|bn\d|\.gn|downsample\.1\.|input_proj\.\d+\.1\.")
+_EMBEDDING = re.compile(r".*(level_embeds?|query_embed(ding)?\.weight|query_position_embeddings\.weight)")
 
 
 def state_dict(shapes: dict[str, list[int]], seed: int = 0, shared_heads: bool = False) -> dict[str, Tensor]:
@@ -48,19 +51,19 @@ def draw(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
         return 0.75 + 0.5 * torch.sigmoid(x)
     if name.endswith("running_mean"):
         return 0.1 * x
-    if name.endswith("weight") and any(part in name for part in ("norm", "bn", ".gn", "downsample.1")):
+    if name.endswith("weight") and _NORM.search(name):
         return 1 + 0.1 * x
     if name.endswith("sampling_offsets.bias"):
         return 2.0 * x
     if name.endswith("sampling_offsets.weight"):
         return 0.05 * x
-    if "cls_branches" in name and name.endswith("bias"):
+    if ("cls_branches" in name or "class_embed" in name) and name.endswith("bias"):
         return -2.0 + 0.3 * x
     if x.dim() == 1:
         return 0.1 * x
     if x.dim() == 4:
         return x * (1.2 / (shape[1] * shape[2] * shape[3])) ** 0.5
-    if name in ("level_embed", "query_embedding.weight"):
+    if _EMBEDDING.fullmatch(name):
         return x
     return x * (1.0 / shape[1]) ** 0.5
 
