@@ -68,6 +68,7 @@ UNKNOWN_IMAGE = "unknown image"
 UNKNOWN_LABEL = "unknown label"
 OTHER_NAME = "other file name"
 BOX_FORM = "box form"
+NO_IMAGE_NAME = "no image by its name"
 
 
 class BoxFault(IntEnum):
@@ -210,6 +211,7 @@ __all__ = [
     "ABSENT_IMAGE",
     "BOX_FORM",
     "DUPLICATE_IMAGE",
+    "NO_IMAGE_NAME",
     "OTHER_NAME",
     "OUTSIDE_FOLDER",
     "UNKNOWN_IMAGE",

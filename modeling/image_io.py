@@ -6,12 +6,13 @@ transformers' own `load_image` puts no limit on size or time, takes a server's e
 
 import io
 import os
+import re
 import warnings
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .url_io import copy_url, is_url
 
@@ -21,6 +22,14 @@ TIMEOUT_SECONDS = 30.0
 
 # Named one by one: PIL hands other formats to outside programs (EPS to Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
+# What the files of these formats are called. HEIF stands here although PIL reads it with a plug-in only: a photo that
+# cannot be read is told, never passed over.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs"),
+    *(".heic", ".heif"),
+)
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 def load_image(
@@ -54,7 +63,8 @@ def load_image(
     if isinstance(source, Image.Image):
         return _decode(source, "The given image", max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _open(io.BytesIO(source), "The given file", max_pixels)
+        with _opened(io.BytesIO(source), "The given file") as image:
+            return _decode(image, "The given file", max_pixels)
     if not isinstance(source, str | os.PathLike):
         kind = type(source).__name__
         raise TypeError(f"An image is a path, a URL, bytes or a PIL image, not {kind}.")
@@ -62,14 +72,72 @@ def load_image(
         content = io.BytesIO()
         copy_url(source, content, timeout=timeout, max_bytes=max_download_bytes)
         content.seek(0)
-        return _open(content, source, max_pixels)
-    path = Path(source)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not an image.")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no image file {path}.")
-    with path.open("rb") as file:
-        return _open(file, str(path), max_pixels)
+        with _opened(content, source) as image:
+            return _decode(image, source, max_pixels)
+    path = _existing(source)
+    name = as_text(str(path))
+    with path.open("rb") as file, _opened(file, name) as image:
+        return _decode(image, name, max_pixels)
+
+
+def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
+    """Width and height of the upright image, as `load_image` would give it, from the file's header.
+
+    Args:
+        source: a path, or the bytes of an image file.
+
+    Raises:
+        OSError, ValueError: it cannot be opened as an image.
+
+    Example:
+        >>> file, exif = io.BytesIO(), Image.Exif()
+        >>> exif[ExifTags.Base.Orientation] = 6
+        >>> Image.new("RGB", (40, 30)).save(file, "JPEG", exif=exif)
+        >>> image_size(file.getvalue())
+        (30, 40)
+    """
+    if isinstance(source, bytes):
+        with _opened(io.BytesIO(source), "The given file") as image:
+            return _upright_size(image)
+    path = _existing(source)
+    with path.open("rb") as file, _opened(file, as_text(str(path))) as image:
+        return _upright_size(image)
+
+
+def is_image_name(name: str | os.PathLike) -> bool:
+    """Whether a file of this name is taken for an image: by its suffix, and hidden files never are.
+
+    Example:
+        >>> [is_image_name(name) for name in ("a/cat.JPG", "._cat.jpg", ".DS_Store", "cat.txt")]
+        [True, False, False, False]
+    """
+    name = PurePath(name).name
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def as_text(name: str) -> str:
+    """A file name as text that every file and table takes: bytes that are no UTF-8 stand as %E9.
+
+    `load_image` takes such a name for the file that it is of.
+
+    Example:
+        >>> as_text("caf\\udce9.jpg"), as_text("café.jpg")
+        ('caf%E9.jpg', 'café.jpg')
+    """
+    return re.sub("[\ud800-\udfff]", lambda half: f"%{ord(half[0]) & 0xFF:02X}", name)
+
+
+def file_of(name: str | os.PathLike) -> Path:
+    """The path that `as_text` gave this name for.
+
+    Example:
+        >>> file_of("caf%E9.jpg") == Path("caf\\udce9.jpg"), file_of("100%.jpg")
+        (True, PosixPath('100%.jpg'))
+    """
+    path = Path(name)
+    if "%" in str(path) and not path.exists():
+        return Path(re.sub("%([89A-F][0-9A-F])", lambda byte: chr(0xDC00 + int(byte[1], 16)), str(path)))
+    return path
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -103,20 +171,40 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _open(file: io.BufferedIOBase, name: str, max_pixels: int) -> Image.Image:
+def _existing(source: str | os.PathLike) -> Path:
+    path = file_of(source)
+    if path.is_dir():
+        raise IsADirectoryError(f"{as_text(str(path))} is a folder, not an image.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no image file {as_text(str(path))}.")
+    return path
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Of an image that was opened and not decoded yet."""
+    if image.format == "TIFF" and ExifTags.Base.Orientation in image.tag_v2:
+        return image.size  # PIL has turned it already
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF data
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    except Exception:  # damaged EXIF data does not make the pixels unreadable
+        sideways = False
+    return image.size[::-1] if sideways else image.size
+
+
+def _opened(file: io.BufferedIOBase, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # PIL warns from 89 megapixels on; the limit here is `max_pixels`.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=_formats())
+            return Image.open(file, formats=_formats())
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image of a known format ({', '.join(_formats())}).") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is larger than PIL allows: {error}.") from error
     except Exception as error:  # PIL's readers raise many kinds on damaged headers
         raise ValueError(f"{name} cannot be read as an image: {error}.") from error
-    with image:
-        return _decode(image, name, max_pixels)
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from deformable_detr_refine.files import new_path
+from deformable_detr_refine.modeling.image_io import is_image_name
 
 from ..defects import DataError
 from ..formats.image_files import natural_key
@@ -16,7 +17,6 @@ from .fetch import fetch
 
 LISTS = PurePosixPath("ImageSets/Main")
 SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _root(files: Iterable[PurePosixPath], named: NamedSet) -> PurePosixPath | No
 
 
 def _is_image(path: PurePosixPath, folder: PurePosixPath) -> bool:
-    return path.parent == folder and path.suffix.lower() in IMAGE_SUFFIXES
+    return path.parent == folder and is_image_name(path)
 
 
 def _is_voc(path: PurePosixPath, folder: PurePosixPath) -> bool:

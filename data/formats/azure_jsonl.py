@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from deformable_detr_refine.messages import printable
-from deformable_detr_refine.modeling.image_io import is_url
+from deformable_detr_refine.modeling.image_io import image_size, is_url
 
 from ..defects import ABSENT_IMAGE, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, AnnotationError, DataError, described
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
-from .image_files import ImageFiles, image_size
+from .image_files import ImageFiles, files_in
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns, to_box
 from .split_names import by_split, standard_split
@@ -62,10 +62,10 @@ def find(source: Path) -> dict[str, AzureSplit]:
         return {split: AzureSplit(source.parent, [source])} if _looks_like_azure(source) else {}
     if (source / MLTABLE).is_file():
         return {"train": AzureSplit(source, _files_of(source / MLTABLE))}  # whatever the user's folder is called
-    tables = sorted(source.glob(f"*/{MLTABLE}"))
+    tables = files_in(source, f"*/{MLTABLE}")
     if tables:
         return by_split((table.parent.name, AzureSplit(table.parent, _files_of(table))) for table in tables)
-    files = [file for file in sorted(source.glob("*.jsonl")) if _looks_like_azure(file)]
+    files = [file for file in files_in(source, "*.jsonl") if _looks_like_azure(file)]
     if len(files) == 1:
         return {standard_split(files[0].stem) or "train": AzureSplit(source, files)}
     return by_split((file.stem, AzureSplit(source, [file])) for file in files)
@@ -148,8 +148,8 @@ def _add_line(columns: SplitColumns, item: Any, file: str, line: int, images: "_
             if is_url(path):
                 raise DataError(f"{printable(url)} has no size in image_details, and URLs are not fetched to find it.")
             width, height = image_size(path)
-        except DataError as error:
-            path, kind, text = None, UNREADABLE_IMAGE, str(error).rstrip(".")
+        except (OSError, ValueError) as error:
+            path, kind, text = None, UNREADABLE_IMAGE, printable(str(error).rstrip("."), 300)
     if path is None:
         columns.add_defect(kind, line, text, file=file, image=name, loses="image")
     image = columns.add_image(name, path, width, height, file)

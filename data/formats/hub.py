@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deformable_detr_refine.messages import printable
-from deformable_detr_refine.modeling.image_io import is_url
+from deformable_detr_refine.modeling.image_io import file_of, image_size, is_url
 
 from ..defects import ABSENT_IMAGE, BOX_FORM, OUTSIDE_FOLDER, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, DataError
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, read_label_map, write_label_map
 from .box_form import box_form
-from .image_files import image_size
+from .image_files import files_in
 from .new_images import new_data_folder, rows_of
 from .split_columns import SplitColumns, is_whole, to_box
 from .split_names import by_split, standard_split
@@ -86,8 +86,8 @@ def find(source: Path) -> "dict[str, datasets.Dataset]":
                 return from_datasets(datasets.load_from_disk(str(source)))
             if any((folder / name).is_file() for name in _METADATA for folder in (source, *_split_folders(source))):
                 return from_datasets(datasets.load_dataset("imagefolder", data_dir=str(source)))
-            files = sorted(file for folder in (source, source / "data") for file in folder.glob("*.parquet"))
-            files = files or sorted(source.glob("*/*.parquet"))
+            files = [file for folder in (source, source / "data") for file in files_in(folder, "*.parquet")]
+            files = files or files_in(source, "*/*.parquet")
         if not files:
             return {}
         names = dict.fromkeys(_parquet_split(file, source) for file in files)
@@ -137,8 +137,23 @@ def write_datasets(data: DetectionData, folder: str | Path) -> None:
         DataError: there is something in the folder.
     """
     with new_data_folder(folder) as new:
-        data.splits.save_to_disk(str(new))
+        import_datasets().DatasetDict({name: _findable(part) for name, part in data.splits.items()}).save_to_disk(
+            str(new)
+        )
         write_label_map(data.label_map, new / LABEL_MAP)
+
+
+def _findable(dataset: "datasets.Dataset") -> "datasets.Dataset":
+    """The same with the bytes of those images that `datasets` would not find, for their names are no UTF-8."""
+
+    def embed(row: dict[str, Any]) -> dict[str, Any]:
+        image = row["image"]
+        hidden = image["bytes"] is None and file_of(image["path"]) != Path(image["path"])
+        return {"image": {**image, "bytes": file_of(image["path"]).read_bytes()} if hidden else image}
+
+    paths = (row["image"]["path"] for row in rows_of(dataset.select_columns("image")))
+    escaped = any("%" in path and file_of(path) != Path(path) for path in paths if path)
+    return dataset.map(embed, features=dataset.features) if escaped else dataset
 
 
 def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, root: Path | None) -> np.ndarray:
@@ -158,8 +173,8 @@ def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, ro
                 if not data.is_valid and is_url(path):
                     raise DataError("the row states no width and height, and images behind URLs are not fetched.")
                 width, height = image_size(data.as_py() if data.is_valid else path)
-            except DataError as error:
-                problem = UNREADABLE_IMAGE, str(error).rstrip(".")
+            except (OSError, ValueError) as error:
+                problem = UNREADABLE_IMAGE, printable(str(error).rstrip("."), 300)
         if problem is not None:
             columns.add_defect(problem[0], row, problem[1], file=where, image=name, loses="image")
         else:

@@ -1,23 +1,17 @@
-"""The images that an annotation names: found below the data folder, and nowhere else; their sizes."""
+"""The files of a data set: those that a folder holds, and the images that an annotation names, found below it."""
 
-import io
 import os
 import re
-import warnings
-from collections.abc import Iterable
-from functools import cache
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from PIL import ExifTags, Image
-
 from deformable_detr_refine.messages import printable
-from deformable_detr_refine.modeling.image_io import FORMATS
+from deformable_detr_refine.modeling.image_io import as_text, is_image_name
 
-from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, DataError, described
+from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, described
 
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _TRIED_NAMES = 100
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic", ".ppm")
 
 
 class ImageFiles:
@@ -51,7 +45,7 @@ class ImageFiles:
     def find_stem(self, stem: str) -> str | None:
         """Path of the image in the folder that is named `stem` before its suffix, as Pascal VOC names its images."""
         if self._stems is None:
-            names = [name for name in sorted(self._listed(self._folder)) if name.lower().endswith(IMAGE_SUFFIXES)]
+            names = filter(is_image_name, sorted(self._listed(self._folder)))
             self._stems = {os.path.splitext(name)[0]: name for name in names}
         name = self._stems.get(stem)
         return None if name is None else os.path.join(self._folder, name)
@@ -81,22 +75,67 @@ class ImageFiles:
         return self._listings[folder]
 
 
-def image_size(source: str | bytes) -> tuple[int, int]:
-    """Width and height of the upright image, from the file's header; no pixel is decoded.
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder that fit a pattern, sorted as people count; hidden ones are nobody's annotations."""
+    found = (path for path in folder.glob(pattern) if path.is_file())
+    return sorted(
+        (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)),
+        key=natural_key,
+    )
+
+
+def images_below(folder: str | Path, others: Counter[str]) -> Iterator[str]:
+    """Paths from the folder on of the images in it and in its sub-folders, sorted as people count.
+
+    Hidden files and folders are passed over. Links to folders are followed, but not round in a circle.
+
+    Args:
+        folder: where to look.
+        others: counts what else lies there, by its suffix; `counted` makes a text of it.
 
     Raises:
-        DataError: it cannot be opened as an image.
+        OSError: a folder cannot be listed.
     """
-    name = source if isinstance(source, str) else "the image"
+    return _images_below(str(folder), "", (), others)
+
+
+def _images_below(folder: str, inside: str, above: tuple[str, ...], others: Counter[str]) -> Iterator[str]:
+    place = os.path.join(folder, inside)
+    real = os.path.realpath(place)
+    if real in above:
+        return
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes and of damaged EXIF data: neither matters here
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
-                width, height = image.size
-                sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    except Exception as error:  # PIL's readers raise many kinds on damaged headers
-        raise DataError(f"{printable(name)} cannot be read as an image: {printable(str(error))}.") from error
-    return (height, width) if sideways else (width, height)
+        with os.scandir(place) as items:
+            found = [(item.name, _is_folder(item)) for item in items if not item.name.startswith(".")]
+    except OSError as error:
+        raise OSError(f"The folder {as_text(place)} cannot be listed: {error.strerror or error}.") from error
+    found.sort(key=lambda item: (item[1], natural_key(item[0])))
+    for name, is_folder in found:
+        if is_folder:
+            yield from _images_below(folder, f"{inside}{name}/", (*above, real), others)
+        elif is_image_name(name):
+            yield inside + name
+        else:
+            others[os.path.splitext(name)[1].lower() or name] += 1
+
+
+def _is_folder(item: os.DirEntry) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def counted(others: Counter[str]) -> str:
+    """What lies beside the images of a folder.
+
+    Example:
+        >>> counted(Counter({".txt": 2, ".mp4": 1}))
+        '3 files are no images by their names (.txt 2, .mp4 1)'
+    """
+    kinds = ", ".join(f"{printable(kind)} {count}" for kind, count in others.most_common(8))
+    verb = "files are no images by their names" if others.total() > 1 else "file is no image by its name"
+    return f"{others.total()} {verb} ({kinds}{', ...' if len(others) > 8 else ''})"
 
 
 def natural_key(path: str | Path) -> list:
@@ -104,10 +143,4 @@ def natural_key(path: str | Path) -> list:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-__all__ = ["IMAGE_SUFFIXES", "ImageFiles", "image_size", "natural_key"]
+__all__ = ["ImageFiles", "counted", "files_in", "images_below", "natural_key"]

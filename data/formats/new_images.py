@@ -9,7 +9,7 @@ from typing import Any
 
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.messages import printable
-from deformable_detr_refine.modeling.image_io import is_url
+from deformable_detr_refine.modeling.image_io import file_of, is_url
 
 from ..defects import DataError
 
@@ -41,7 +41,7 @@ class NewImages:
             raise DataError(f"{printable(image['path'])} is behind a URL; only Azure's form keeps such images.")
         else:
             try:
-                shutil.copyfile(image["path"], path)
+                shutil.copyfile(file_of(image["path"]), path)
             except OSError as error:
                 raise DataError(f"The image {printable(image['path'])} cannot be copied: {error}.") from error
         return name

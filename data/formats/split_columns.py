@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deformable_detr_refine.messages import printable
-from deformable_detr_refine.modeling.image_io import is_url
+from deformable_detr_refine.modeling.image_io import as_text, image_size, is_url
 
 from ..defects import UNKNOWN_LABEL, UNREADABLE_IMAGE, BoxFault, DataError, Defect, box_faults, described, fault_text
 from ..detection_data import features, import_datasets
 from ..label_map import LabelMap
-from .image_files import image_size
 
 if TYPE_CHECKING:
     import datasets
@@ -71,8 +70,8 @@ class SplitColumns:
             file: the file of its annotations.
             image_id: the data set's own id.
         """
-        self.file_names.append(file_name)
-        self._paths.append(path)
+        self.file_names.append(as_text(file_name))
+        self._paths.append(path and as_text(path))
         self._sizes.extend((_pixels(width), _pixels(height)))
         self._lost.append(path is None)
         self._files.append(file)
@@ -112,9 +111,12 @@ class SplitColumns:
             else:
                 self._box_ids = None  # all are numbered anew
 
-    def add_defect(self, kind: str, line: int, text: str, *, file: str, image: str = "", loses: str = "object") -> None:
-        """Notes what is wrong at a line of a file of annotations."""
-        self.defects.append(Defect(kind, f"{file}:{line}", printable(image), text, loses))
+    def add_defect(
+        self, kind: str, line: int | None, text: str, *, file: str, image: str = "", loses: str = "object"
+    ) -> None:
+        """Notes what is wrong at a line of a file of annotations, or with the whole of it."""
+        where = as_text(file if line is None else f"{file}:{line}")
+        self.defects.append(Defect(kind, where, printable(image), as_text(text), loses))
 
     def lose_image(self, image: int) -> None:
         """Leaves an image out after all; the caller notes why."""
@@ -198,9 +200,10 @@ class SplitColumns:
                 if is_url(path):
                     raise DataError(f"the annotation states no size of {name}, and images behind URLs are not fetched.")
                 sizes[image] = image_size(path)
-            except DataError as error:
+            except (OSError, ValueError) as error:
                 self._lost[image] = True
-                self.defects.append(Defect(UNREADABLE_IMAGE, self._files[image], name, str(error)[:-1], "image"))
+                where, text = as_text(self._files[image]), printable(str(error).rstrip("."), 300)
+                self.defects.append(Defect(UNREADABLE_IMAGE, where, name, text, "image"))
         return sizes
 
     def _labels(self, label_map: LabelMap) -> np.ndarray:
@@ -224,7 +227,7 @@ class SplitColumns:
             else:
                 kind, loses = fault.kind, fault.loses
                 text = fault_text(fault, name, boxes[index], sizes[image])
-            where = f"{self._files[image]}:{self._box_lines[index]}"
+            where = as_text(f"{self._files[image]}:{self._box_lines[index]}")
             self.defects.append(Defect(kind, where, printable(self.file_names[image]), text, loses))
 
     def _ids(self) -> np.ndarray:

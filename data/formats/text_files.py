@@ -9,14 +9,19 @@ from ..label_map import LabelMap
 LABELS = "labels.txt"  # one class name per line, in the order of the labels; for forms that declare no classes
 
 
-def read_lines(path: str | Path) -> list[str]:
+def read_lines(path: str | Path, of_names: bool = False) -> list[str]:
     """The lines of a text file of UTF-8.
+
+    Args:
+        path: the file.
+        of_names: they are names of files, which may hold bytes that are no UTF-8.
 
     Raises:
         DataError: it is none.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+        errors = "surrogateescape" if of_names else "strict"
+        return Path(path).read_text(encoding="utf-8-sig", errors=errors).splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text of UTF-8: {error}.") from error
 

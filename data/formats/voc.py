@@ -11,7 +11,7 @@ from deformable_detr_refine.messages import printable
 
 from ..defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, DataError
 from ..detection_data import DetectionData
-from .image_files import ImageFiles, natural_key
+from .image_files import ImageFiles, files_in
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import by_split, standard_split
@@ -239,7 +239,7 @@ def _image(columns: SplitColumns, voc: VocFile, file: Path, images: ImageFiles) 
 
 def _xml_files(folder: Path) -> list[Path]:
     for name in _ANNOTATION_FOLDERS:
-        files = sorted((folder / name).glob("*.xml"), key=natural_key)
+        files = files_in(folder / name, "*.xml")
         if files and _looks_like_voc(files[0]):
             return files
     return []
@@ -248,14 +248,14 @@ def _xml_files(folder: Path) -> list[Path]:
 def _by_lists(folder: Path, files: list[Path]) -> dict[str, VocSplit]:
     """The splits of ImageSets/Main, where there are lists of them."""
     by_stem = {file.stem: file for file in files}
-    lists = sorted((folder / "ImageSets" / "Main").glob("*.txt"))
+    lists = files_in(folder / "ImageSets" / "Main", "*.txt")
     lists = [path for path in lists if not _CLASS_LIST.search(path.stem)]
     if len(lists) > 1:  # trainval is train and val once more
         lists = [path for path in lists if path.stem != "trainval"]
     splits = by_split((path.stem, path) for path in lists)
     for split, path in splits.items():
         splits[split] = VocSplit(folder, [])
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in enumerate(read_lines(path, of_names=True), 1):
             if stem := next((stem for stem in (line.strip(), *line.split()[:1]) if stem in by_stem), None):
                 splits[split].files.append(by_stem[stem])
             elif line.strip():

@@ -3,6 +3,7 @@
 import os
 import warnings
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,19 @@ from typing import Any
 import yaml
 
 from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling.image_io import image_size
 
-from ..defects import UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, AnnotationError, DataError, described
+from ..defects import (
+    NO_IMAGE_NAME,
+    UNREADABLE_ANNOTATION,
+    UNREADABLE_IMAGE,
+    AnnotationError,
+    DataError,
+    described,
+)
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
-from .image_files import IMAGE_SUFFIXES, ImageFiles, image_size, natural_key
+from .image_files import ImageFiles, counted, files_in, images_below
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import standard_split
@@ -37,7 +46,7 @@ class YoloSplit:
 
 def find(source: Path) -> dict[str, YoloSplit]:
     """The splits of a data.yaml; none when there is none."""
-    files = [source] if source.is_file() else sorted(source.glob("*.y*ml"))
+    files = [source] if source.is_file() else files_in(source, "*.y*ml")
     found = [(file, config) for file in files if (config := _config(file)) is not None]
     if not found:
         return {}
@@ -77,11 +86,11 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
     columns.declared = LabelMap(tuple(found.names[number] for number in numbers), numbers)
     columns.category_names.update(found.names)
     labelled = 0
-    for name, path in _images(found, root):
+    for name, path in _images(columns, found, root):
         labels = labels_path(path)
         try:
             width, height = image_size(path)
-        except DataError as error:
+        except (OSError, ValueError) as error:
             columns.add_defect(UNREADABLE_IMAGE, 1, str(error).rstrip("."), file=path, image=name, loses="image")
             continue
         image = columns.add_image(name, path, width, height, labels)
@@ -175,8 +184,8 @@ def _box(words: list[str], width: int, height: int) -> tuple[int, array]:
     return number, array("d", (x0 * width, y0 * height, w * width, h * height))
 
 
-def _images(found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
-    """Name and path of each image of a split."""
+def _images(columns: SplitColumns, found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
+    """Name and path of each image of a split; what is none is noted."""
     for place in found.places:
         path = _below(found.root, place, root) or _below(found.root, place.removeprefix("../"), root)
         if path is None:
@@ -187,19 +196,21 @@ def _images(found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
         if path.is_file():
             yield from _listed(path, found.root, root)
             continue
-        base = path if len(found.places) == 1 else found.root
-        files = [os.path.join(head, name) for head, _, names in os.walk(path) for name in names]
-        files = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
-        if not files:
+        others: Counter[str] = Counter()
+        names = list(images_below(path, others))
+        del others[".txt"]  # labels may lie beside the images
+        if others:
+            columns.add_defect(NO_IMAGE_NAME, None, counted(others), file=str(path), loses="")
+        if not names:
             raise DataError(f"{found.config}: there is no image in {path}.")
-        for file in sorted(files, key=natural_key):
-            yield Path(os.path.relpath(file, base)).as_posix(), file
+        base = "" if len(found.places) == 1 else f"{Path(os.path.relpath(path, found.root)).as_posix()}/"
+        yield from ((base + name, os.path.join(path, name)) for name in names)
 
 
 def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
     """The images that a text file lists, one path per line."""
     images = ImageFiles(root, [folder])
-    for number, line in enumerate(read_lines(file), 1):
+    for number, line in enumerate(read_lines(file, of_names=True), 1):
         if name := line.strip():
             path, _, text = images.find(name)
             if path is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from deformable_detr_refine.messages import printable
-from deformable_detr_refine.modeling.image_io import load_image
+from deformable_detr_refine.modeling.image_io import as_text, file_of, is_image_name, load_image
 from deformable_detr_refine.modeling.url_io import is_url
 
 from ..defects import UNREADABLE_IMAGE, Defect
@@ -27,7 +27,6 @@ NOT_LISTED = "image not listed"
 
 MOST_THREADS = 16
 AT_A_TIME = 2048
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic", ".ppm")
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,9 @@ def unlisted_images(data: DetectionData) -> Iterator[Defect]:
     # An image with a defect was left out, but it was listed; that of an unreadable VOC file is known without suffix.
     named = {os.path.splitext(os.path.basename(defect.image))[0] for defect in data.defects}
     for folder in sorted(listed, key=natural_key):
-        names = {item.name for item in os.scandir(folder) if item.name.lower().endswith(SUFFIXES)}
+        names = {as_text(item.name) for item in os.scandir(file_of(folder)) if is_image_name(item.name)}
         for name in sorted(names - listed[folder], key=natural_key):
-            if not name.startswith(".") and os.path.splitext(name)[0] not in named:
+            if os.path.splitext(name)[0] not in named:
                 text = "no annotation names this image"
                 yield Defect(
                     NOT_LISTED, _place(os.path.join(folder, name), data.source), printable(name), text, loses=""

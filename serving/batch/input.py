@@ -6,15 +6,16 @@ and time. Nothing is decoded here, and of a table no more than a shard is in mem
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.data.formats.image_files import IMAGE_SUFFIXES, natural_key
+from deformable_detr_refine.data.formats.image_files import counted, files_in, images_below, natural_key
 from deformable_detr_refine.inference.detector import DetectionFailure
-from deformable_detr_refine.modeling.image_io import is_url
+from deformable_detr_refine.modeling.image_io import file_of, is_image_name, is_url
 
 from ..azure.schema import read_images
 from ..limits import Limits
@@ -90,10 +91,10 @@ Shard = FileShard | TableShard
 
 
 class FileInput:
-    """Image files below a folder, in a listing that is kept with the work."""
+    """Image files below a folder, in a listing that is kept with the work; `others` counts what else lies there."""
 
-    def __init__(self, folder: Path, names: Sequence[str]):
-        self.folder, self.names = folder, names
+    def __init__(self, folder: Path, names: Sequence[str], others: Counter[str] | None = None):
+        self.folder, self.names, self.others = folder, names, Counter(others)
         self.identity: dict[str, Any] = {"folder": str(folder)}
 
     def __len__(self) -> int:
@@ -107,8 +108,8 @@ class FileInput:
 class TableInput:
     """Tables, one after the other."""
 
-    def __init__(self, tables: Sequence[Table]):
-        self.tables = tables
+    def __init__(self, tables: Sequence[Table], others: Counter[str] | None = None):
+        self.tables, self.others = tables, Counter(others)
         self.identity = {"tables": [table.identity for table in tables]}
 
     def __len__(self) -> int:
@@ -167,34 +168,33 @@ def shard_size(count: int, batch_size: int) -> int:
 
 
 def _from_folder(folder: Path, column: str | None) -> FileInput | TableInput:
-    if names := list(_images_below(folder)):
-        return FileInput(folder.absolute(), names)
-    tables = [item.name for item in folder.iterdir() if item.suffix.lower() in TABLE_SUFFIXES and item.is_file()]
+    others: Counter[str] = Counter()
+    if names := list(images_below(folder, others)):
+        return FileInput(folder.absolute(), names, others)
+    tables = [file.name for file in files_in(folder, "*") if file.suffix.lower() in TABLE_SUFFIXES]
     if tables:
-        return _from_files(sorted(tables, key=natural_key), folder, column)
-    raise ValueError(f"The folder {folder} holds no images, and no tables (CSV, Parquet, JSON lines).")
+        for suffix in TABLE_SUFFIXES:
+            del others[suffix]
+        return _from_files(tables, folder, column, others)
+    there = f": {counted(others)}" if others else ""
+    raise ValueError(f"The folder {folder} holds no images, and no tables (CSV, Parquet, JSON lines){there}.")
 
 
-def _images_below(folder: Path) -> Iterator[str]:
-    """Paths from the folder on, sorted as people count; what begins with a dot is left out."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
-        for name in sorted(files, key=natural_key):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
-
-
-def _from_files(names: Iterable[str], folder: Path, column: str | None) -> FileInput | TableInput:
-    names = list(names)
+def _from_files(
+    names: Iterable[str], folder: Path, column: str | None, others: Counter[str] | None = None
+) -> FileInput | TableInput:
+    names = [name for name in names if not Path(name).name.startswith(".")]
     tables = [name for name in names if name.lower().endswith(TABLE_SUFFIXES)]
     if not tables:
-        images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        images = [name for name in names if is_image_name(name)]
         if images:
-            return FileInput(folder.absolute(), images)
-        raise ValueError(f"{folder / names[0]} is neither an image nor a table (CSV, Parquet, JSON lines).")
+            others = Counter(Path(name).suffix.lower() or Path(name).name for name in names if not is_image_name(name))
+            return FileInput(folder.absolute(), images, others)
+        first = folder / names[0] if names else folder
+        raise ValueError(f"{first} is neither an image nor a table (CSV, Parquet, JSON lines).")
     if len(tables) < len(names):
         raise ValueError(f"{names[0]} ... {names[-1]} are tables and other files: give one kind.")
-    found = TableInput([scan((folder / name).absolute(), column) for name in tables])
+    found = TableInput([scan((folder / name).absolute(), column) for name in tables], others)
     if not len(found):
         raise ValueError(f"{folder / tables[0]} holds no rows.")
     return found
@@ -250,9 +250,9 @@ def _look_up(cell: Any, folder: Path) -> tuple[str, bytes | Path | str | Detecti
         return cell.strip(), cell.strip()
     if len(cell) < 4096 and "\n" not in cell:
         for name in _possible_paths(cell):
-            if os.path.isfile(folder / name):
-                return cell, folder / name
-        if cell.lower().endswith(IMAGE_SUFFIXES):
+            if (path := file_of(folder / name)).is_file():
+                return cell, path
+        if is_image_name(cell):
             return cell, DetectionFailure(f"There is no image file {folder / cell}.")
     return "", cell
 

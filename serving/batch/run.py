@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deformable_detr_refine.data.formats.image_files import counted
 from deformable_detr_refine.inference.detector import inside_mlflow
 
 from .input import Shard
@@ -34,6 +35,7 @@ class BatchSummary:
         resumed: of them, finished in an earlier run.
         seconds: of this run, model loading included.
         error: the first error of this run.
+        left_out: what the input's folder holds besides images.
     """
 
     images: int
@@ -41,6 +43,7 @@ class BatchSummary:
     resumed: int
     seconds: float
     error: str | None
+    left_out: str | None = None
 
 
 def run_batch(
@@ -107,7 +110,8 @@ def run_batch(
                     _check_errors(job, error_threshold, first_error)
         failed = sum(job.failed.values())
         job.finish(sum(1 for _ in images.shards(size)), form)
-    return BatchSummary(len(images), failed, resumed, time.monotonic() - started, first_error)
+    left_out = counted(images.others) if images.others else None
+    return BatchSummary(len(images), failed, resumed, time.monotonic() - started, first_error, left_out)
 
 
 def model_identity(model: str, revision: str | None) -> str:

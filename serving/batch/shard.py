@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+from deformable_detr_refine.modeling.image_io import as_text
 
 from .input import Shard
 from .rows import BatchRow, encode
@@ -69,8 +70,8 @@ def detect_shard(detector: Detector, settings: Settings, shard: Shard) -> ShardR
         image = looked_at.pop(index)
         if isinstance(result, DetectionFailure) and isinstance(image.source, Path):
             # The row names the image; where it lay on this machine is nobody's concern.
-            result = replace(result, error=result.error.replace(str(image.source), image.name))
-        rows.append(BatchRow(index, _printable(image.name), _printable(image.file), image.row, result))
+            result = replace(result, error=result.error.replace(as_text(str(image.source)), as_text(image.name)))
+        rows.append(BatchRow(index, as_text(image.name), as_text(image.file), image.row, result))
     rows.sort(key=lambda row: row.index)
     if len(rows) != len(shard):
         raise ValueError(f"Shard {shard.number} has {len(rows)} images, expected {len(shard)}: the input has changed.")
@@ -80,11 +81,6 @@ def detect_shard(detector: Detector, settings: Settings, shard: Shard) -> ShardR
         name, error = failures[0].name, failures[0].result.error
         error = error if name in error else f"{name}: {error}"
     return ShardResult(shard.number, encode(rows, settings.format), len(rows), len(failures), error)
-
-
-def _printable(name: str) -> str:
-    """File names may hold bytes that are no text, which no output format takes."""
-    return name.encode("utf-8", "replace").decode()
 
 
 __all__ = ["Settings", "ShardResult", "detect_shard"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from support.http_server import serving
 
-from deformable_detr_refine.modeling.image_io import load_image, to_rgb
+from deformable_detr_refine.modeling.image_io import FORMATS, as_text, image_size, is_image_name, load_image, to_rgb
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "images"
 ORIENTATION_TAG = 0x0112
@@ -70,10 +70,71 @@ def test_exif_orientation_is_undone_once(orientation, tmp_path):
     assert np.array_equal(load_image(image), gradient())
 
 
+WITH_EXIF = ["JPEG", "PNG", "WEBP", "TIFF", "MPO", *(["AVIF"] if features.check("avif") else [])]
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("format", WITH_EXIF)
+def test_the_size_from_the_header_is_the_size_of_the_loaded_image(format, orientation, tmp_path):
+    """Orientations 0 and 9 do not exist; PIL itself turns TIFF, and AVIF has turns of its own."""
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    options = {"save_all": True, "append_images": [gradient()]} if format == "MPO" else {}
+    content = encoded(gradient(), format, exif=exif, **options)
+    file = tmp_path / "a.img"
+    file.write_bytes(content)
+    expected = (16, 24) if 5 <= orientation <= 8 else (24, 16)
+    assert image_size(content) == image_size(file) == load_image(content).size == expected
+
+
+def test_the_orientation_may_stand_behind_the_pixels_or_in_xmp():
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = ROTATED_BY_CAMERA
+    content = encoded(gradient(), exif=exif)
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4])
+    last = content.index(b"IEND") - 4
+    behind = content[:start] + content[end:last] + content[start:end] + content[last:]
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    in_xmp = [encoded(gradient(), "JPEG", xmp=xmp), encoded(gradient(), "TIFF", tiffinfo={700: xmp})]
+    for content in (behind, encoded(gradient(), "WEBP", xmp=xmp), *in_xmp):
+        assert image_size(content) == load_image(content).size == (16, 24)
+
+
+@pytest.mark.parametrize("format", ["BMP", "GIF", "PPM", "JPEG2000"])
+def test_the_size_of_formats_without_orientation(format):
+    content = encoded(gradient(), format)
+    assert image_size(content) == load_image(content).size == (24, 16)
+
+
+def test_what_is_no_image_has_no_size(tmp_path):
+    (tmp_path / "a.jpg").write_text("a text")
+    for source, error in ((b"a text", ValueError), (tmp_path / "a.jpg", ValueError), (tmp_path / "b.jpg", OSError)):
+        with pytest.raises(error):
+            image_size(source)
+
+
+def test_every_suffix_of_a_format_that_is_read_is_an_image():
+    """But .pfm, whose images of floats have no range."""
+    known = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
+    assert [suffix for suffix in sorted(known) if not is_image_name(f"a{suffix.upper()}")] == [".pfm"]
+
+
+def test_a_name_that_is_no_utf_8(tmp_path):
+    name = "caf\udce9 100%.png"
+    (tmp_path / name).write_bytes(encoded(gradient()))
+    text = as_text(str(tmp_path / name))
+    assert text.endswith("caf%E9 100%.png")
+    assert load_image(text).size == image_size(text) == load_image(tmp_path / name).size
+    with pytest.raises(FileNotFoundError) as caught:
+        load_image(tmp_path / "caf\udce9")
+    str(caught.value).encode()
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_does_not_make_an_image_unreadable():
-    image = load_image(encoded(gradient(), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff damaged"))
-    assert image.size == (24, 16)
+    content = encoded(gradient(), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff damaged")
+    assert load_image(content).size == image_size(content) == (24, 16)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Which files of a folder belong to a data set: hidden ones never do, and none is passed over without a word."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.data_sets import SPLITS, same_rows, write_coco_set, write_image, write_voc_set
+
+from deformable_detr_refine.data import (
+    load_detection_data,
+    write_azure,
+    write_coco,
+    write_datasets,
+    write_voc,
+    write_yolo,
+)
+from deformable_detr_refine.data.formats.image_files import images_below
+from deformable_detr_refine.data.row_image import row_image
+
+WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "azure": write_azure, "datasets": write_datasets}
+HIDDEN = (".DS_Store", "._a.jpg", "._a.xml", "._a.txt", "._a.json", "._a.jsonl", "._data.yaml", "._a.parquet")
+NOT_UTF_8 = os.fsdecode(b"caf\xe9.jpg")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return load_detection_data(write_coco_set(tmp_path_factory.mktemp("coco")))
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_hidden_files_are_nobodys(form, data, tmp_path):
+    WRITERS[form](data, tmp_path / "set")
+    expected = load_detection_data(tmp_path / "set")
+    for folder in [tmp_path / "set", *(path for path in (tmp_path / "set").rglob("*") if path.is_dir())]:
+        for name in HIDDEN:
+            (folder / name).write_bytes(b"\0\5\x16\7 no text, no image")
+    found = load_detection_data(tmp_path / "set")
+    assert (found.format, found.defects, list(found.splits)) == (form, (), list(SPLITS))
+    for split, rows in found.splits.items():
+        same_rows(rows, expected[split])
+
+
+@pytest.mark.parametrize("form", [form for form in WRITERS if form != "datasets"])  # it holds its images itself
+def test_names_that_are_no_utf_8(form, data, tmp_path):
+    """Read from the disk, written as text, and found again by that."""
+    folder = tmp_path / os.fsdecode(b"donn\xe9es")
+    WRITERS[form](data, folder)
+    old = next(path for path in folder.rglob("a.jpg"))
+    old.rename(old.with_name(NOT_UTF_8))
+    for file in [path for path in folder.rglob("*") if path.suffix in (".json", ".xml", ".txt", ".jsonl")]:
+        if file.name in ("a.xml", "a.txt"):
+            file = file.rename(file.with_stem(Path(NOT_UTF_8).stem))
+        file.write_bytes(_renamed(file.read_bytes(), form))
+    found = load_detection_data(folder)
+    assert found.defects == ()
+    assert _image_named(found, "caf%E9.jpg").size == (40, 30)
+    for writer in WRITERS:
+        WRITERS[writer](found, tmp_path / writer)
+        assert _image_named(load_detection_data(tmp_path / writer), "caf%E9.jpg").size == (40, 30)
+
+
+def _image_named(data, name: str) -> Image.Image:
+    return row_image(next(row for row in data["train"] if os.path.basename(row["file_name"]) == name))
+
+
+def _renamed(content: bytes, form: str) -> bytes:
+    """The file's content with the image's new name, as a program of Latin 1 writes it; in JSON escaped."""
+    if form in ("coco", "azure"):
+        return content.replace(b"a.jpg", b"caf\\udce9.jpg")
+    return content.replace(b"a.jpg", b"cafe.jpg") if content.startswith(b"<") else content.replace(b"a\n", b"caf\xe9\n")
+
+
+def test_what_is_no_image_by_its_name_is_counted(tmp_path):
+    for name in ("2.JPG", "10.jfif", "1.txt", "b/film.mp4", "b/film2.mp4", "b/README", ".hidden/1.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    others = Counter()
+    assert list(images_below(tmp_path, others)) == ["2.JPG", "10.jfif"]
+    assert others == {".txt": 1, ".mp4": 2, "README": 1}
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    write_image(tmp_path / "elsewhere" / "1.jpg", (40, 30))
+    (tmp_path / "set" / "a").mkdir(parents=True)
+    (tmp_path / "set" / "a" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "self").symlink_to("self")
+    assert list(images_below(tmp_path / "set", Counter())) == ["a/b/1.jpg"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    def scandir(path, listed=os.scandir):
+        if str(path).endswith("b/"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    (tmp_path / "b").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(OSError, match=r"The folder .*b/ cannot be listed: Permission denied"):
+        list(images_below(tmp_path, Counter()))
+
+
+def test_images_of_every_suffix_are_found(tmp_path):
+    """In YOLO's form by listing, in Pascal VOC's by the name of the annotation."""
+    suffixes = (".JPG", ".jfif", ".jpe", ".mpo", ".pgm", ".TIF", ".heif")
+    write_voc_set(tmp_path / "voc", {f"a{number}": [("can", 1, 2, 11, 22)] for number in range(len(suffixes))})
+    for number, suffix in enumerate(suffixes):
+        (tmp_path / "voc" / "JPEGImages" / f"a{number}.jpg").rename(
+            tmp_path / "voc" / "JPEGImages" / f"a{number}{suffix}"
+        )
+    found = load_detection_data(tmp_path / "voc")
+    assert found["train"]["file_name"][:] == [f"a{number}{suffix}" for number, suffix in enumerate(suffixes)]
+    write_yolo(found, tmp_path / "yolo")
+    again = load_detection_data(tmp_path / "yolo")
+    assert again["train"]["file_name"][:] == found["train"]["file_name"][:]
+    (tmp_path / "yolo" / "images" / "train" / "film.mp4").touch()
+    (defect,) = load_detection_data(tmp_path / "yolo").defects
+    assert (defect.kind, defect.loses) == ("no image by its name", "")
+    assert str(defect) == f"{tmp_path}/yolo/images/train: 1 file is no image by its name (.mp4 1)"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_lies_upright_once(orientation, tmp_path):
+    write_voc_set(tmp_path, {"a": [("can", 1, 2, 11, 16)]})
+    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (20, 40) if orientation > 4 else (40, 20)).save(tmp_path / "JPEGImages" / "a.tif", exif=exif)
+    (tmp_path / "Annotations" / "a.xml").write_text(
+        (tmp_path / "Annotations" / "a.xml").read_text().replace("size", "s")
+    )
+    row = load_detection_data(tmp_path)["train"][0]
+    assert (row["width"], row["height"]) == row_image(row).size == (40, 20)
