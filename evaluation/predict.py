@@ -6,10 +6,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.data.sampling import EqualShapeBatches
+from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.machine import usable_cores
 
 from .evaluated_image import EvaluatedImage, evaluated_image
@@ -57,6 +56,7 @@ def predict(
     shapes = [_shape(processor, *size) for size in _sizes(dataset, chosen)]
     batches = ([dataset[chosen[i]] for i in batch] for batch in EqualShapeBatches(shapes, batch_size))
     threads = max(1, min(MOST_WORKERS, usable_cores() - 1)) if workers is None else workers
+    network = Network.of(model, processor)
     was_training = model.training
     model.eval()
     try:
@@ -68,7 +68,7 @@ def predict(
                     if unusable is None:
                         raise error
                     unusable(str(error))
-                yield from batch.detect(model, processor)
+                yield from batch.detect(network)
                 if progress is not None:
                     progress(len(batch.rows) + len(batch.errors))
     finally:
@@ -99,13 +99,10 @@ class _Batch:
             batch.inputs = processor(images=images, return_tensors="pt")
         return batch
 
-    def detect(self, model: Any, processor: Any) -> Iterator[EvaluatedImage]:
+    def detect(self, network: Network) -> Iterator[EvaluatedImage]:
         if not self.rows:
             return
-        with torch.inference_mode():
-            outputs = model(**self.inputs.to(model.device, model.dtype))
-        sizes = [(row["height"], row["width"]) for row in self.rows]
-        results = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+        _, results = network.run(self.inputs, [(row["height"], row["width"]) for row in self.rows])
         for result, row in zip(results, self.rows, strict=True):
             yield evaluated_image(result, row)
 
@@ -150,4 +147,4 @@ def _ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> I
             future.cancel()
 
 
-__all__ = ["predict", "row_image"]
+__all__ = ["predict"]

@@ -11,6 +11,10 @@ from deformable_detr_refine.modeling.image_io import load_image
 
 from .drawing import draw_boxes
 
+# A box is shown or counted above this score where nobody chose a threshold: MMDetection's own demo draws, and Azure's
+# metrics count from here on. COCO's metrics, and whatever a program reads, have none.
+THRESHOLD = 0.3
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:

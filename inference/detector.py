@@ -186,11 +186,9 @@ class Detector:
             # Here and not earlier: a process that computed with several threads must not be forked by a server.
             torch.set_num_threads(self.threads)
             self._process = os.getpid()
-        processor = self.network.processor
-        with torch.inference_mode():
-            outputs = self.network.forward(processor(images=list(images), return_tensors="pt"))
+        inputs = self.network.processor(images=list(images), return_tensors="pt")
         sizes = [(image.height, image.width) for image in images]
-        results = processor.post_process_object_detection(outputs, threshold=threshold, target_sizes=sizes, top_k=top_k)
+        _, results = self.network.run(inputs, sizes, threshold, top_k)
         return [
             Detections.from_post_process(result, self.network.id2label, size)
             for result, size in zip(results, sizes, strict=True)
@@ -210,10 +208,7 @@ def _load(model: str, device: str, dtype: torch.dtype | str | None, revision: st
             raise ValueError(f"There is no floating type {dtype}; float32, bfloat16 and float16 are.")
         dtype = named
     detector, processor = load_detector(model, device, revision)
-    detector = detector.to(dtype or detector.dtype)
-    return Network(
-        lambda inputs: detector(**inputs.to(detector.device, detector.dtype)), processor, detector.config.id2label
-    )
+    return Network.of(detector.to(dtype or detector.dtype), processor)
 
 
 def _taken(items: list) -> list:

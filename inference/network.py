@@ -1,18 +1,46 @@
-"""What computes, whichever runtime it is in."""
+"""What computes, in PyTorch or ONNX Runtime, and the one place where its outputs become boxes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 
 class Network(NamedTuple):
-    """What computes, as PyTorch or ONNX Runtime."""
+    """A forward pass, the image processor that goes with it, and the names of its classes."""
 
     # {"pixel_values" (B, 3, height, width), "pixel_mask" (B, height, width)} -> `logits`, `pred_boxes`
-    forward: Callable[[dict[str, torch.Tensor]], Any]
+    forward: Callable[[Any], Any]
     processor: Any
-    id2label: dict[int, str]
+    id2label: Mapping[int, str]
+
+    @classmethod
+    def of(cls, model: Any, processor: Any) -> "Network":
+        """Of a model in PyTorch, to whose device and type of numbers each batch is moved."""
+        return cls(lambda inputs: model(**inputs.to(model.device, model.dtype)), processor, model.config.id2label)
+
+    def run(
+        self,
+        inputs: Any,
+        sizes: Sequence[tuple[int, int]] | None,
+        threshold: float = 0.0,
+        top_k: int | None = None,
+    ) -> tuple[Any, list[dict[str, torch.Tensor]]]:
+        """One batch.
+
+        Args:
+            inputs: what the image processor made of B images.
+            sizes: (height, width) of each original image; without them boxes are in 0..1 of the image.
+            threshold: scores above it are kept.
+            top_k: most boxes an image; as many as the image processor says if None.
+
+        Returns:
+            What `forward` gave, and for each image `boxes` (N, 4) xyxy in pixels of the original image, `scores` (N,)
+            and `labels` (N,), best first.
+        """
+        with torch.inference_mode():
+            outputs = self.forward(inputs)
+        return outputs, self.processor.post_process_object_detection(outputs, threshold, sizes, top_k)
 
 
 __all__ = ["Network"]

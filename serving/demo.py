@@ -4,11 +4,10 @@ import os
 import time
 from typing import Any
 
-from deformable_detr_refine.inference.detections import Detections
+from deformable_detr_refine.inference.detections import THRESHOLD, Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.modeling import load_image
 
-THRESHOLD = 0.3
 # Uploads and drawn pictures are deleted so many seconds after their last use.
 _KEEP_SECONDS = 3600
 _LARGEST_UPLOAD = "50mb"

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from deformable_detr_refine.inference.detections import THRESHOLD
+
 
 @dataclass
 class ModelArguments:
@@ -103,7 +105,7 @@ class DetectionTrainingArguments(TrainingArguments):
         metadata={"help": "For Azure's metrics (mean_average_precision, ...): overlap that finds an object."},
     )
     box_score_threshold: float = field(
-        default=0.3, metadata={"help": "For Azure's metrics: boxes with scores above it count."}
+        default=THRESHOLD, metadata={"help": "For Azure's metrics: boxes with scores above it count."}
     )
     save_as_mlflow_model: bool = field(
         default=False, metadata={"help": "Also write an MLflow model, output_dir/mlflow."}

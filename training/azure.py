@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.training.run import run
 from deformable_detr_refine.training.settings import read_settings
 
@@ -101,7 +102,7 @@ PARAMETERS: dict[str, tuple[str | None, Any, Callable[[Any], Any]]] = {
     "resume_from_checkpoint": ("resume_from_checkpoint", False, _is_on),
     "metric_for_best_model": ("metric_for_best_model", "mean_average_precision", _one_of({m: m for m in METRICS})),
     "iou_threshold": ("iou_threshold", 0.5, float),
-    "box_score_threshold": ("box_score_threshold", 0.3, float),
+    "box_score_threshold": ("box_score_threshold", THRESHOLD, float),
     "save_as_mlflow_model": (None, True, _is_on),
     "mlflow_model_folder": (None, None, _same),
     "apply_deepspeed": (None, False, _is_on),

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
+from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.inference.drawing import draw_boxes
 
 PICTURES = 4
@@ -60,7 +61,7 @@ class MlflowPictures(TrainerCallback):
         threshold: least score of a box that is drawn.
     """
 
-    def __init__(self, trainer: Any, count: int = PICTURES, threshold: float = 0.3):
+    def __init__(self, trainer: Any, count: int = PICTURES, threshold: float = THRESHOLD):
         self.trainer, self.count, self.threshold = trainer, count, threshold
 
     def on_evaluate(self, args, state, control, **kwargs):

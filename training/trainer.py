@@ -23,6 +23,7 @@ from deformable_detr_refine.evaluation.metrics.azure import METRICS as AZURE_MET
 from deformable_detr_refine.evaluation.metrics.azure import AzureEvaluation, azure_metrics
 from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 from deformable_detr_refine.files import follow_umask
+from deformable_detr_refine.inference.network import Network
 
 from .arguments import DetectionTrainingArguments
 from .ema import RAW_WEIGHTS, MovingAverage
@@ -179,16 +180,19 @@ class DetectionTrainer(Trainer):
         rows = dataloader.dataset.rows.remove_columns("image")
         index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
         model, losses, images = self.model.eval(), 0.0, []
+
+        def forward(inputs: dict[str, Any]) -> Any:
+            with self.accelerator.autocast():
+                return model(**inputs)
+
+        network = Network(forward, self.processing_class, model.config.id2label)
         with self.averaged_weights():
             for inputs in dataloader:
                 inputs = self._prepare_inputs(inputs)
-                with torch.inference_mode(), self.accelerator.autocast():
-                    outputs = model(**inputs)
-                losses += outputs.loss.item() * len(inputs["labels"])
-                found = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
-                sizes = [(row["height"], row["width"]) for row in found]
-                results = self.processing_class.post_process_object_detection(outputs, 0.0, sizes)
-                images += [evaluated_image(result, row) for result, row in zip(results, found, strict=True)]
+                seen = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
+                outputs, results = network.run(inputs, [(row["height"], row["width"]) for row in seen])
+                losses += outputs.loss.item() * len(seen)
+                images += [evaluated_image(result, row) for result, row in zip(results, seen, strict=True)]
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         losses = sum(gather_object([losses]))
         self.evaluated = merge_images([gather_object(images)])

@@ -1,4 +1,4 @@
-"""What our model computes, in the form of `comparison`."""
+"""What our model computes, in the form of `difference`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,25 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deformable_detr_refine.inference.comparison import Found, Prediction, matching_order
+from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+
+from .difference import Prediction, matching_order
 
 
 @dataclass(frozen=True)
-class Detector:
+class OurModel:
     """A model folder, loaded in fp32 on the CPU, where MMDetection computes too."""
 
     model: DeformableDetrRefineForObjectDetection
     processor: DeformableDetrRefineImageProcessor
     detections: int
 
-    @torch.no_grad()
     def predict(self, pixel_values: Tensor, pixel_mask: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """pixel_values (B, 3, height, width), pixel_mask (B, height, width); sizes (height, width) of the originals."""
-        outputs = self.model(pixel_values, pixel_mask, output_hidden_states=True)
-        found = self.processor.post_process_object_detection(
-            outputs, threshold=0.0, target_sizes=list(sizes), top_k=self.detections
+        network = Network(
+            lambda inputs: self.model(*inputs, output_hidden_states=True), self.processor, self.model.config.id2label
         )
+        outputs, found = network.run((pixel_values, pixel_mask), sizes, top_k=self.detections)
         return [
             Prediction(
                 references=outputs.initial_reference_points[n].numpy(),
@@ -66,4 +68,4 @@ class Detector:
         return float(np.ptp(scores[tokens])) if tokens else 0.0
 
 
-__all__ = ["Detector"]
+__all__ = ["OurModel"]

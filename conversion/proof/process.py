@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from deformable_detr_refine.inference.comparison import Found, Prediction
+from deformable_detr_refine.inference.comparison import Found
+
+from .difference import Prediction
 
 _RUNNER = Path(__file__).with_name("runner.py")
 _LAST_LINES = 15

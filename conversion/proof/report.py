@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deformable_detr_refine.inference.comparison import Difference
+from .difference import Difference
 
 
 @dataclass(frozen=True)

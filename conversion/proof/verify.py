@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from deformable_detr_refine.inference.comparison import Found, Prediction, compare
+from deformable_detr_refine.inference.comparison import Found
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
@@ -20,9 +20,10 @@ from deformable_detr_refine.modeling import (
 )
 from deformable_detr_refine.modeling.ops import backend_report
 
+from .difference import Prediction, compare
 from .environment import set_up_mmdet
 from .inputs import Inputs, prepare
-from .our_predictions import Detector
+from .our_predictions import OurModel
 from .process import MMDetectionPass, run_mmdet
 from .report import OwnResize, Report, RoundTrip, SamePixels
 
@@ -75,11 +76,11 @@ def verify_checkpoint(
         passes = run_mmdet(packages, runs, paths, folder)
         say("running this package's model")
         report = Report(str(checkpoint), _versions())
-        detector = _load(inputs.model_folder, inputs.run.settings)
+        model = _load(inputs.model_folder, inputs.run.settings)
         for one in passes[0]:
-            report.same_pixels += _same_pixels(detector, one, paths)
+            report.same_pixels += _same_pixels(model, one, paths)
         for number, picture in enumerate(pictures):
-            report.own_resize.append(_own_resize(detector, picture, passes[0][number], paths[number].name))
+            report.own_resize.append(_own_resize(model, picture, passes[0][number], paths[number].name))
         if round_trip:
             report.round_trip = _compare_round_trip(inputs, *(run[0].predictions[0] for run in passes))
     return report
@@ -96,11 +97,11 @@ def _folder(keep: str | Path | None) -> Iterator[Path]:
     yield folder
 
 
-def _load(model_folder: Path, settings: dict[str, Any]) -> Detector:
+def _load(model_folder: Path, settings: dict[str, Any]) -> OurModel:
     model = DeformableDetrRefineForObjectDetection.from_pretrained(model_folder, dtype=torch.float32)
     processor = DeformableDetrRefineImageProcessor.from_pretrained(model_folder)
     kept = (settings["model"].get("test_cfg") or {}).get("max_per_img", 100)
-    return Detector(model.eval(), processor, kept)
+    return OurModel(model.eval(), processor, kept)
 
 
 def _batch(sizes: Sequence[tuple[int, int]]) -> list[int]:
@@ -112,22 +113,22 @@ def _batch(sizes: Sequence[tuple[int, int]]) -> list[int]:
     return [0, others[0]] if others else []
 
 
-def _same_pixels(detector: Detector, theirs: MMDetectionPass, paths: Sequence[Path]) -> Iterator[SamePixels]:
+def _same_pixels(model: OurModel, theirs: MMDetectionPass, paths: Sequence[Path]) -> Iterator[SamePixels]:
     """Rows of one pass: our model on MMDetection's own pixel tensor."""
     pixels = torch.from_numpy(theirs.pixels)
-    prepared, mask = detector.prepare(theirs.resized)
+    prepared, mask = model.prepare(theirs.resized)
     if prepared.shape != pixels.shape:
         raise ValueError(
             f"MMDetection pads {paths[theirs.images[0]].name} to {tuple(pixels.shape)} and this package to "
             f"{tuple(prepared.shape)}: the config asks for padding that the image processor does not do."
         )
     in_batch = f" (in a batch of {len(theirs.images)})" if len(theirs.images) > 1 else ""
-    ours = detector.predict(pixels, mask, [prediction.image_size for prediction in theirs.predictions])
+    ours = model.predict(pixels, mask, [prediction.image_size for prediction in theirs.predictions])
     for index, (mine, their) in enumerate(zip(ours, theirs.predictions, strict=True)):
-        difference = compare(mine, their, TOLERANCE, match_queries=detector.model.config.two_stage)
+        difference = compare(mine, their, TOLERANCE, match_queries=model.model.config.two_stage)
         tie = None
-        if not difference.same_starts and detector.model.config.two_stage:
-            tie = detector.score_gap(pixels, mask, index, mine, their)
+        if not difference.same_starts and model.model.config.two_stage:
+            tie = model.score_gap(pixels, mask, index, mine, their)
         yield SamePixels(
             image=paths[theirs.images[index]].name + in_batch,
             shape=tuple(pixels.shape[-2:]),
@@ -137,15 +138,15 @@ def _same_pixels(detector: Detector, theirs: MMDetectionPass, paths: Sequence[Pa
         )
 
 
-def _own_resize(detector: Detector, picture: Any, theirs: MMDetectionPass, name: str) -> OwnResize:
+def _own_resize(model: OurModel, picture: Any, theirs: MMDetectionPass, name: str) -> OwnResize:
     """One image from its file on."""
-    resized, their_resized = detector.resize(picture), theirs.resized[0]
+    resized, their_resized = model.resize(picture), theirs.resized[0]
     levels = mean = None
     if resized.shape == their_resized.shape:
         difference = np.abs(resized.astype(np.int16) - their_resized.astype(np.int16))
         levels, mean = int(difference.max()), float(difference.mean())
-    pixels, mask = detector.prepare([resized])
-    found = detector.predict(pixels, mask, [(picture.height, picture.width)])[0].found
+    pixels, mask = model.prepare([resized])
+    found = model.predict(pixels, mask, [(picture.height, picture.width)])[0].found
     return OwnResize(
         image=name,
         shape=resized.shape[:2],

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
@@ -105,7 +106,7 @@ class Inside:
         start = self.start[query]
         return [start, *self.layer_boxes[:-1, query]] if self.refines else [start] * len(self.layer_boxes)
 
-    def best_queries(self, threshold: float = 0.3) -> list[int]:
+    def best_queries(self, threshold: float = THRESHOLD) -> list[int]:
         """The queries whose last box has a score above `threshold`, best first."""
         scores = self.layer_scores[-1].max(-1)
         return [int(query) for query in np.argsort(-scores, kind="stable") if scores[query] > threshold]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from deformable_detr_refine.inference.detections import Detections
+from deformable_detr_refine.inference.detections import THRESHOLD, Detections
 
 from .inside import Inside
 from .panels import (
@@ -25,7 +25,7 @@ from .panels import (
 SCORED = 8
 
 
-def plot_proposals(inside: Inside, threshold: float = 0.3) -> Image.Image:
+def plot_proposals(inside: Inside, threshold: float = THRESHOLD) -> Image.Image:
     """Draws what the first stage hands to the decoder, beside what the decoder makes of it.
 
     Left the proposals that become queries, coloured by score; right the boxes with a score above `threshold` after the

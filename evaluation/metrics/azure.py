@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from deformable_detr_refine.inference.detections import THRESHOLD
+
 from ..evaluated_image import EvaluatedImage, corners_to_xywh
 
 # The last but one is spelt so in Azure.
@@ -51,7 +53,7 @@ class AzureEvaluation:
 
     metrics: Collection[str] = METRICS
     iou_threshold: float = 0.5
-    box_score_threshold: float = 0.3
+    box_score_threshold: float = THRESHOLD
 
     def __post_init__(self):
         unknown = [name for name in self.metrics if name not in METRICS]

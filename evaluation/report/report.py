@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from deformable_detr_refine.files import new_path
+from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.messages import printable
 
 from ..evaluated_image import EvaluatedImage
@@ -34,8 +35,6 @@ from .pictures import choose_images, picture
 from .plots import Line, Style, line_plot
 from .training_curves import training_plots
 
-# What is taken where no threshold is best: that of `ddetr detect`.
-DEFAULT_THRESHOLD = 0.3
 # Curves shown at first, curves drawn at all (with the lowest AP), classes in the confusion matrix, confusions listed.
 SHOWN, DRAWN, IN_MATRIX, CONFUSIONS = 8, 100, 15, 10
 
@@ -107,7 +106,7 @@ def _content(
     shown_names = [printable(name) for name in names]
     judged = matches.truths[0] != ON_CROWD
     overall = best_threshold(matches.scores[judged], matches.truths[0][judged] >= 0, len(matches.true_labels))
-    threshold = DEFAULT_THRESHOLD if overall.threshold is None else overall.threshold
+    threshold = THRESHOLD if overall.threshold is None else overall.threshold
     classes = _classes(matches, metrics, names, shown_names)
     return {
         "title": printable(title, 200) or "Evaluation of a detector",

@@ -57,7 +57,7 @@ def export_onnx(model: str | Path, output: str | Path, samples: Samples, force: 
     check_new_file(output, force)
     detector, processor = load_detector(str(model), "cpu")
     detector = detector.float()
-    network = Network(lambda inputs: detector(**inputs), processor, detector.config.id2label)
+    network = Network.of(detector, processor)
     samples.check(network)
     with use_backend("reference"):
         program = trace(detector)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from PIL import Image
 
 from deformable_detr_refine.inference.comparison import Found, compare_found
@@ -139,7 +138,7 @@ class Samples:
             image = row_image(row)
             inputs = networks[0].processor(images=[image], return_tensors="pt")
             for network, images in zip(networks, seen, strict=True):
-                (result,) = _results(network, inputs, [(image.height, image.width)])
+                _, (result,) = network.run(inputs, [(image.height, image.width)])
                 images.append(evaluated_image(result, row))
             self.progress(1)
         return [coco_metrics(images, _names(networks[0]))["AP"] for images in seen]
@@ -147,14 +146,8 @@ class Samples:
 
 def _found(network: Network, inputs: Any) -> list[Found]:
     """The best detections of a batch, boxes xyxy in 0..1 of the image."""
-    results = _results(network, inputs, None)
+    _, results = network.run(inputs, None)
     return [Found(*(result[name].numpy() for name in ("boxes", "scores", "labels"))) for result in results]
-
-
-def _results(network: Network, inputs: Any, sizes: Sequence[tuple[int, int]] | None) -> list[dict[str, torch.Tensor]]:
-    with torch.inference_mode():
-        outputs = network.forward(inputs)
-    return network.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
 
 
 def _shape(image: Image.Image, network: Network) -> tuple[int, int]:

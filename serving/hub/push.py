@@ -11,15 +11,13 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx, validate_repo_id
 
-from deformable_detr_refine.inference.detections import Detections
+from deformable_detr_refine.inference.detections import THRESHOLD, Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.modeling import load_image
 
 from .model_card import model_card, read_facts, without_secrets
 
-# As `ddetr detect` has it.
-THRESHOLD = 0.3
 SAMPLE, DRAWN = "sample.jpg", "sample_detections.jpg"
 # What an earlier push may have left that would be loaded in place of, or shown beside, the new files. Code that is not
 # replaced is not loaded, and a handler.py for Inference Endpoints is the user's own.

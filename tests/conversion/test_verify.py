@@ -19,13 +19,13 @@ from deformable_detr_refine.conversion import CheckpointError, convert_mmdet_che
 from deformable_detr_refine.conversion.mmdet.names import name_2x_from_3x
 from deformable_detr_refine.conversion.mmdet_config.text import read_config_text
 from deformable_detr_refine.conversion.proof import inputs as verify_inputs
+from deformable_detr_refine.conversion.proof.difference import Difference
 from deformable_detr_refine.conversion.proof.environment import MMDETECTION, mmdet_folder, set_up_mmdet
 from deformable_detr_refine.conversion.proof.inputs import prepare
 from deformable_detr_refine.conversion.proof.job import detector_settings
-from deformable_detr_refine.conversion.proof.our_predictions import Detector
+from deformable_detr_refine.conversion.proof.our_predictions import OurModel
 from deformable_detr_refine.conversion.proof.process import run_mmdet
 from deformable_detr_refine.conversion.proof.report import OwnResize, Report, RoundTrip, SamePixels
-from deformable_detr_refine.inference.comparison import Difference
 
 SAME = Difference(
     starts=30, queries=30, logits=1e-6, boxes=1e-7, scores=0.0, box_pixels=1e-3, agreeing=100, at_the_cut=0,
@@ -132,7 +132,7 @@ def test_ties_alone_prove_nothing():
 
 def test_score_gap_of_starts_that_one_side_left_out(detector, pixels):
     mask = torch.ones_like(pixels[:1, 0], dtype=torch.int64)
-    side = Detector(detector, DeformableDetrRefineImageProcessor(), 100)
+    side = OurModel(detector, DeformableDetrRefineImageProcessor(), 100)
     (ours,) = side.predict(pixels[:1], mask, [(128, 160)])
     with torch.no_grad():
         out = detector(pixels[:1], mask, output_proposals=True)

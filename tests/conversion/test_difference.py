@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deformable_detr_refine.inference.comparison import Found, Prediction, compare
+from deformable_detr_refine.conversion.proof.difference import Prediction, compare
+from deformable_detr_refine.inference.comparison import Found
 
 TOLERANCE = 1e-4
 
