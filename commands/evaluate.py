@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ValueError(f'This needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
 
-    from deformable_detr_refine.data.defects import command_line_words, shown
+    from deformable_detr_refine.data.defects import command_line_words
     from deformable_detr_refine.data.formats.load import load_detection_data
     from deformable_detr_refine.data.label_map import LabelMap
     from deformable_detr_refine.data.row_image import row_image
@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
     from deformable_detr_refine.files import check_new_file
     from deformable_detr_refine.inference.load_detector import load_detector
+    from deformable_detr_refine.messages import printable
 
     azure = AzureEvaluation.from_file(args.azure_config) if args.azure_config else AzureEvaluation()
     if args.threshold is not None:
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     tried = None
     if args.limit and args.limit < len(dataset):
         dataset = dataset.select(range(args.limit))
-        tried = {shown(name) for name in dataset["file_name"]}
+        tried = {printable(name) for name in dataset["file_name"]}
     model, processor = load_detector(args.model, args.device, args.revision)
     model = model.to(_torch_type(args.dtype, model.device))
     names = LabelMap.from_config(model.config).names
