@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.files import check_new_folder, new_path
+from deformable_detr_refine.files import check_new_folder, new_path, sha256_of
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -23,7 +23,7 @@ from .label_names import choose_names, read_label_file
 from .model_card import model_card
 from .settings import Settings, resolve_settings
 from .shapes import describe_shapes
-from .source import Source, sha256_of
+from .source import Source
 from .weights import ours_from_common, unequal_copies
 
 

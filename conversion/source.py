@@ -1,6 +1,5 @@
 """What was read of a checkpoint, whatever code base wrote it: the form in which the common path goes on with it."""
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -175,12 +174,4 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-__all__ = ["Files", "Source", "Weights", "check_tensors", "rename", "sha256_of", "wrapper"]
+__all__ = ["Files", "Source", "Weights", "check_tensors", "rename", "wrapper"]

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and what a file is by its first bytes."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -135,6 +136,12 @@ def _remove_empty(folder: Path, top: Path) -> None:
             folder = folder.parent
 
 
+def sha256_of(file: Path) -> str:
+    """The digest of a file's content, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def other_kind(start: bytes) -> str | None:
     """What a file that begins so is instead of weights, as the end of a sentence; None if it may be weights.
 
@@ -145,4 +152,4 @@ def other_kind(start: bytes) -> str | None:
     return next((meaning for prefix, meaning in _OTHER_FILES if start.startswith(prefix)), None)
 
 
-__all__ = ["check_new_file", "check_new_folder", "follow_umask", "new_path", "other_kind"]
+__all__ = ["check_new_file", "check_new_folder", "follow_umask", "new_path", "other_kind", "sha256_of"]

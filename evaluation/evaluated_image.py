@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from deformable_detr_refine.inference.detections import to_numpy
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedImage:
@@ -53,7 +55,7 @@ class EvaluatedImage:
             value = getattr(self, name)
             if value is None:
                 value = self._default(name)
-            value = _to_numpy(value)
+            value = to_numpy(value)
             if value.size == 0:
                 value = value.reshape(0, *columns)
             object.__setattr__(self, name, value.astype(kind))
@@ -133,13 +135,6 @@ def corners_to_xywh(boxes: np.ndarray) -> np.ndarray:
     """
     boxes = boxes.astype(np.float64)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
-    return np.asarray(value)
 
 
 __all__ = ["EvaluatedImage", "corners_to_xywh", "evaluated_image"]

@@ -50,7 +50,7 @@ class Detections:
     image_size: tuple[int, int]
 
     def __post_init__(self):
-        boxes, scores, labels = (_to_numpy(value) for value in (self.boxes, self.scores, self.labels))
+        boxes, scores, labels = (to_numpy(value) for value in (self.boxes, self.scores, self.labels))
         if boxes.size == 0:
             boxes = boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -63,7 +63,7 @@ class Detections:
             raise ValueError(f"labels have type {labels.dtype}, expected integers.")
         boxes, scores, labels = boxes.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64)
         id2label = {int(key): str(name) for key, name in dict(self.id2label).items()}
-        size = tuple(int(side) for side in np.asarray(_to_numpy(self.image_size)).tolist())
+        size = tuple(int(side) for side in np.asarray(to_numpy(self.image_size)).tolist())
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"image_size is {size}, expected (height, width) of at least one pixel.")
 
@@ -106,7 +106,7 @@ class Detections:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"There is no detection {index}, only {len(self)}.")
             index = [index]
-        index = index if isinstance(index, slice) else _to_numpy(index)
+        index = index if isinstance(index, slice) else to_numpy(index)
         if not isinstance(index, slice) and index.size == 0:
             index = index.astype(np.int64)
         return Detections(self.boxes[index], self.scores[index], self.labels[index], self.id2label, self.image_size)
@@ -245,7 +245,8 @@ def short_floats(values: np.ndarray | np.floating) -> Any:
     return float(str(np.float32(values)))
 
 
-def _to_numpy(value: Any) -> np.ndarray:
+def to_numpy(value: Any) -> np.ndarray:
+    """An array out of an array, a list or a tensor on any device; bfloat16, which numpy lacks, becomes float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = (value.float() if value.is_floating_point() else value).numpy()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.data.formats.image_files import counted
+from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.detector import inside_mlflow
 
 from .input import Shard
@@ -127,8 +128,7 @@ def model_identity(model: str, revision: str | None) -> str:
         return f"{model}@{_commit(model, revision)}"
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(found for glob in _MODEL_FILES for found in path.glob(glob)):
-        with file.open("rb") as opened:
-            digest.update(f"{file.name}\n{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name}\n{sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
 

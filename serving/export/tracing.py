@@ -1,6 +1,5 @@
 """A detector as a program of torch.export, for images and batches of every size, and the facts that go with it."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.exported import FORMAT
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
@@ -106,10 +106,7 @@ def facts(
 def sha256_of_weights(model: str | Path) -> str:
     """The digest of model.safetensors; '' where the weights lie elsewhere or in several files."""
     file = Path(model) / "model.safetensors"
-    if not file.is_file():
-        return ""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(file) if file.is_file() else ""
 
 
 __all__ = [

@@ -1,6 +1,5 @@
 """A model folder to the Hub: weights, this package's code, image processor and model card, in one commit."""
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx, validate_repo_id
 
+from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.detections import THRESHOLD, Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.load_detector import load_detector
@@ -77,7 +77,7 @@ def push(
         detector.save_pretrained(stage)
         processor.save_pretrained(stage)
         facts.parameters = sum(parameter.numel() for parameter in detector.parameters())
-        facts.sha256 = {file.name: _sha256(file) for file in sorted(stage.glob("*.safetensors"))}
+        facts.sha256 = {file.name: sha256_of(file) for file in sorted(stage.glob("*.safetensors"))}
         if photo is not None:
             photo.save(stage / SAMPLE, quality=92)
             _detect(stage, threshold).draw(stage / SAMPLE).save(stage / DRAWN, quality=92)
@@ -135,11 +135,6 @@ def _one_sentence(token: str) -> Iterator[None]:
         if cause is not error:
             said = f"{error} {said}"
         raise OSError(without_secrets(said, token)) from None
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 __all__ = ["push"]
