@@ -151,8 +151,10 @@ def _processor(device: Any) -> str:
 
 
 def _text(report: dict[str, Any]) -> str:
+    from deformable_detr_refine.messages import counted
+
     image, threads = report["image"], report["threads"]
-    using = f", {threads} thread{'s' * (threads != 1)}" if threads else ""
+    using = f", {counted(threads, 'thread')}" if threads else ""
     lines = [
         report["model"],
         f"{report['processor']}{using}, "

@@ -127,6 +127,8 @@ def _record(name: str, detections: Any) -> dict[str, Any]:
 
 def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
     """The first images with what is in them, then how often each class was found."""
+    from deformable_detr_refine.messages import counted
+
     rows = [("image", "size", "boxes", "found")]
     for record in records[:TABLE_ROWS]:
         if "error" in record:
@@ -145,7 +147,7 @@ def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
         lines.append(f"... and {len(records) - TABLE_ROWS} more images")
     boxes = sum(len(record["labels"]) for record in records)
     bad = sum("error" in record for record in records)
-    total = f"{len(records)} image{'s' * (len(records) != 1)}, {boxes} box{'es' * (boxes != 1)} above {threshold:g}"
+    total = f"{counted(len(records), 'image')}, {counted(boxes, 'box', 'boxes')} above {threshold:g}"
     return "\n".join([*lines, total + (f", {bad} failed" if bad else "")])
 
 

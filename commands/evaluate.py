@@ -204,13 +204,15 @@ def _training_history(model: str) -> list[dict[str, Any]] | None:
 
 def _tables(coco: Mapping[str, Any], by_label: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """What was evaluated, COCO's twelve numbers, and the classes."""
+    from deformable_detr_refine.messages import counted
+
     left_out = about["left_out"]
     head = (
-        f"{_count(about['images'], 'image')}, {_count(about['objects'], 'object')}; "
+        f"{counted(about['images'], 'image')}, {counted(about['objects'], 'object')}; "
         f"{about['images_per_second']:g} images/s on {about['device']}, {about['dtype']}"
     )
     if any(left_out.values()):
-        head += f"\nleft out: {_count(left_out['images'], 'image')}, {_count(left_out['objects'], 'object')}"
+        head += f"\nleft out: {counted(left_out['images'], 'image')}, {counted(left_out['objects'], 'object')}"
     summary = _columns(
         [
             ("average precision", "AP", "AP50", "AP75", "small", "medium", "large"),
@@ -251,10 +253,6 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 
 def _number(value: float) -> str:
     return "-" if value == -1 else f"{value:.3f}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _short(name: str, length: int = 32) -> str:

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import counted, printable
 
 # Boxes end a little beyond the edge where their corners were rounded, or counted from 1.
 EDGE_TOLERANCE = 0.5  # pixels
@@ -170,7 +170,7 @@ def refuse_losses(defects: Iterable[Defect], source: str) -> None:
     if not lost:
         return
     counts = Counter(defect.loses for defect in lost)
-    what = " and ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in sorted(counts.items()))
+    what = " and ".join(counted(count, name) for name, count in sorted(counts.items()))
     kinds = ", ".join(f"{kind} {count}" for kind, count in count_defects(lost).items())
     first = "\n".join(f"  {defect}" for defect in lost[:SHOWN_DEFECTS])
     rest = f"\n  ... and {len(lost) - SHOWN_DEFECTS} more" if len(lost) > SHOWN_DEFECTS else ""

@@ -1,4 +1,4 @@
-"""Foreign text in messages and in Markdown."""
+"""Text in messages and in Markdown: counts, errors, and what comes from foreign files."""
 
 
 def printable(text: str, longest: int = 100) -> str:
@@ -18,4 +18,24 @@ def plain(text: str) -> str:
     return printable(text.replace("`", "'").replace("<", "(").replace(">", ")"), 200)
 
 
-__all__ = ["plain", "printable"]
+def one_line(error: BaseException) -> str:
+    """An error's text in one line; its kind where it has none.
+
+    Example:
+        >>> one_line(ValueError("first\\n  second")), one_line(KeyboardInterrupt())
+        ('first second', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def counted(number: int, one: str, many: str | None = None, form: str = "") -> str:
+    """A number with its noun; `form` is Python's, as "," for 1,000.
+
+    Example:
+        >>> counted(1, "box", "boxes"), counted(2, "box", "boxes"), counted(0, "image")
+        ('1 box', '2 boxes', '0 images')
+    """
+    return f"{number:{form}} {one if number == 1 else many or one + 's'}"
+
+
+__all__ = ["counted", "one_line", "plain", "printable"]

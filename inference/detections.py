@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling.image_io import load_image
 
 from .drawing import draw_boxes
@@ -127,7 +128,7 @@ class Detections:
         height, width = self.image_size
         shown = [f"{name} {score:.2f}" for name, score in zip(self.names[:5], self.scores[:5], strict=True)]
         shown += [f"{len(self) - 5} more"] * (len(self) > 5)
-        head = f"{len(self)} box{'' if len(self) == 1 else 'es'} in a {width}x{height} image"
+        head = f"{counted(len(self), 'box', 'boxes')} in a {width}x{height} image"
         return f"Detections({': '.join([head] + [', '.join(shown)] * bool(shown))})"
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.modeling import load_image
 from deformable_detr_refine.modeling.image_io import MAX_PIXELS
 
@@ -158,12 +159,12 @@ class Detector:
             try:
                 image = load_image(source, max_pixels=self.max_pixels)
             except (OSError, ValueError) as error:
-                failed.append((key, None, DetectionFailure(_line(error))))
+                failed.append((key, None, DetectionFailure(one_line(error))))
                 continue
             try:
                 self.network.processor.resized_shape(image.height, image.width)
             except ValueError as error:
-                failed.append((key, image, DetectionFailure(_line(error), (image.height, image.width))))
+                failed.append((key, image, DetectionFailure(one_line(error), (image.height, image.width))))
                 continue
             yield key, image
 
@@ -178,7 +179,7 @@ class Detector:
                 return self._forward(images, threshold, top_k)
         except ValueError as error:
             if len(images) == 1:
-                return [DetectionFailure(_line(error), (images[0].height, images[0].width))]
+                return [DetectionFailure(one_line(error), (images[0].height, images[0].width))]
         return [result for image in images for result in self._compute([image], threshold, top_k, wanted)]
 
     def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int | None) -> list[Result]:
@@ -215,10 +216,6 @@ def _taken(items: list) -> list:
     taken = items.copy()
     items.clear()
     return taken
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 __all__ = ["Abandoned", "DetectionFailure", "Detector", "inside_mlflow"]

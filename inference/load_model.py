@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import one_line, printable
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
 
 _SHOWN = 3
@@ -84,7 +84,7 @@ def _damaged(model: str | Path, error: SafetensorError) -> str:
 
 
 def _line(error: BaseException) -> str:
-    return printable(" ".join(str(error).split()), 300)
+    return printable(one_line(error), 300)
 
 
 __all__ = ["load_model"]

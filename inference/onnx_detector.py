@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from deformable_detr_refine.messages import one_line, printable
+
 from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_of
 from .network import Network
 
@@ -58,8 +60,9 @@ class _Sessions:
             logits, boxes = session.run(list(OUTPUTS), {name: inputs[name].numpy() for name in INPUTS})
         except Exception as error:  # its exceptions have no common base but this
             height, width = inputs["pixel_values"].shape[-2:]
+            reason = printable(one_line(error), 300)
             raise ValueError(
-                f"ONNX Runtime refuses an image that is {width}x{height} after resizing ({_line(error)})."
+                f"ONNX Runtime refuses an image that is {width}x{height} after resizing ({reason})."
             ) from error
         return SimpleNamespace(logits=torch.from_numpy(logits), pred_boxes=torch.from_numpy(boxes))
 
@@ -78,12 +81,7 @@ def _session(path: Path, threads: int | None) -> Any:
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ValueError(f"ONNX Runtime cannot load {path}: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else text[:297] + "..."
+        raise ValueError(f"ONNX Runtime cannot load {path}: {printable(one_line(error), 300)}") from error
 
 
 __all__ = ["load_onnx"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from deformable_detr_refine.inference.detections import THRESHOLD, Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling import load_image
 
 # Uploads and drawn pictures are deleted so many seconds after their last use.
@@ -40,7 +41,7 @@ def build_page(detector: Detector, title: str) -> Any:
             return None, "", []
         shown = found.filter(threshold)
         height, width = found.image_size
-        text = f"{_count(len(shown), 'object')} above {threshold:.2f} in {width} x {height} pixels"
+        text = f"{counted(len(shown), 'object')} above {threshold:.2f} in {width} x {height} pixels"
         text += "" if seconds is None else f", found in {seconds:.2g} s"
         return shown.draw(load_image(file)), text, class_table(shown)
 
@@ -108,10 +109,6 @@ def _gradio() -> Any:
     except ImportError as error:
         raise ImportError(f'The page needs gradio ({error}): pip install "deformable-detr-refine[demo]".') from error
     return gradio
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 __all__ = ["build_page", "launch"]

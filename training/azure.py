@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from deformable_detr_refine.inference.detections import THRESHOLD
+from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.training.run import run
 from deformable_detr_refine.training.settings import read_settings
 
@@ -207,4 +208,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        sys.exit(f"azure.py: error: {' '.join(str(error).split())}")
+        sys.exit(f"azure.py: error: {one_line(error)}")

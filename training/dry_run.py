@@ -10,6 +10,7 @@ from torch import nn
 from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.inference.drawing import draw_boxes
+from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling.boxes import cxcywh_to_xyxy
 
 from .arguments import DetectionTrainingArguments
@@ -41,7 +42,7 @@ def dry_run(model: nn.Module, examples: Examples, args: DetectionTrainingArgumen
     return (
         f"Written: {folder / 'dry_run.jpg'}\n"
         f"A process loads {loaded:.1f} images/s with {workers} workers and trains {trained:.1f} images/s: {verdict}\n"
-        f"{told}, {args.world_size} process{'es' * (args.world_size > 1)}: about "
+        f"{told}, {counted(args.world_size, 'process', 'processes')}: about "
         f"{_duration(images / args.world_size / both)} without evaluations."
     )
 

@@ -12,6 +12,7 @@ from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
 from deformable_detr_refine.files import new_path
+from deformable_detr_refine.messages import counted
 
 from .checks import check_batches, check_evaluation, check_metric, check_settings
 from .mlflow_run import MlflowPictures, log_files, mlflow_run
@@ -92,7 +93,7 @@ def run(settings: Settings) -> dict[str, float]:
                 log_files(output / "report.html", output / "metrics.json")
             written = sorted(path.name for path in output.iterdir() if path.suffix != ".py")
             if metrics:
-                count = f"{len(validation)} image{'s' * (len(validation) != 1)}"
+                count = counted(len(validation), "image")
                 say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {count}.")
             say(f"Written: {output} ({', '.join(written)})")
     return metrics

@@ -13,6 +13,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
+from deformable_detr_refine.messages import one_line
+
 from .arguments import DataArguments, DetectionTrainingArguments, ModelArguments
 from .setting_values import fault_of
 
@@ -154,7 +156,7 @@ def _of_file(file: Path, settings_parser: SettingsParser) -> Iterator[tuple[str,
         text = file.read_text(encoding="utf-8")
         content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is not a mapping of settings, one `key: value` a line.")
     lines: dict[str, int] = {}

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.training.run import run
 from deformable_detr_refine.training.settings import Settings, parser, read_settings
 
@@ -44,4 +45,4 @@ if __name__ == "__main__":
     try:
         train(sys.argv[1:])
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        sys.exit(f"train.py: error: {' '.join(str(error).split())}")
+        sys.exit(f"train.py: error: {one_line(error)}")

@@ -13,6 +13,7 @@ import torch
 from torchvision.ops import box_iou
 
 from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
@@ -72,7 +73,7 @@ def verify_checkpoint(
             # One image is enough where the tensors are equal.
             runs.append(replace(inputs.exported_run, images=[0]))
         packages = set_up_mmdet(say)
-        say(f"running the real MMDetection on {_count(len(paths), 'image')}")
+        say(f"running the real MMDetection on {counted(len(paths), 'image')}")
         passes = run_mmdet(packages, runs, paths, folder)
         say("running this package's model")
         report = Report(str(checkpoint), _versions())
@@ -184,10 +185,6 @@ def _versions() -> dict[str, str]:
         "transformers": version("transformers"),
         "attention by": next((str(entry["backend"]) for entry in backend_report("cpu") if entry["chosen"]), "none"),
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 __all__ = ["verify_checkpoint"]

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling.image_io import image_size, is_url
 
@@ -18,12 +16,12 @@ from ..defects import ABSENT_IMAGE, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, Ann
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
 from .image_files import ImageFiles, files_in
+from .mltable import MLTABLE, mltable_paths
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns, to_box
 from .split_names import by_split, standard_split
 from .text_files import read_labels, write_labels
 
-MLTABLE = "MLTable"
 CORNERS = ("topX", "topY", "bottomX", "bottomY")
 _MLTABLE_TEXT = """\
 paths:
@@ -39,7 +37,6 @@ transformations:
 """
 _REMOTE = ("azureml:", "amldatastore:")
 _LONGEST_LINE = 2**26
-_LARGEST_MLTABLE = 2**20
 
 
 @dataclass
@@ -227,14 +224,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Any]]:
 
 def _files_of(table: Path) -> list[Path]:
     """The files of JSON lines that an MLTable names."""
-    if table.stat().st_size > _LARGEST_MLTABLE:
-        raise DataError(f"{table} is too large for an MLTable.")
-    try:
-        content = yaml.safe_load(table.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"{table} is no YAML: {printable(str(error))}.") from error
-    paths = content.get("paths") if isinstance(content, dict) else None
-    names = [path.get("file") for path in paths if isinstance(path, dict)] if isinstance(paths, list) else []
+    names = [path.get("file") for path in mltable_paths(table) if isinstance(path, dict)]
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{table} names no file of JSON lines (paths: - file: ./NAME.jsonl).")
     files = []

@@ -91,7 +91,7 @@ def images_below(folder: str | Path, others: Counter[str]) -> Iterator[str]:
 
     Args:
         folder: where to look.
-        others: counts what else lies there, by its suffix; `counted` makes a text of it.
+        others: counts what else lies there, by its suffix; `not_images` makes a text of it.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -126,11 +126,11 @@ def _is_folder(item: os.DirEntry) -> bool:
         return False
 
 
-def counted(others: Counter[str]) -> str:
+def not_images(others: Counter[str]) -> str:
     """What lies beside the images of a folder.
 
     Example:
-        >>> counted(Counter({".txt": 2, ".mp4": 1}))
+        >>> not_images(Counter({".txt": 2, ".mp4": 1}))
         '3 files are no images by their names (.txt 2, .mp4 1)'
     """
     kinds = ", ".join(f"{printable(kind)} {count}" for kind, count in others.most_common(8))
@@ -143,4 +143,4 @@ def natural_key(path: str | Path) -> list:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
-__all__ = ["ImageFiles", "counted", "files_in", "images_below", "natural_key"]
+__all__ = ["ImageFiles", "files_in", "images_below", "natural_key", "not_images"]

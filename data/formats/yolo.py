@@ -24,7 +24,7 @@ from ..defects import (
 )
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
-from .image_files import ImageFiles, counted, files_in, images_below
+from .image_files import ImageFiles, files_in, images_below, not_images
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import standard_split
@@ -200,7 +200,7 @@ def _images(columns: SplitColumns, found: YoloSplit, root: Path) -> Iterator[tup
         names = list(images_below(path, others))
         del others[".txt"]  # labels may lie beside the images
         if others:
-            columns.add_defect(NO_IMAGE_NAME, None, counted(others), file=str(path), loses="")
+            columns.add_defect(NO_IMAGE_NAME, None, not_images(others), file=str(path), loses="")
         if not names:
             raise DataError(f"{found.config}: there is no image in {path}.")
         base = "" if len(found.places) == 1 else f"{Path(os.path.relpath(path, found.root)).as_posix()}/"

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import counted, printable
 
 from ..defects import Defect
 
@@ -15,6 +16,7 @@ MOST_CLASSES = 30
 MOST_IMAGE_SIZES = 5
 MOST_DEFECTS = 8  # of a kind
 BAR = 40
+_count = partial(counted, form=",")
 
 
 def report(inspection: "Inspection") -> str:
@@ -120,10 +122,6 @@ def _table(rows: Sequence[Sequence[str]], right: Sequence[int] | None = None) ->
         )
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 __all__ = ["report"]

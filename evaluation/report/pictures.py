@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from deformable_detr_refine.inference.drawing import draw_boxes
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import counted, printable
 
 from ..evaluated_image import EvaluatedImage
 from ..metrics.error_kinds import KINDS, box_kinds
@@ -73,7 +73,7 @@ def picture(
     f1 = 2 * is_found.sum() / max((truths != ON_CROWD).sum() + len(is_found), 1)
     wrong = Counter(_KIND_NAMES[kind] for kind in kinds[kinds != NONE])
     count = wrong.total()
-    caption = f"{is_found.sum()} of {len(is_found)} objects found, {count} wrong box{'es' * (count != 1)}"
+    caption = f"{is_found.sum()} of {len(is_found)} objects found, {counted(count, 'wrong box', 'wrong boxes')}"
     if wrong:
         caption += f" ({', '.join(f'{count} {kind}' for kind, count in wrong.most_common())})"
     truth = found = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.inference.detector import BATCH_SIZE, Abandoned, Detector
+from deformable_detr_refine.messages import one_line
 
 from ..limits import Limits
 from .schema import RequestError, parse_request, read_images, respond
@@ -51,7 +52,7 @@ class Service:
 
 def refusal(error: RequestError) -> tuple[int, dict[str, str]]:
     """What a client is told of a request that cannot be answered."""
-    return error.status, {"message": " ".join(str(error).split())}
+    return error.status, {"message": one_line(error)}
 
 
 def load_service(environment: Mapping[str, str] = os.environ) -> Service:

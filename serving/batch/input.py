@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.data.formats.image_files import counted, files_in, images_below, natural_key
+from deformable_detr_refine.data.formats.image_files import files_in, images_below, natural_key, not_images
+from deformable_detr_refine.data.formats.mltable import MLTABLE, mltable_paths
 from deformable_detr_refine.inference.detector import DetectionFailure
 from deformable_detr_refine.modeling.image_io import file_of, is_image_name, is_url
 
@@ -24,7 +25,6 @@ from .tables import STEP, TABLE_SUFFIXES, Rows, Table, scan
 # URLs are fetched this many at a time, and no more decoded base64 waits for the model.
 _READ_AHEAD = 8
 _REMOTE = ("azureml:", "amldatastore:")
-_LARGEST_MLTABLE = 2**20
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ def open_input(source: str, column: str | None = None) -> FileInput | TableInput
         ValueError: there are no images, or a table cannot be read.
     """
     path = Path(source)
-    if path.name == "MLTable" and path.is_file():
+    if path.name == MLTABLE and path.is_file():
         path = path.parent
-    if (path / "MLTable").is_file():
+    if (path / MLTABLE).is_file():
         return _from_files(_of_mltable(path), path, column)
     if path.is_dir():
         return _from_folder(path, column)
@@ -176,7 +176,7 @@ def _from_folder(folder: Path, column: str | None) -> FileInput | TableInput:
         for suffix in TABLE_SUFFIXES:
             del others[suffix]
         return _from_files(tables, folder, column, others)
-    there = f": {counted(others)}" if others else ""
+    there = f": {not_images(others)}" if others else ""
     raise ValueError(f"The folder {folder} holds no images, and no tables (CSV, Parquet, JSON lines){there}.")
 
 
@@ -202,18 +202,8 @@ def _from_files(
 
 def _of_mltable(folder: Path) -> list[str]:
     """The files that an MLTable names, as paths from its folder on."""
-    import yaml
-
-    path = folder / "MLTable"
-    if path.stat().st_size > _LARGEST_MLTABLE:
-        raise ValueError(f"{path} is too large for an MLTable.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}.") from error
-    entries = content.get("paths") if isinstance(content, dict) else None
-    names: list[str] = []
-    for entry in entries if isinstance(entries, list) else ():
+    path, names = folder / MLTABLE, []
+    for entry in mltable_paths(path):
         kind, value = next(iter(entry.items()), (None, None)) if isinstance(entry, dict) else (None, None)
         if kind not in ("file", "folder", "pattern") or not isinstance(value, str):
             raise ValueError(f"{path} has a path of another kind than file, folder and pattern.")
@@ -233,7 +223,7 @@ def _named(folder: Path, kind: str, value: str) -> list[str]:
         found = sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)
         found = [name for name in found if (folder / name).is_file()]
     if not found:
-        raise FileNotFoundError(f"{folder / 'MLTable'} names {value}, which is not there.")
+        raise FileNotFoundError(f"{folder / MLTABLE} names {value}, which is not there.")
     return [os.path.normpath(name).replace(os.sep, "/") for name in found]
 
 

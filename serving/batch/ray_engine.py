@@ -11,6 +11,8 @@ import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from deformable_detr_refine.messages import one_line
+
 from .input import Shard
 from .shard import Settings, ShardResult, detect_shard
 
@@ -70,7 +72,7 @@ class ShardActor:
             results = [detect_shard(self.detector, self.settings, pickle.loads(shard)) for shard in batch["shard"]]
         except (OSError, ValueError) as error:
             # As a row: Ray would wrap its sentence in pages, and start the actor again and again.
-            results = [ShardResult(-1, b"", 0, 0, " ".join(str(error).split()))]
+            results = [ShardResult(-1, b"", 0, 0, one_line(error))]
         return {name: [getattr(result, name) for result in results] for name in _FIELDS}
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.data.formats.image_files import counted
+from deformable_detr_refine.data.formats.image_files import not_images
 from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.detector import inside_mlflow
+from deformable_detr_refine.messages import counted
 
 from .input import Shard
 from .job import Job
@@ -111,7 +112,7 @@ def run_batch(
                     _check_errors(job, error_threshold, first_error)
         failed = sum(job.failed.values())
         job.finish(sum(1 for _ in images.shards(size)), form)
-    left_out = counted(images.others) if images.others else None
+    left_out = not_images(images.others) if images.others else None
     return BatchSummary(len(images), failed, resumed, time.monotonic() - started, first_error, left_out)
 
 
@@ -148,7 +149,7 @@ def _check_errors(job: Job, error_threshold: int, first: str | None) -> None:
     if 0 <= error_threshold < failed:
         example = f" The first of this run: {first}" if first else ""
         raise TooManyErrors(
-            f"{failed} image{'s' * (failed != 1)} failed, and the error threshold is {error_threshold}. What is "
+            f"{counted(failed, 'image')} failed, and the error threshold is {error_threshold}. What is "
             f"finished is kept in {job.folder}: a higher threshold goes on from there.{example}"
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from deformable_detr_refine.inference.detector import DetectionFailure
+from deformable_detr_refine.messages import one_line
 
 STEP = 8
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -182,7 +183,7 @@ def _scan_parquet(path: Path, column: str | None) -> Table:
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
-        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _parquet_cells(rows: Rows) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from deformable_detr_refine.messages import plain
+from deformable_detr_refine.messages import one_line, plain
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -86,7 +86,7 @@ def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
             card = ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True)
             facts.data = card.data.to_dict()
         except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"{readme} has a front matter that is not YAML: {_line(error)}") from error
+            raise ValueError(f"{readme} has a front matter that is not YAML: {one_line(error)}") from error
         facts.sections = {title: _alone(text) for title, text in _sections(card.text) if title not in _OURS}
     return facts
 
@@ -313,7 +313,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {_line(error)}") from error
+        raise ValueError(f"{file} is not JSON: {one_line(error)}") from error
     return _mapping(file, content)
 
 
@@ -323,7 +323,7 @@ def _read_yaml(file: Path) -> dict[str, Any] | None:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} is not YAML: {_line(error)}") from error
+        raise ValueError(f"{file} is not YAML: {one_line(error)}") from error
     return _mapping(file, content)
 
 
@@ -341,10 +341,6 @@ def _is_evaluation(metrics: Mapping[str, Any]) -> bool:
         and isinstance(classes, dict)
         and all(isinstance(row, dict) and {"AP", "AP50", "objects"} <= row.keys() for row in classes.values())
     )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 __all__ = ["METRICS", "CardFacts", "model_card", "read_facts", "without_secrets"]
