@@ -8,19 +8,16 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from deformable_detr_refine.modeling.size_rules import mmdet_size
+
 # How often a crop that keeps no object is drawn anew.
 MOST_CROPS = 50
 
 
 def resized_shape(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
-    """(height, width) after mmcv's rule: the ratio kept, neither edge above its limit, int(side * scale + 0.5).
-
-    Example:
-        >>> resized_shape(480, 640, 800, 1333)
-        (800, 1067)
-    """
-    scale = min(longest_edge / max(height, width), shortest_edge / min(height, width))
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+    """(height, width) by mmcv's rule, at least one pixel each."""
+    height, width = mmdet_size(height, width, shortest_edge, longest_edge)
+    return max(height, 1), max(width, 1)
 
 
 class RandomChoiceResize(v2.Transform):
