@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .linear import Linear
 from .ops import deformable_attention
 from .sampling import sampling
@@ -58,9 +59,10 @@ class DeformableAttention(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head attention among the queries of one image; the position counts for who looks at whom, not for what."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, config: DeformableDetrRefineConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.config = config  # whose attention implementation may change later
+        width, self.heads, self.dropout = config.d_model, config.decoder_attention_heads, config.attention_dropout
         self.q_proj = Linear(width, width)
         self.k_proj = Linear(width, width)
         self.v_proj = Linear(width, width)
@@ -74,9 +76,9 @@ class SelfAttention(nn.Module):
             for proj, source in ((self.q_proj, x + position), (self.k_proj, x + position), (self.v_proj, x))
         )
         dropout = self.dropout if self.training else 0.0
-        if return_weights:
+        if return_weights or self.config._attn_implementation == "eager":
             weights = F.dropout((query @ key.mT / math.sqrt(D // self.heads)).softmax(-1), dropout)
             output = weights @ value
         else:
             weights, output = None, F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return self.out_proj(output.transpose(1, 2).reshape(B, Q, D)), weights
+        return self.out_proj(output.transpose(1, 2).reshape(B, Q, D)), weights if return_weights else None

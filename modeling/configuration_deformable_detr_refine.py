@@ -56,20 +56,20 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         "num_hidden_layers": "encoder_layers",
         "num_attention_heads": "encoder_attention_heads",
     }
-    # The Trainer gathers every output that is not named here, and only these two are predictions.
+    # The Trainer gathers every output that is not named here: `loss_dict`, which transformers' detection guides count
+    # as the first prediction, logits and boxes.
     keys_to_ignore_at_inference = [
-        "loss_dict",
         "intermediate_logits",
         "intermediate_pred_boxes",
         "initial_reference_points",
         "encoder_last_hidden_state",
         "encoder_hidden_states",
         "decoder_hidden_states",
+        "encoder_attentions",
+        "decoder_attentions",
+        "cross_attentions",
         "encoder_sampling_locations",
-        "encoder_attention_weights",
         "decoder_sampling_locations",
-        "decoder_attention_weights",
-        "decoder_self_attentions",
         "encoder_logits",
         "encoder_pred_boxes",
     ]

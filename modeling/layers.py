@@ -42,7 +42,7 @@ class DecoderLayer(GradientCheckpointingLayer):
     def __init__(self, config: DeformableDetrRefineConfig) -> None:
         super().__init__()
         width = config.d_model
-        self.self_attn = SelfAttention(width, config.decoder_attention_heads, config.attention_dropout)
+        self.self_attn = SelfAttention(config)
         self.self_attn_norm = nn.LayerNorm(width)
         self.cross_attn = DeformableAttention(
             width, config.decoder_attention_heads, config.num_feature_levels, config.decoder_n_points

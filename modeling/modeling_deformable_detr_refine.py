@@ -4,7 +4,6 @@ Zhu et al., Deformable DETR: Deformable Transformers for End-to-End Object Detec
 MMDetection 3.1.0 (mmdet/models/detectors/deformable_detr.py), to the fifth digit.
 """
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -52,6 +51,21 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
         else:
             initialize(module)
 
+    def freeze_backbone(self) -> None:
+        """Train everything but the backbone."""
+        self.base_model.backbone.requires_grad_(False)
+
+    def unfreeze_backbone(self) -> None:
+        """Train the backbone again, as its config says: batch norm and `backbone_frozen_stages` stay frozen."""
+        self.base_model.backbone.requires_grad_(True)._freeze()
+
+    def get_input_embeddings(self) -> nn.Module:
+        raise NotImplementedError("A detector takes pixels and has no input embeddings, nor settings that change them.")
+
+    def _asked(self, name: str, given: bool | None) -> bool:
+        """Whether an optional output is wanted: as given in the call, else as in the config."""
+        return bool(getattr(self.config, name, False) if given is None else given)
+
 
 class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
     """Backbone, neck, encoder, first stage (when two-stage) and decoder: everything but the decoder's class heads."""
@@ -79,36 +93,40 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         output_proposals: bool | None = None,
-    ) -> DeformableDetrRefineModelOutput:
+        return_dict: bool | None = None,
+    ) -> DeformableDetrRefineModelOutput | tuple:
         """
         Args:
             pixel_values: (B, 3, height, width), normalised, padded with 0 on the right and at the bottom.
             pixel_mask: (B, height, width), 1 on the image and 0 on padding; None when nothing is padded.
-            output_hidden_states, output_attentions, output_proposals: fill the output's optional fields.
+            output_hidden_states, output_attentions, output_proposals: fill the output's optional fields; None: as the
+                config says.
+            return_dict: False gives the output's filled fields as a tuple; None: as the config says.
         """
+        hidden_asked = self._asked("output_hidden_states", output_hidden_states)
+        attentions_asked = self._asked("output_attentions", output_attentions)
         pyramid = self._pyramid(pixel_values, pixel_mask)
-        encoded = self.encoder(pyramid, bool(output_hidden_states), bool(output_attentions))
-        start = self._queries(encoded.tokens, pyramid, bool(output_proposals))
-        decoded = self.decoder(
-            start.query, start.position, start.boxes, encoded.tokens, pyramid, bool(output_attentions)
-        )  # fmt: skip
-        return DeformableDetrRefineModelOutput(
+        encoded = self.encoder(pyramid, hidden_asked, attentions_asked)
+        start = self._queries(encoded.tokens, pyramid, self._asked("output_proposals", output_proposals))
+        decoded = self.decoder(start.query, start.position, start.boxes, encoded.tokens, pyramid, attentions_asked)
+        output = DeformableDetrRefineModelOutput(
             last_hidden_state=decoded.hidden_states[-1],
             pred_boxes=decoded.boxes[-1],
             intermediate_hidden_states=torch.stack(decoded.hidden_states[1:]),
             intermediate_pred_boxes=torch.stack(decoded.boxes),
             initial_reference_points=start.boxes,
-            encoder_last_hidden_state=encoded.tokens if output_hidden_states else None,
+            encoder_last_hidden_state=encoded.tokens if hidden_asked else None,
             encoder_hidden_states=encoded.hidden_states or None,
-            decoder_hidden_states=decoded.hidden_states if output_hidden_states else None,
+            decoder_hidden_states=decoded.hidden_states if hidden_asked else None,
+            encoder_attentions=encoded.attentions or None,
+            decoder_attentions=decoded.attentions or None,
+            cross_attentions=decoded.cross_attentions or None,
             encoder_sampling_locations=encoded.sampling_locations or None,
-            encoder_attention_weights=encoded.attention_weights or None,
             decoder_sampling_locations=decoded.sampling_locations or None,
-            decoder_attention_weights=decoded.attention_weights or None,
-            decoder_self_attentions=decoded.self_attentions or None,
             encoder_logits=start.all_logits,
             encoder_pred_boxes=start.all_boxes,
         )
+        return output if self._asked("return_dict", return_dict) else output.to_tuple()
 
     def _pyramid(self, pixel_values: Tensor, pixel_mask: Tensor | None) -> Pyramid:
         levels = self.neck(self.backbone(pixel_values))
@@ -188,7 +206,7 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         output_attentions: bool | None = None,
         output_proposals: bool | None = None,
         return_dict: bool | None = None,
-    ) -> DeformableDetrRefineObjectDetectionOutput:
+    ) -> DeformableDetrRefineObjectDetectionOutput | tuple:
         """
         Args:
             pixel_values: (B, 3, height, width), normalised, padded with 0 on the right and at the bottom.
@@ -197,8 +215,9 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
                 never by the padded canvas. `image_id`, when there, names the image in errors.
             num_items_in_batch: number of boxes over all ranks and the whole accumulation window, to divide by.
                 Without it, it is taken from this batch (and all ranks, in training).
-            output_hidden_states, output_attentions, output_proposals: fill the output's optional fields.
-            return_dict: False gives the output's filled fields as a tuple.
+            output_hidden_states, output_attentions, output_proposals: fill the output's optional fields; None: as the
+                config says.
+            return_dict: False gives the output's filled fields as a tuple; None: as the config says.
 
         Returns:
             `logits` and `pred_boxes` (cxcywh in 0..1 of the image itself) of the last layer; with labels `loss` and
@@ -209,11 +228,11 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
             FloatingPointError: predictions that are not finite, with the images they belong to.
         """
         config = self.config
-        hidden_asked = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        attentions_asked = config.output_attentions if output_attentions is None else output_attentions
-        return_dict = config.return_dict if return_dict is None else return_dict
-        needs_proposals = output_proposals or (labels is not None and config.two_stage)
-        outputs = self.model(pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals)
+        hidden_asked = self._asked("output_hidden_states", output_hidden_states)
+        attentions_asked = self._asked("output_attentions", output_attentions)
+        proposals_asked = self._asked("output_proposals", output_proposals)
+        needs_proposals = proposals_asked or (labels is not None and config.two_stage)
+        outputs = self.model(pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals, return_dict=True)
 
         every_layer = labels is not None or hidden_asked
         hidden = outputs.intermediate_hidden_states if every_layer else outputs.last_hidden_state.unsqueeze(0)
@@ -237,8 +256,8 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
             asked |= {"intermediate_pred_boxes", "initial_reference_points", "encoder_last_hidden_state"}
             asked |= {"encoder_hidden_states", "decoder_hidden_states"}
         if attentions_asked:
-            asked |= {field.name for field in fields(outputs) if "sampling" in field.name or "attention" in field.name}
-        if output_proposals:
+            asked |= {name for name in outputs if name.endswith(("attentions", "sampling_locations"))}
+        if proposals_asked:
             asked |= {"encoder_logits", "encoder_pred_boxes"}
         output = DeformableDetrRefineObjectDetectionOutput(
             loss=loss,
@@ -247,7 +266,7 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
             intermediate_logits=logits if hidden_asked else None,
             **{name: outputs[name] for name in asked if name in outputs},
         )
-        return output if return_dict else output.to_tuple()
+        return output if self._asked("return_dict", return_dict) else output.to_tuple()
 
 
 # Whatever is saved carries this code, so that a folder loads where only transformers is installed.

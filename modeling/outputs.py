@@ -24,11 +24,11 @@ class DeformableDetrRefineModelOutput(ModelOutput):
     encoder_last_hidden_state: Tensor | None = None
     encoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
     encoder_sampling_locations: tuple[Tensor, ...] | None = None
-    encoder_attention_weights: tuple[Tensor, ...] | None = None
     decoder_sampling_locations: tuple[Tensor, ...] | None = None
-    decoder_attention_weights: tuple[Tensor, ...] | None = None
-    decoder_self_attentions: tuple[Tensor, ...] | None = None
     encoder_logits: Tensor | None = None
     encoder_pred_boxes: Tensor | None = None
 
@@ -45,8 +45,8 @@ class DeformableDetrRefineObjectDetectionOutput(ModelOutput):
       the first layer and what leaves each;
     - on `output_attentions`, tuples with one entry per layer: `encoder_sampling_locations` (B, S, H, L, P, 2) and
       `decoder_sampling_locations` (B, Q, H, L, P, 2), (x, y) in 0..1 of the padded level;
-      `encoder_attention_weights` and `decoder_attention_weights`, the same without the last dimension;
-      `decoder_self_attentions` (B, H, Q, Q);
+      `encoder_attentions` and `cross_attentions`, the weights of these samples, the same without the last dimension;
+      `decoder_attentions` (B, H, Q, Q), among the queries;
     - on `output_proposals`, when two-stage: `encoder_logits` (B, S, K) and `encoder_pred_boxes` (B, S, 4).
     """
 
@@ -60,10 +60,10 @@ class DeformableDetrRefineObjectDetectionOutput(ModelOutput):
     encoder_last_hidden_state: Tensor | None = None
     encoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
     encoder_sampling_locations: tuple[Tensor, ...] | None = None
-    encoder_attention_weights: tuple[Tensor, ...] | None = None
     decoder_sampling_locations: tuple[Tensor, ...] | None = None
-    decoder_attention_weights: tuple[Tensor, ...] | None = None
-    decoder_self_attentions: tuple[Tensor, ...] | None = None
     encoder_logits: Tensor | None = None
     encoder_pred_boxes: Tensor | None = None

@@ -29,7 +29,7 @@ class EncoderOutput(NamedTuple):
     tokens: Tensor  # (B, S, D)
     hidden_states: tuple[Tensor, ...]
     sampling_locations: tuple[Tensor, ...]  # (B, S, H, L, P, 2) each
-    attention_weights: tuple[Tensor, ...]  # (B, S, H, L, P) each
+    attentions: tuple[Tensor, ...]  # (B, S, H, L, P) each
 
 
 class DecoderOutput(NamedTuple):
@@ -37,9 +37,9 @@ class DecoderOutput(NamedTuple):
 
     hidden_states: tuple[Tensor, ...]  # (B, Q, D) each: what enters the first layer and what leaves each
     boxes: tuple[Tensor, ...]  # (B, Q, 4) each
-    sampling_locations: tuple[Tensor, ...]
-    attention_weights: tuple[Tensor, ...]
-    self_attentions: tuple[Tensor, ...]
+    sampling_locations: tuple[Tensor, ...]  # (B, Q, H, L, P, 2) each
+    cross_attentions: tuple[Tensor, ...]  # (B, Q, H, L, P) each
+    attentions: tuple[Tensor, ...]  # (B, H, Q, Q) each, among the queries
 
 
 class Encoder(nn.Module):
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         keep_attentions: bool,
     ) -> DecoderOutput:
         """query, position (B, Q, D); reference (B, Q, 2) points or (B, Q, 4) cxcywh, 0..1 of the image."""
-        hidden, boxes, locations, weights, self_attentions = [query], [], [], [], []
+        hidden, boxes, locations, cross_attentions, attentions = [query], [], [], [], []
         for index, layer in enumerate(self.layers):
             ratios = pyramid.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)  # (B or 1, L, 2 or 4)
             on_levels = reference.unsqueeze(2) * ratios.unsqueeze(1)  # (B, Q, L, 2 or 4), 0..1 of the padded level
@@ -111,6 +111,6 @@ class Decoder(nn.Module):
             if self.refine:
                 reference = boxes[-1].detach()
             if keep_attentions:
-                for kept, value in zip((locations, weights, self_attentions), attention, strict=True):
+                for kept, value in zip((locations, cross_attentions, attentions), attention, strict=True):
                     kept.append(value)
-        return DecoderOutput(tuple(hidden), tuple(boxes), tuple(locations), tuple(weights), tuple(self_attentions))
+        return DecoderOutput(tuple(hidden), tuple(boxes), tuple(locations), tuple(cross_attentions), tuple(attentions))

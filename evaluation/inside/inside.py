@@ -150,7 +150,8 @@ class Inside:
 
     def _looks(self, part: str, index: int) -> Looks:
         points = torch.stack([layer[index] for layer in self.outputs[f"{part}_sampling_locations"]]).float()
-        weights = torch.stack([layer[index] for layer in self.outputs[f"{part}_attention_weights"]]).float()
+        attentions = self.outputs["encoder_attentions" if part == "encoder" else "cross_attentions"]
+        weights = torch.stack([layer[index] for layer in attentions]).float()
         # Locations are 0..1 of a padded level, of which the image takes the part that valid_ratios says.
         pixels = points / self.valid_ratios[None, None, :, None] * self._size
         return Looks(pixels.numpy(), weights.numpy())

@@ -65,10 +65,10 @@ def test_what_is_not_asked_for_is_not_kept(variant, pixels):
         "encoder_hidden_states": (L + 1, (B, S, 256)),
         "decoder_hidden_states": (L + 1, (B, Q, 256)),
         "encoder_sampling_locations": (L, (B, S, 8, 4, 4, 2)),
-        "encoder_attention_weights": (L, (B, S, 8, 4, 4)),
+        "encoder_attentions": (L, (B, S, 8, 4, 4)),
         "decoder_sampling_locations": (L, (B, Q, 8, 4, 4, 2)),
-        "decoder_attention_weights": (L, (B, Q, 8, 4, 4)),
-        "decoder_self_attentions": (L, (B, 8, Q, Q)),
+        "cross_attentions": (L, (B, Q, 8, 4, 4)),
+        "decoder_attentions": (L, (B, 8, Q, Q)),
     }
     assert {name: (len(full[name]), tuple(full[name][0].shape)) for name in per_layer} == per_layer
     torch.testing.assert_close(full.logits, plain.logits, rtol=0, atol=1e-5)
