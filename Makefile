@@ -12,11 +12,12 @@ IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
 WORKERS ?= 2
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve-env demo test test-fast docs notebooks bench bench-full sanitize verify lint format clean
+.PHONY: help setup serve-env demo test test-fast conformity docs notebooks bench bench-full sanitize verify lint format clean
 
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
 	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out; WORKERS=4 runs more at once)"
+	@echo "make conformity  run transformers' own tests of every model on this package's classes (fetches them from PyPI)"
 	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (gcc, x86-64)"
 	@echo "make verify  run the real MMDetection beside this package and compare (make verify CHECKPOINT=your.pth)"
 	@echo "make docs    build the documentation into build/site"
@@ -61,6 +62,10 @@ test: $(DEV) $(SERVE)/.ready
 
 test-fast: $(DEV)
 	$(PYTEST) -m "not slow"
+
+# They lie in the source package of the installed release only; what is left out, and why: tests/conformity/left_out.py.
+conformity: $(DEV)
+	$(BIN)/python tests/conformity/run.py
 
 # torch itself has leaks at exit and is not instrumented: memory errors and undefined behaviour are what counts.
 sanitize: $(DEV)

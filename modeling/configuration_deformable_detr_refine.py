@@ -141,8 +141,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         if output.get("auto_map"):
-            # The processor's code is named here and not in preprocessor_config.json, because the pipeline takes an
-            # entry there for a video processor's too, and asks its user whether to run it.
+            # For a preprocessor_config.json that does not name its class and code itself.
             output["auto_map"]["AutoImageProcessor"] = (
                 "image_processing_deformable_detr_refine.DeformableDetrRefineImageProcessor"
             )

@@ -222,8 +222,12 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         return features
 
     def to_dict(self) -> dict[str, Any]:
-        # config.json says which class reads this file; see DeformableDetrRefineConfig.to_dict.
-        return {key: v for key, v in super().to_dict().items() if key not in ("auto_map", "image_processor_type")}
+        output = super().to_dict()
+        if output.get("auto_map"):
+            # By backend: from a plain entry transformers makes the name of a video processor too, and the pipeline asks
+            # its user whether to run that one's code.
+            output["auto_map"] = {"AutoImageProcessor": {"torchvision": _CUSTOM_CODE}}
+        return output
 
     def post_process_object_detection(
         self,
@@ -336,5 +340,6 @@ def _labels(annotation: dict, image: Tensor) -> dict[str, Any]:
 
 
 DeformableDetrRefineImageProcessor.register_for_auto_class("AutoImageProcessor")
+_CUSTOM_CODE = "image_processing_deformable_detr_refine.DeformableDetrRefineImageProcessor"
 
 __all__ = ["DeformableDetrRefineImageProcessor"]

@@ -232,7 +232,9 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         attentions_asked = self._asked("output_attentions", output_attentions)
         proposals_asked = self._asked("output_proposals", output_proposals)
         needs_proposals = proposals_asked or (labels is not None and config.two_stage)
-        outputs = self.model(pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals, return_dict=True)
+        outputs = self.model(
+            pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals, return_dict=True
+        )
 
         every_layer = labels is not None or hidden_asked
         hidden = outputs.intermediate_hidden_states if every_layer else outputs.last_hidden_state.unsqueeze(0)

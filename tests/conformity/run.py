@@ -36,7 +36,16 @@ def fetch() -> Path:
 def main(arguments: list[str]) -> int:
     folder = fetch()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-m", "pytest", "--import-mode=importlib", "-c", HERE / "pytest.ini", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--import-mode=importlib",
+        "-c",
+        HERE / "pytest.ini",
+        "-p",
+        "no:cacheprovider",
+    ]
     command += [HERE / "modeling.py", HERE / "image_processing.py", *arguments]
     return subprocess.run(command, env=environment, cwd=folder).returncode
 

@@ -117,6 +117,17 @@ def test_frozen_stages_can_be_chosen():
     assert not any(p.requires_grad for p in nothing.parameters())
 
 
+def test_backbone_can_be_frozen_and_trained_again(pixels, targets):
+    model = build(backbone="resnet18").train()
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    model.freeze_backbone()
+    model.train()(pixels, labels=targets).loss.backward()
+    assert not any(p.requires_grad for p in model.model.backbone.parameters())
+    assert all(p.grad is not None for p in model.model.neck.parameters())
+    model.model.unfreeze_backbone()
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -183,11 +194,15 @@ def test_whole_model_in_bf16(pixels):
     assert output.logits.dtype == torch.bfloat16 and output.pred_boxes.dtype == torch.float32
 
 
-def test_attention_implementations_agree(detector, pixels):
+def test_attention_implementations_agree(pixels):
+    model = build().eval()
     with torch.no_grad():
-        sdpa = detector(pixels).logits
-        explicit = detector(pixels, output_attentions=True).logits
-    torch.testing.assert_close(sdpa, explicit, rtol=0, atol=1e-5)
+        assert model.config._attn_implementation == "sdpa"
+        sdpa, with_weights = model(pixels).logits, model(pixels, output_attentions=True)
+        model.set_attn_implementation("eager")
+        eager = model(pixels)
+    torch.testing.assert_close(sdpa, eager.logits, rtol=0, atol=1e-5)
+    assert torch.equal(with_weights.logits, eager.logits) and eager.decoder_attentions is None
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["bare", "masked"])
@@ -208,10 +223,33 @@ def test_inductor_compiles_the_whole_forward(detector, pixels):
         torch.testing.assert_close(compiled(pixels).logits, detector(pixels).logits, rtol=0, atol=1e-4)
 
 
-def test_return_dict_false_gives_a_tuple(detector, pixels):
+@pytest.mark.parametrize("kind", [DeformableDetrRefineModel, DeformableDetrRefineForObjectDetection])
+def test_what_the_call_leaves_open_the_config_decides(kind, pixels):
+    torch.manual_seed(0)
+    settings = {"output_hidden_states": True, "output_attentions": True, "attn_implementation": "eager"}
+    model = kind(golden_config(**NO_DROPOUT, **settings)).eval()
     with torch.no_grad():
-        logits, boxes = detector(pixels, return_dict=False)
-    assert logits.shape == (4, 30, 5) and boxes.shape == (4, 30, 4)
+        full = model(pixels[:1])
+        few = model(pixels[:1], output_hidden_states=False, output_attentions=False)
+        model.config.return_dict = False
+        as_tuple, as_output = model(pixels[:1]), model(pixels[:1], return_dict=True)
+    names = {"encoder_hidden_states", "decoder_hidden_states", "encoder_last_hidden_state"}
+    names |= {"encoder_attentions", "decoder_attentions", "cross_attentions"}
+    names |= {"encoder_sampling_locations", "decoder_sampling_locations"}
+    assert names <= set(full) and not names & set(few)
+    assert type(as_tuple) is tuple and len(as_tuple) == len(as_output) == len(full)
+    assert torch.equal(as_tuple[0], as_output.to_tuple()[0])
+
+
+def test_hidden_states_and_attentions_keep_their_gradients(pixels):
+    model = build(output_hidden_states=True, output_attentions=True, attn_implementation="eager").eval()
+    output = model(pixels[:1])
+    names = "encoder_hidden_states", "decoder_hidden_states", "encoder_attentions", "decoder_attentions"
+    kept = [output[name][0] for name in (*names, "cross_attentions", "encoder_sampling_locations")]
+    for tensor in kept:
+        tensor.retain_grad()
+    output.logits.sum().backward()
+    assert all(tensor.grad is not None for tensor in kept)
 
 
 def test_bare_model_gives_every_layer(pixels):

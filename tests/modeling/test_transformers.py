@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -26,6 +25,12 @@ def test_auto_classes_load_ours(saved):
     assert type(AutoModel.from_pretrained(saved)) is DeformableDetrRefineModel
     assert type(AutoModelForObjectDetection.from_pretrained(saved)) is DeformableDetrRefineForObjectDetection
     assert type(AutoImageProcessor.from_pretrained(saved)) is DeformableDetrRefineImageProcessor
+
+
+def test_a_processor_saved_alone_is_loaded(tmp_path):
+    DeformableDetrRefineImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is DeformableDetrRefineImageProcessor and dict(loaded.size)["longest_edge"] == 96
 
 
 def test_pipeline_is_the_model_without_a_word(saved, detector, samples, capfd, recwarn):
@@ -81,8 +86,11 @@ with torch.no_grad():
 detect = pipeline("object-detection", model=folder, trust_remote_code=True)
 model.save_pretrained(folder + "/again")
 processor.save_pretrained(folder + "/again")
+processor.save_pretrained(folder + "/alone")
+alone = AutoImageProcessor.from_pretrained(folder + "/alone", trust_remote_code=True)
 print(json.dumps({
     "module": type(model).__module__,
+    "alone": type(alone).__name__,
     "logits": outputs.logits.flatten().tolist(),
     "pipeline": [row["score"] for row in detect(image, threshold=0.0)],
 }))
@@ -97,7 +105,7 @@ def bare_python(tmp_path) -> Path:
     site = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     ).strip()
-    Path(site, "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    Path(site, "packages.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     return python
 
 
@@ -114,6 +122,7 @@ def test_saved_folder_loads_as_custom_code(saved, detector, samples, bare_python
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout.splitlines()[-1])
     assert result["module"].startswith("transformers_modules.")
+    assert result["alone"] == "DeformableDetrRefineImageProcessor"
     processor = AutoImageProcessor.from_pretrained(saved)
     with torch.no_grad():
         expected = detector(**processor(image, return_tensors="pt")).logits.flatten()
