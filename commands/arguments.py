@@ -2,6 +2,11 @@
 
 import argparse
 
+# A parser, or a group of its arguments.
+Arguments = argparse._ActionsContainer
+# The THRESHOLD of inference/detections.py, whose import would take seconds; a test holds them equal.
+THRESHOLD = 0.3
+
 
 def fraction(text: str) -> float:
     """A number from 0 to 1.
@@ -26,12 +31,26 @@ def positive_int(text: str) -> int:
         >>> positive_int("8")
         8
     """
+    return _whole_number(text, 1)
+
+
+def non_negative_int(text: str) -> int:
+    """A whole number from 0 on.
+
+    Example:
+        >>> non_negative_int("0")
+        0
+    """
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} on")
     return value
 
 
@@ -60,18 +79,6 @@ def image_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def non_negative_int(text: str) -> int:
-    """A whole number from 0 on.
-
-    Example:
-        >>> non_negative_int("0")
-        0
-    """
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
-    return int(text)
-
-
 def point(text: str) -> tuple[float, float]:
     """x and y in pixels.
 
@@ -86,14 +93,64 @@ def point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def add_model_and_size(parser: argparse.ArgumentParser) -> None:
-    """MODEL, which may be left out, and the size of an image as the model gets it."""
+def add_model(
+    parser: Arguments, kinds: str = "a model folder, an exported .onnx file or MLflow folder, or a Hub name"
+) -> None:
+    """MODEL, which may be left out."""
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a model folder, or its Hub name (default: the package's own)"
+        "model", metavar="MODEL", nargs="?", help=f"{kinds} (default: the package's own, of blood cells)"
     )
+
+
+def add_model_and_size(parser: Arguments) -> None:
+    """MODEL, which may be left out, and the size of an image as the model gets it."""
+    add_model(parser, "a model folder, or its Hub name")
     parser.add_argument(
         "--size",
         metavar="HxW",
         type=image_size,
         help="of the image as the model gets it (default: what its processor makes of a photo of 800x1333)",
+    )
+
+
+def add_revision(parser: Arguments) -> None:
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
+
+
+def add_device(parser: Arguments, default: str | None = "auto") -> None:
+    parser.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
+
+
+def add_batch_size(parser: Arguments, default: int) -> None:
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=positive_int,
+        default=default,
+        help=f"images of one shape at a time (default {default})",
+    )
+
+
+def add_threshold(parser: Arguments, help: str, default: float | None = THRESHOLD) -> None:
+    parser.add_argument("--threshold", metavar="T", type=fraction, default=default, help=help)
+
+
+def add_top_k(parser: Arguments) -> None:
+    parser.add_argument(
+        "--top-k", metavar="K", type=positive_int, help="most boxes an image (default: the model's own number, 100)"
+    )
+
+
+def add_json(parser: Arguments, help: str) -> None:
+    parser.add_argument("--json", action="store_true", help=help)
+
+
+def add_force(parser: Arguments) -> None:
+    parser.add_argument("--force", action="store_true", help="replace OUT, an earlier output of this command")
+
+
+def add_port_and_host(parser: Arguments, number: int, help: str) -> None:
+    parser.add_argument("--port", metavar="N", type=port, default=number, help=f"{help} (default {number})")
+    parser.add_argument(
+        "--host", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for other machines too (default 127.0.0.1)"
     )

@@ -2,11 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import fraction, positive_int
+from .arguments import add_batch_size, add_device, add_revision, add_threshold, add_top_k, positive_int
 from .output import make_writable
 
 DESCRIPTION = """\
@@ -33,14 +32,7 @@ FORMATS = ("jsonl", "parquet", "predictions")
 ENGINES = ("here", "ray")
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "batch",
-        help="find objects in many images: folders, tables; resumes",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a model folder, its Hub name, or an exported .onnx file or MLflow folder"
     )
@@ -48,12 +40,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--output", metavar="FILE", required=True, type=Path, help="the file to write")
     parser.add_argument("--format", choices=FORMATS, help="instead of the one that FILE's suffix tells")
     parser.add_argument("--column", metavar="NAME", help="the tables' column with the images (default: by its name)")
-    parser.add_argument(
-        "--threshold", metavar="T", type=fraction, default=0.0, help="least score, 0..1 (default 0, as Azure's)"
-    )
-    parser.add_argument(
-        "--top-k", metavar="K", type=positive_int, help="most boxes an image (default: the model's own number, 100)"
-    )
+    add_threshold(parser, "least score, 0..1 (default 0, as Azure's)", default=0.0)
+    add_top_k(parser)
     parser.add_argument(
         "--error-threshold",
         metavar="N",
@@ -61,9 +49,7 @@ def add_parser(subparsers: Any) -> None:
         default=-1,
         help="stop when more than N images have failed; -1, the default, lets all of them fail, as Azure's",
     )
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=1, help="images of one shape at a time (default 1)"
-    )
+    add_batch_size(parser, 1)
     parser.add_argument(
         "--workers",
         metavar="N",
@@ -71,10 +57,9 @@ def add_parser(subparsers: Any) -> None:
         help="processes with a core each, or threads around an accelerator (default: all cores; 4 threads)",
     )
     parser.add_argument("--engine", choices=ENGINES, default="here", help="here: this machine (default); ray: Ray Data")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
+    add_device(parser)
+    add_revision(parser)
     parser.add_argument("--force", action="store_true", help="begin anew, and replace FILE")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import add_model_and_size, positive_int
+from .arguments import add_device, add_json, add_model_and_size, add_revision, positive_int
 from .default_model import default_model
 from .info import PHOTO
 
@@ -30,14 +30,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("c", "triton", "torch", "reference")
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "benchmark",
-        help="time a detector on this machine, by backend and type of numbers",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_size(parser)
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=1, help="images at a time (default 1)")
     parser.add_argument("--runs", metavar="N", type=positive_int, default=5, help="timed runs of each row (default 5)")
@@ -52,10 +45,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--threads", metavar="N", type=positive_int, help="of PyTorch on a CPU (default: its own choice)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
-    parser.add_argument("--json", action="store_true", help="print one JSON document, with the seconds of each run")
-    parser.set_defaults(run=run)
+    add_device(parser)
+    add_revision(parser)
+    add_json(parser, "print one JSON document, with the seconds of each run")
 
 
 def run(args: argparse.Namespace) -> int:

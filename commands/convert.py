@@ -3,9 +3,8 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-from .arguments import positive_int
+from .arguments import add_force, add_json, positive_int
 
 DESCRIPTION = """\
 Turns a checkpoint of MMDetection 3.x or 2.x (plain, refine or refine-twostage; a .pth file, or the MLflow folder of
@@ -20,14 +19,7 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "convert",
-        help="turn a MMDetection checkpoint into a model folder, or back",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="CHECKPOINT", type=Path, help="what to convert; with --to, a model folder")
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write; with --to, the file")
     parser.add_argument("--to", choices=["mmdet"], help="the other way: write a checkpoint of MMDetection 3.x")
@@ -40,9 +32,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--box-refine", action=argparse.BooleanOptionalAction, help="refine or plain, if no config tells"
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT, an earlier output of this command")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.set_defaults(run=run)
+    add_force(parser)
+    add_json(parser, "print the report as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

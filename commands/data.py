@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .arguments import add_json
+
 NAMED = {
     "fridge": "Fridge Objects: 128 photos of groceries in 4 classes (Microsoft, MIT)",
     "bccd": "BCCD: 364 microscope images of blood cells in 3 classes (Shenggan, MIT)",
@@ -52,14 +54,7 @@ error; `ddetr data inspect` lists them all.
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "data",
-        help="download, inspect and convert data sets",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, title in NAMED.items():
         variable = f"DDETR_{name.upper()}_URL"
@@ -70,14 +65,14 @@ def add_parser(subparsers: Any) -> None:
             "--output", metavar="DIR", type=Path, default=Path("datasets", name), help=f"default datasets/{name}"
         )
         download.add_argument("--url", metavar="URL", help="another address, or the archive as a file")
-        download.set_defaults(run=run_download, name=name)
+        download.set_defaults(action=run_download, name=name)
 
     inspect = _action(actions, "inspect", "say what is in a data set, and what is wrong with it", INSPECT)
     inspect.add_argument("source", metavar="SOURCE", help="a folder, a file or OWNER/NAME on the Hub")
     inspect.add_argument("--split", metavar="NAME", help="only this split: train, validation, test")
-    inspect.add_argument("--json", action="store_true", help="print it as JSON")
+    add_json(inspect, "print it as JSON")
     inspect.add_argument("--output", metavar="DIR", type=Path, help="where contact_sheet.jpg and inspection.json go")
-    inspect.set_defaults(run=run_inspect)
+    inspect.set_defaults(action=run_inspect)
 
     convert = _action(actions, "convert", "write a data set in another format", CONVERT)
     convert.add_argument("source", metavar="SOURCE", help="a folder, a file or OWNER/NAME on the Hub")
@@ -87,13 +82,17 @@ def add_parser(subparsers: Any) -> None:
     convert.add_argument(
         "--defects", choices=["error", "skip"], default="error", help="skip: leave out what is defective, and say so"
     )
-    convert.set_defaults(run=run_convert)
+    convert.set_defaults(action=run_convert)
 
 
 def _action(actions: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
     return actions.add_parser(
         name, help=help, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def run(args: argparse.Namespace) -> int:
+    return args.action(args)
 
 
 def run_download(args: argparse.Namespace) -> int:

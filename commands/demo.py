@@ -2,9 +2,8 @@
 
 import argparse
 from importlib.util import find_spec
-from typing import Any
 
-from .arguments import port, positive_int
+from .arguments import add_device, add_model, add_port_and_host, add_revision, positive_int
 from .default_model import default_model
 
 DESCRIPTION = """\
@@ -17,29 +16,12 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "demo",
-        help="open a page that draws the boxes into your pictures",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="a model folder, an exported .onnx file or MLflow folder, or a Hub name (default: the package's own, of "
-        "blood cells)",
-    )
-    parser.add_argument("--port", metavar="N", type=port, default=7860, help="where the page is (default 7860)")
-    parser.add_argument(
-        "--host", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for other machines too (default 127.0.0.1)"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_port_and_host(parser, 7860, "where the page is")
     parser.add_argument("--cores", metavar="N", type=positive_int, help="cores to compute with (default: all)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
-    parser.set_defaults(run=run)
+    add_device(parser)
+    add_revision(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import fraction, positive_int
+from .arguments import THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, add_top_k
 from .default_model import model_and_images
 from .images import find_images, picture_names
 from .output import make_writable
@@ -31,14 +31,7 @@ examples:
 TABLE_ROWS = 20
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "detect",
-        help="find objects in images, folders or URLs",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
         metavar="[MODEL] IMAGE",
@@ -53,18 +46,13 @@ def add_parser(subparsers: Any) -> None:
         default=Path("found"),
         help="where detections.json goes (default: the folder found, here)",
     )
-    parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
-    parser.add_argument(
-        "--top-k", metavar="K", type=positive_int, help="most boxes an image (default: the model's own number, 100)"
-    )
+    add_threshold(parser, f"least score, 0..1 (default {THRESHOLD})")
+    add_top_k(parser)
     parser.add_argument("--draw", action="store_true", help="also write pictures with the boxes, DIR/drawn/NAME.jpg")
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=1, help="images of one shape at a time (default 1)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
-    parser.add_argument("--json", action="store_true", help="print the content of detections.json instead of a table")
-    parser.set_defaults(run=run)
+    add_batch_size(parser, 1)
+    add_device(parser)
+    add_revision(parser)
+    add_json(parser, "print the content of detections.json instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from .arguments import add_json
 from .main import DISTRIBUTION
 
 DESCRIPTION = """\
@@ -36,15 +37,8 @@ PACKAGES = (
 TOLERANCE = 1e-5
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "doctor",
-        help="print versions, hardware and the operator backend that runs, and why",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser, "print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import fraction, positive_int
+from .arguments import THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, positive_int
 from .output import make_writable
 
 DESCRIPTION = """\
@@ -40,29 +40,19 @@ DTYPES = ("float32", "bfloat16", "float16")
 TABLE_ROWS = 20
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure a detector on a data set: COCO metrics and a report",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder (what `ddetr train` writes), or its Hub name")
     parser.add_argument("data", metavar="DATA", help="a folder, a file or OWNER/NAME on the Hub")
     parser.add_argument("--split", metavar="NAME", default="validation", help="train, validation (default), test")
     parser.add_argument("--output", metavar="DIR", required=True, type=Path, help="where the files go")
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=4, help="images of one shape at a time (default 4)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
+    add_batch_size(parser, 4)
+    add_device(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="numbers to compute in (default float32)")
-    parser.add_argument(
-        "--threshold",
-        metavar="T",
-        type=fraction,
-        help="score above which a detection counts in precision, recall and Azure's metrics (default 0.3); "
+    add_threshold(
+        parser,
+        f"score above which a detection counts in precision, recall and Azure's metrics (default {THRESHOLD}); "
         "COCO's metrics have none",
+        default=None,
     )
     parser.add_argument(
         "--azure-config", metavar="FILE", type=Path, help="Azure's evaluation config: metrics and thresholds, as JSON"
@@ -74,9 +64,8 @@ def add_parser(subparsers: Any) -> None:
         default="error",
         help="what to do with boxes and images that cannot be used: stop (default), or leave them out and say so",
     )
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
-    parser.add_argument("--json", action="store_true", help="print the content of metrics.json instead of tables")
-    parser.set_defaults(run=run)
+    add_revision(parser)
+    add_json(parser, "print the content of metrics.json instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:

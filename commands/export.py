@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import positive_int
+from .arguments import add_force, add_json, positive_int
 from .images import find_images
 from .verify import sample_images
 
@@ -32,14 +32,7 @@ examples:
 FORMS = ("onnx", "torch", "mlflow")
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "export",
-        help="write a detector as ONNX, torch.export or MLflow, proved against the model",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model folder, or (not for mlflow) its Hub name")
     parser.add_argument("output", metavar="OUT", type=Path, help="OUT.onnx, OUT.pt2, or a folder for mlflow")
     parser.add_argument("--to", choices=FORMS, required=True, help="what to write")
@@ -58,9 +51,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--limit", metavar="N", type=positive_int, default=50, help="of --data only the first N images (default 50)"
     )
-    parser.add_argument("--force", action="store_true", help="replace OUT, an earlier output of this command")
-    parser.add_argument("--json", action="store_true", help="print the proof as JSON")
-    parser.set_defaults(run=run)
+    add_force(parser)
+    add_json(parser, "print the proof as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

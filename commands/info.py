@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_model_and_size
+from .arguments import add_json, add_model_and_size, add_revision
 from .default_model import default_model
 
 DESCRIPTION = """\
@@ -28,18 +28,10 @@ PHOTO = (800, 1333)
 MOST_LABELS = 12
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "info",
-        help="print a detector's family, classes, parameters and operations",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_size(parser)
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.set_defaults(run=run)
+    add_revision(parser)
+    add_json(parser, "print one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 DISTRIBUTION = "deformable-detr-refine"
 VERBS = {
@@ -90,10 +91,25 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, text in VERBS.items():
         if name == verb:
-            import_module(f"{__package__}.{name}").add_parser(subparsers)
+            add_verb(subparsers, name)
         else:
             subparsers.add_parser(name, help=text)
     return parser
+
+
+def add_verb(subparsers: Any, name: str) -> None:
+    """Adds a verb's parser, with the texts and arguments of its file."""
+    verb = import_module(f"{__package__}.{name}")
+    parser = subparsers.add_parser(
+        name,
+        help=VERBS[name],
+        description=verb.DESCRIPTION,
+        epilog=getattr(verb, "EXAMPLES", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **getattr(verb, "PARSER", {}),
+    )
+    parser.set_defaults(run=verb.run)
+    verb.add_arguments(parser)
 
 
 if __name__ == "__main__":

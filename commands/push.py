@@ -2,9 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from .arguments import fraction
+from .arguments import THRESHOLD, add_threshold
 
 DESCRIPTION = """\
 Uploads a model folder to the Hub in one commit: weights, image processor, this package's model code (so that
@@ -21,14 +20,7 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "push",
-        help="upload a detector to the Hub, with its model card",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder")
     parser.add_argument("repo_id", metavar="OWNER/NAME", help="the repository; made if there is none")
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
@@ -36,11 +28,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
     parser.add_argument("--license", metavar="ID", help="licence of the weights, as the Hub names it: mit, apache-2.0")
     parser.add_argument("--image", metavar="IMAGE", help="photo to show in the card with what is found in it")
-    parser.add_argument(
-        "--threshold", metavar="T", type=fraction, default=0.3, help="least score shown by the card (default 0.3)"
-    )
+    add_threshold(parser, f"least score shown by the card (default {THRESHOLD})")
     parser.add_argument("--metrics", metavar="FILE", type=Path, help="a metrics.json elsewhere than in MODEL")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

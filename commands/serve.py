@@ -3,9 +3,8 @@
 import argparse
 import os
 from importlib.util import find_spec
-from typing import Any
 
-from .arguments import port, positive_int
+from .arguments import add_device, add_model, add_port_and_host, add_revision, positive_int
 from .default_model import default_model
 
 DESCRIPTION = """\
@@ -26,25 +25,9 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "serve",
-        help="answer requests over HTTP, in the schema of Azure ML",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        help="a model folder, an exported .onnx file or MLflow folder, or a Hub name (default: the package's own, of "
-        "blood cells)",
-    )
-    parser.add_argument("--port", metavar="N", type=port, default=5001, help="where it listens (default 5001)")
-    parser.add_argument(
-        "--host", metavar="ADDRESS", default="127.0.0.1", help="0.0.0.0 for other machines too (default 127.0.0.1)"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_port_and_host(parser, 5001, "where it listens")
     # Azure's own variable. A default that is a string is held to the type like an argument.
     parser.add_argument(
         "--workers",
@@ -69,9 +52,9 @@ def add_parser(subparsers: Any) -> None:
     settings.add_argument(
         "--batch-size", metavar="N", type=positive_int, help="images of one shape at a time (default 4)"
     )
-    settings.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
+    add_device(settings, default=None)
     settings.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as the model is saved)")
-    settings.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
+    add_revision(settings)
     settings.add_argument(
         "--request-bytes",
         metavar="N",
@@ -92,7 +75,6 @@ def add_parser(subparsers: Any) -> None:
         const=1,
         help="fetch from addresses of this machine and its network too; only where every client is trusted",
     )
-    parser.set_defaults(run=run)
 
 
 SETTINGS = (

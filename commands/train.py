@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 DESCRIPTION = """\
 usage: ddetr train [CONFIG.yaml] [--key value ...]
@@ -40,11 +39,12 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    # No prefix: every word, `--key` too, is a setting, which the training reads itself.
-    parser = subparsers.add_parser("train", add_help=False, prefix_chars="\0", usage="see ddetr train --help")
+# No prefix: every word, `--key` too, is a setting, which the training reads itself.
+PARSER = {"add_help": False, "prefix_chars": "\0", "usage": "see ddetr train --help"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,8 +5,8 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from .arguments import add_json
 from .images import find_images
 
 DESCRIPTION = """\
@@ -31,14 +31,7 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "verify",
-        help="compare a checkpoint's numbers with the real MMDetection",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a .pth file of MMDetection")
     parser.add_argument(
         "--images",
@@ -55,8 +48,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="also write the model back in MMDetection's form and let MMDetection load and run that",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
-    parser.set_defaults(run=run)
+    add_json(parser, "print one JSON document instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .arguments import fraction, non_negative_int, point, positive_int
+from .arguments import THRESHOLD, add_device, add_revision, add_threshold, non_negative_int, point, positive_int
 from .default_model import model_and_images
 from .images import find_images
 from .output import make_writable
@@ -26,14 +26,7 @@ examples:
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "visualize",
-        help="draw where a detector looks, what it proposes and how it refines boxes",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
         metavar="[MODEL] IMAGE",
@@ -50,10 +43,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--level", metavar="N", type=non_negative_int, default=0, help="the token's; 0 (default) is the finest"
     )
-    parser.add_argument("--threshold", metavar="T", type=fraction, default=0.3, help="least score, 0..1 (default 0.3)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default auto)")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit, for a model of the Hub")
-    parser.set_defaults(run=run)
+    add_threshold(parser, f"least score, 0..1 (default {THRESHOLD})")
+    add_device(parser)
+    add_revision(parser)
 
 
 def run(args: argparse.Namespace) -> int:

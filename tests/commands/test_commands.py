@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from support.http_server import serving
 
+from ddetr import arguments as ddetr_arguments
 from ddetr.default_model import model_and_images
 from ddetr.images import find_images, natural_key, picture_names
 from ddetr.main import VERBS, main
@@ -25,6 +26,7 @@ from deformable_detr_refine import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
+from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.inference.detector import Detector
 
 PHOTOS = Path(__file__).parents[2] / "samples" / "images"
@@ -313,6 +315,10 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     printed = capsys.readouterr().out
     assert "example" in printed
     assert f"  ddetr {verb} " in printed or f"  ddetr {verb}\n" in printed
+
+
+def test_the_commands_default_threshold_is_the_packages():
+    assert ddetr_arguments.THRESHOLD == THRESHOLD
 
 
 def test_version(capsys):

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import importlib
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 import yaml
 from support.doc_blocks import PAGES, ROOT, blocks, inline, name
 
-from ddetr.main import VERBS, main
+from ddetr.main import VERBS, add_verb, main
 
 pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train]")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -172,7 +171,7 @@ def check_settings(words: list[str], where: str) -> None:
 @cache
 def parser_of(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ddetr")
-    importlib.import_module(f"ddetr.{verb}").add_parser(parser.add_subparsers())
+    add_verb(parser.add_subparsers(), verb)
     return parser
 
 
