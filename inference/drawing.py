@@ -48,7 +48,12 @@ def text_color(background: Color) -> Color:
 
 
 def draw_boxes(
-    image: Image.Image, boxes: np.ndarray, labels: Sequence[int], texts: Sequence[str], scores: Sequence[float]
+    image: Image.Image,
+    boxes: np.ndarray,
+    labels: Sequence[int],
+    texts: Sequence[str],
+    scores: Sequence[float],
+    colors: Sequence[Color] | None = None,
 ) -> Image.Image:
     """Draws N boxes with a text chip each into a copy of an RGB image.
 
@@ -61,22 +66,24 @@ def draw_boxes(
         labels: (N,) class ids, which choose the colours.
         texts: (N,) what the chips say.
         scores: (N,) the higher, the earlier a chip is placed.
+        colors: (N,) in place of the classes' own.
 
     Returns:
         A new RGB image of the same size.
     """
     picture = image.convert("RGB").copy()
+    colors = [class_color(label) for label in labels] if colors is None else colors
     draw = ImageDraw.Draw(picture, "RGBA")
     rects = [_inside(box, picture.size) for box in boxes]
     by_area = sorted(range(len(rects)), key=lambda i: -_area(rects[i]))
     line = _line_width(picture.size, len(rects))
     for i in by_area:
-        _draw_rect(draw, rects[i], class_color(labels[i]), line)
+        _draw_rect(draw, rects[i], colors[i], line)
     font = _font(_font_size(picture.size, len(rects)))
     texts = [_fit(text, font, picture.width) for text in texts]
     chips = _place_chips(rects, texts, scores, font, line, picture.size)
     for i, chip in sorted(chips.items(), key=lambda item: scores[item[0]]):
-        _draw_chip(draw, chip, texts[i], class_color(labels[i]), font)
+        _draw_chip(draw, chip, texts[i], colors[i], font)
     return picture
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from deformable_detr_refine.inference.drawing import draw_boxes
+from deformable_detr_refine.inference.drawing import Color, draw_boxes
 from deformable_detr_refine.messages import counted, printable
 
 from ..evaluated_image import EvaluatedImage
@@ -20,6 +20,8 @@ WORST, BEST = 6, 4
 # Pixels of a picture's longer side; small images are enlarged up to four times, so that the chips can be read.
 SIDE, MOST_ENLARGED = 560, 4
 _KIND_NAMES = list(KINDS)
+# Of Okabe and Ito's palette, which stays distinct for the colour-blind; the page's legend names them.
+RIGHT, WRONG, CROWD = (86, 180, 233), (213, 94, 0), (200, 200, 200)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def _draw_truth(pixels: Image.Image, image: EvaluatedImage, names: Sequence[str]
     labels = np.concatenate([image.true_labels[~crowd], image.true_labels[crowd]])
     remarks = np.concatenate([np.where(is_found, "", " not found"), np.full(crowd.sum(), " crowd")])
     texts = [names[label] + remark for label, remark in zip(labels, remarks, strict=True)]
-    return _draw(pixels, image.size, boxes, labels, texts, (remarks == " not found").astype(float))
+    colors = [{"": RIGHT, " crowd": CROWD}.get(remark, WRONG) for remark in remarks]
+    return _draw(pixels, image.size, boxes, labels, texts, (remarks == " not found").astype(float), colors)
 
 
 def _draw_found(
@@ -104,7 +107,8 @@ def _draw_found(
     remarks = ["" if kind == NONE else f" {_KIND_NAMES[kind]}" for kind in kinds]
     rows = zip(labels, scores, remarks, strict=True)
     texts = [f"{names[label]} {score:.2f}{remark}" for label, score, remark in rows]
-    return _draw(pixels, image.size, boxes, labels, texts, scores + (kinds != NONE))
+    colors = [RIGHT if kind == NONE else WRONG for kind in kinds]
+    return _draw(pixels, image.size, boxes, labels, texts, scores + (kinds != NONE), colors)
 
 
 def _draw(
@@ -114,6 +118,7 @@ def _draw(
     labels: np.ndarray,
     texts: Sequence[str],
     ranks: np.ndarray,
+    colors: Sequence[Color],
 ) -> str:
     """A JPEG of bounded size as a data URI; chips with a higher rank choose their place first."""
     scale = min(SIDE / max(pixels.size), MOST_ENLARGED)
@@ -121,7 +126,7 @@ def _draw(
     small = pixels.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     boxes = boxes * np.array([width / size[1], height / size[0]] * 2)
     file = io.BytesIO()
-    draw_boxes(small, boxes, labels, texts, ranks).save(file, format="JPEG", quality=80, optimize=True)
+    draw_boxes(small, boxes, labels, texts, ranks, colors).save(file, format="JPEG", quality=80, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 

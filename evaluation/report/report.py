@@ -31,10 +31,12 @@ from ..metrics.curves import (
 )
 from ..metrics.error_kinds import KINDS, error_kinds
 from ..metrics.matching import ON_CROWD, Matches, match
-from .pictures import choose_images, picture
+from .pictures import CROWD, RIGHT, WRONG, choose_images, picture
 from .plots import Line, Style, line_plot
 from .training_curves import training_plots
 
+# The best F1 below which no threshold is worth advising: most boxes are wrong, or most objects missed, at any.
+USEFUL_F1 = 0.1
 # Curves shown at first, curves drawn at all (with the lowest AP), classes in the confusion matrix, confusions listed.
 SHOWN, DRAWN, IN_MATRIX, CONFUSIONS = 8, 100, 15, 10
 
@@ -47,6 +49,9 @@ def write_report(
     image_of: Callable[[EvaluatedImage], Image.Image] | None = None,
     title: str = "",
     history: Iterable[Mapping[str, Any]] | None = None,
+    threshold: float | None = None,
+    facts: Mapping[str, str] | None = None,
+    left_out: Sequence[str] = (),
 ) -> Path:
     """Writes FOLDER/report.html.
 
@@ -61,6 +66,9 @@ def write_report(
             told on the page. Without it no picture is drawn.
         title: what was evaluated on what.
         history: the Trainer's `state.log_history`, for training curves.
+        threshold: the score above which boxes count in errors, confusions and pictures; `useful_threshold` if None.
+        facts: what is told of the evaluation beside its title (date, device, weights, ...), by name.
+        left_out: a line for each image that was not evaluated, with the reason.
 
     Returns:
         The page's path.
@@ -68,11 +76,28 @@ def write_report(
     Raises:
         ImportError: jinja2, matplotlib or pycocotools is missing.
     """
-    page = _template().render(_content(images, metrics, names, image_of, title, list(history or ())))
+    content = _content(images, metrics, names, image_of, title, list(history or ()), threshold)
+    content["facts"] = {name: printable(value, 200) for name, value in (facts or {}).items()}
+    content["left_out"] = [printable(line, 300) for line in left_out]
+    page = _template().render(content)
     path = Path(folder) / "report.html"
     with new_path(path) as new:
         new.write_text(page, encoding="utf-8", newline="\n")
     return path
+
+
+def useful_threshold(images: Sequence[EvaluatedImage]) -> float:
+    """The score threshold with the best F1 over all boxes at IoU 0.5; the default one where none is of use."""
+    return _threshold(_best(match(list(images), (0.5,))))
+
+
+def _best(matches: Matches) -> BestThreshold:
+    judged = matches.truths[0] != ON_CROWD
+    return best_threshold(matches.scores[judged], matches.truths[0][judged] >= 0, len(matches.true_labels))
+
+
+def _threshold(best: BestThreshold) -> float:
+    return THRESHOLD if best.threshold is None or best.f1 < USEFUL_F1 else best.threshold
 
 
 def _template() -> Any:
@@ -99,14 +124,14 @@ def _content(
     image_of: Callable[[EvaluatedImage], Image.Image] | None,
     title: str,
     history: list[Mapping[str, Any]],
+    threshold: float | None,
 ) -> dict[str, Any]:
     """Everything the template shows."""
     images = sorted(images, key=lambda image: image.image_id)
     matches = match(images, (0.5, 0.75))
     shown_names = [printable(name) for name in names]
-    judged = matches.truths[0] != ON_CROWD
-    overall = best_threshold(matches.scores[judged], matches.truths[0][judged] >= 0, len(matches.true_labels))
-    threshold = THRESHOLD if overall.threshold is None else overall.threshold
+    overall = _best(matches)
+    threshold = _threshold(overall) if threshold is None else threshold
     classes = _classes(matches, metrics, names, shown_names)
     return {
         "title": printable(title, 200) or "Evaluation of a detector",
@@ -116,6 +141,7 @@ def _content(
         "objects": len(matches.true_labels),
         "boxes": int(np.count_nonzero(matches.scores > threshold)),
         "overall": overall,
+        "useful": overall.threshold is not None and overall.f1 >= USEFUL_F1,
         "threshold": threshold,
         "classes": classes,
         "most_objects": max((row["objects"] for row in classes), default=0),
@@ -124,6 +150,7 @@ def _content(
         **_confusion(confusion_matrix(matches, names, threshold), shown_names),
         "kinds": KINDS,
         "errors": error_kinds(matches, names, threshold),
+        "colors": {"right": RIGHT, "wrong": WRONG, "crowd": CROWD},
         "pictures": _pictures(images, matches, shown_names, threshold, image_of),
         "training": training_plots(history),
     }
@@ -224,4 +251,4 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-__all__ = ["write_report"]
+__all__ = ["useful_threshold", "write_report"]

@@ -33,9 +33,14 @@ def training_plots(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str,
         keys = dict.fromkeys(key for entry in entries for key in entry if re.fullmatch(pattern, str(key)))
         lines = []
         for key in keys:
-            points = [(entry[clock], entry[key]) for entry in entries if _is_number(entry.get(key))]
+            points: dict[float, float] = {}
+            for entry in entries:
+                if _is_number(entry.get(key)):
+                    # The first: at its end the Trainer evaluates the best weights again, as of the last epoch.
+                    points.setdefault(entry[clock], entry[key])
             if points:
-                lines.append(Line(key, *zip(*points, strict=True), Style.number(len(lines))))
+                mark = next(iter(points.items())) if len(points) == 1 else None  # one point makes no line
+                lines.append(Line(str(key), list(points), list(points.values()), Style.number(len(lines)), mark))
         if lines:
             svg = line_plot(lines, clock, axis, f"{heading} over {clock}s", unit_y=axis == "AP")
             plots.append((heading, svg, [(line.key, line.style) for line in lines]))
