@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="numbers to compute in (default float32)")
     add_threshold(
         parser,
-        f"score above which a detection counts in precision, recall and Azure's metrics (default {THRESHOLD}); "
-        "COCO's metrics have none",
+        "score above which a detection counts in precision, recall and the page's errors (default: that with the best "
+        f"F1) and in Azure's metrics (default {THRESHOLD}); COCO's metrics have none",
         default=None,
     )
     parser.add_argument(
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
     from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
     from deformable_detr_refine.evaluation.predict import predict
-    from deformable_detr_refine.evaluation.report.report import write_report
+    from deformable_detr_refine.evaluation.report.report import origin, page_facts, useful_threshold, write_report
     from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
     from deformable_detr_refine.files import check_new_file
     from deformable_detr_refine.inference.load_detector import load_detector
@@ -117,8 +117,13 @@ def run(args: argparse.Namespace) -> int:
 
     coco = coco_metrics(images, names)
     by_azure = azure_metrics(images, names, AzureEvaluation(METRICS, azure.iou_threshold, azure.box_score_threshold))
+    # One threshold for precision and recall in the table, the CSV and the page.
+    fixed = args.threshold is not None or args.azure_config is not None
+    threshold = azure.box_score_threshold if fixed else useful_threshold(images)
+    by_label = azure_metrics(images, names, AzureEvaluation(["per_label_metrics"], azure.iou_threshold, threshold))
+    by_label = by_label["per_label_metrics"]
     about = {
-        "model": args.model,
+        **origin(args.model),
         "data": args.data,
         "split": split,
         "images": len(images),
@@ -127,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
             "images": len(unusable) + _lost(data.defects, "image", tried),
             "objects": sum(rows.left_out.values()) + _lost(data.defects, "object", tried),
         },
-        "threshold": azure.box_score_threshold,
+        "threshold": threshold,
+        "azure_threshold": azure.box_score_threshold,
         "device": str(model.device),
         "dtype": args.dtype,
         "images_per_second": round(len(images) / seconds, 2),
@@ -137,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     ids = dict(zip(data.label_map.names, data.label_map.category_ids, strict=True))
     category_ids = [ids.get(name) for name in names]
     write_detections(args.output / "detections.json", images, category_ids)
-    write_per_class(args.output / "per_class.csv", coco["per_class"], by_azure["per_label_metrics"], category_ids)
+    write_per_class(args.output / "per_class.csv", coco["per_class"], by_label, category_ids)
     write_metrics(args.output / "metrics.json", metrics)
     numbers = {image_id: number for number, image_id in enumerate(dataset["image_id"])}
     write_report(
@@ -148,11 +154,14 @@ def run(args: argparse.Namespace) -> int:
         image_of=lambda image: row_image(dataset[numbers[image.image_id]]),
         title=f"{Path(args.model).name} on {Path(args.data).name}, {split}",
         history=_training_history(args.model),
+        threshold=threshold,
+        facts=page_facts(about),
+        left_out=[*unusable, *(str(defect) for defect in data.defects if defect.loses == "image")],
     )
     if args.json:
         sys.stdout.write((args.output / "metrics.json").read_text(encoding="utf-8"))
     else:
-        print(_tables(coco, by_azure["per_label_metrics"], about))
+        print(_tables(coco, by_label, about))
         print("Written: " + ", ".join(str(args.output / name) for name in FILES))
     return 0
 

@@ -114,15 +114,27 @@ def _check_steps(trainer: DetectionTrainer, checkpoint: Path | None, say: Callab
 def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Path) -> None:
     from deformable_detr_refine.data.row_image import row_image
     from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
-    from deformable_detr_refine.evaluation.report.report import write_report
+    from deformable_detr_refine.evaluation.report.report import origin, page_facts, useful_threshold, write_report
     from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
 
     names, category_ids, images = data.label_map.names, data.label_map.category_ids, trainer.evaluated
-    azure = AzureEvaluation(METRICS, trainer.args.iou_threshold, trainer.args.box_score_threshold)
+    args = trainer.args
+    azure = AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
     metrics, by_azure = coco_metrics(images, names), azure_metrics(images, names, azure)
+    # One threshold for precision and recall in the CSV and on the page.
+    threshold = args.box_score_threshold if "box_score_threshold" in args.given else useful_threshold(images)
+    per_label = AzureEvaluation(["per_label_metrics"], args.iou_threshold, threshold)
+    by_label = azure_metrics(images, names, per_label)["per_label_metrics"]
+    about = {
+        **origin(output),
+        "threshold": threshold,
+        "azure_threshold": args.box_score_threshold,
+        "device": str(args.device),
+        "dtype": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+    }
     write_detections(output / "detections.json", images, category_ids)
-    write_per_class(output / "per_class.csv", metrics["per_class"], by_azure["per_label_metrics"], category_ids)
-    write_metrics(output / "metrics.json", {**metrics, "azure": by_azure})
+    write_per_class(output / "per_class.csv", metrics["per_class"], by_label, category_ids)
+    write_metrics(output / "metrics.json", {**metrics, "azure": by_azure, "about": about})
     rows = trainer.eval_dataset.rows
     index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     write_report(
@@ -133,4 +145,6 @@ def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Pa
         image_of=lambda image: row_image(rows[index_of[image.image_id]]),
         title=f"Validation of {output.name}",
         history=trainer.state.log_history,
+        threshold=threshold,
+        facts=page_facts(about),
     )

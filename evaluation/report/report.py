@@ -8,6 +8,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deformable_detr_refine.files import new_path
+from deformable_detr_refine.files import new_path, sha256_of
 from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.messages import printable
 
@@ -84,6 +85,27 @@ def write_report(
     with new_path(path) as new:
         new.write_text(page, encoding="utf-8", newline="\n")
     return path
+
+
+def origin(model: str | Path) -> dict[str, str]:
+    """Which detector is evaluated, and when: its name, the digest of its weights where they are one file, the date."""
+    weights = Path(model, "model.safetensors")
+    return {
+        "model": str(model),
+        "weights_sha256": sha256_of(weights) if weights.is_file() else "",
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+    }
+
+
+def page_facts(about: Mapping[str, Any]) -> dict[str, str]:
+    """What the page tells of an evaluation, from its `origin`, device and dtype."""
+    facts = {
+        "Evaluated": about["date"].replace("T", " ").replace("+00:00", " UTC"),
+        "Model": about["model"],
+        "Weights (sha256)": about["weights_sha256"][:12],
+        "Device": f"{about['device']}, {about['dtype']}",
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def useful_threshold(images: Sequence[EvaluatedImage]) -> float:
@@ -251,4 +273,4 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-__all__ = ["useful_threshold", "write_report"]
+__all__ = ["origin", "page_facts", "useful_threshold", "write_report"]
