@@ -3,6 +3,7 @@
 import argparse
 import ast
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -209,3 +210,10 @@ def templates() -> frozenset[str]:
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.add(" ".join(node.value.split()))
     return frozenset(found)
+
+
+def test_the_reference_of_the_command_line_has_every_verb():
+    hook = runpy.run_path(str(ROOT / "docs" / "hooks" / "command_help.py"))
+    page = hook["on_page_markdown"](hook["MARK"], None, None, None)
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(VERBS)
+    assert page.count("usage: ddetr ") == len(VERBS)
