@@ -21,7 +21,9 @@ from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 from deformable_detr_refine.evaluation.metrics.matching import match
 from deformable_detr_refine.evaluation.report import report
 from deformable_detr_refine.evaluation.report.pictures import BEST, SIDE, WORST, choose_images
-from deformable_detr_refine.evaluation.report.report import CONFUSIONS, IN_MATRIX, write_report
+from deformable_detr_refine.evaluation.report.report import CONFUSIONS, IN_MATRIX, useful_threshold, write_report
+from deformable_detr_refine.evaluation.report.training_curves import training_plots
+from deformable_detr_refine.inference.detections import THRESHOLD
 
 NAMES = ("a", "b", "c", "d")
 VOID = {"meta", "img", "input", "br"}
@@ -204,7 +206,7 @@ def test_names_are_shown_and_do_nothing(tmp_path):
 def test_little_to_show(images, names, tmp_path):
     page = write(images, tmp_path, names, image_of=grey)
     assert "nan" not in page.words and "Kinds of error" in page.words
-    assert ("No box is right" in page.words) == (not images or not len(images[0].true_boxes) or names != NAMES[:1])
+    assert ("no box is right" in page.words) == (not images or not len(images[0].true_boxes) or names != NAMES[:1])
 
 
 def test_worst_and_best_images():
@@ -286,3 +288,27 @@ def test_importing_does_not_import_optional_packages():
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
                 assert not {"matplotlib", "jinja2", "pycocotools"} & {str(name).split(".")[0] for name in names}
+
+
+def test_no_threshold_is_advised_where_none_is_of_use(tmp_path):
+    """Of many wrong boxes one is right: the best F1 is next to nothing."""
+    boxes = [[0, 0, 9, 9], *[[50, 50, 60 + i % 30, 60] for i in range(99)]]
+    image = one_image(boxes, [0.01, *[0.05] * 99], true_boxes=[[0, 0, 9, 9], *[[80, 80, 99, 99]] * 20])
+    page = write([image], tmp_path)
+    assert "No score threshold is of use: the best F1 of any is 0.0" in page.words
+    assert "--threshold" not in page.words and useful_threshold([image]) == THRESHOLD
+
+
+def test_the_page_tells_what_was_evaluated_and_what_was_left_out(tmp_path):
+    facts = {"Evaluated": "2026-01-02 03:04 UTC", "Device": HOSTILE[0]}
+    page = write([one_image()], tmp_path, facts=facts, left_out=["b.jpg: it is damaged"], threshold=0.42)
+    assert "Evaluated 2026-01-02 03:04 UTC" in page.words and HOSTILE[0] in page.words
+    assert "1 image left out b.jpg: it is damaged" in page.words and "a score above 0.42" in page.words
+
+
+def test_the_last_evaluation_of_a_training_makes_no_spike_and_one_point_is_seen():
+    history = [{"epoch": 1, "eval_AP": 0.1}, {"epoch": 2, "eval_AP": 0.3, "loss": 2.0}, {"epoch": 2, "eval_AP": 0.9}]
+    (_, curve, _), (_, point, _) = training_plots(history)
+    path = re.search(r'data-key="eval_AP">\s*<path d="([^"]*)"', curve)[1]
+    assert len(re.findall("[ML]", path)) == 2  # the best weights' second evaluation is not drawn over the last epoch
+    assert point.count("<use") > curve.count("<use")  # a dot
