@@ -70,7 +70,8 @@ def examine(name: str, size: tuple[int, int] | None = None, revision: str | None
 
 def _training(folder: Path) -> dict[str, Any] | None:
     """What lies beside the weights: settings, steps and epochs, and the metrics of an evaluation."""
-    from deformable_detr_refine.serving.hub.model_card import METRICS, read_facts
+    from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
+    from deformable_detr_refine.serving.hub.card_facts import read_facts
 
     facts = read_facts(folder)
     found: dict[str, Any] = {}
@@ -83,7 +84,7 @@ def _training(folder: Path) -> dict[str, Any] | None:
             if name in facts.state
         }
     if facts.metrics:
-        found["metrics"] = {key: facts.metrics[key] for key in METRICS if key in facts.metrics}
+        found["metrics"] = {key: facts.metrics[key] for key in COCO_METRICS if key in facts.metrics}
     return found or None
 
 

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 LONGEST_SILENCE_SECONDS = 30.0
+USER_AGENT = "deformable-detr-refine"
 
 
 def is_url(source: object) -> bool:
@@ -19,6 +20,16 @@ def is_url(source: object) -> bool:
         (True, False, False)
     """
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def escaped(url: str) -> str:
+    """The URL with blanks and letters beyond ASCII escaped; what is escaped already stays.
+
+    Example:
+        >>> escaped("https://example.org/a b%20c.jpg")
+        'https://example.org/a%20b%20c.jpg'
+    """
+    return quote(url, safe="%/:=&?~#+!$,;'@()*[]")
 
 
 def copy_url(
@@ -45,9 +56,7 @@ def copy_url(
     deadline = time.monotonic() + timeout
     silence = min(timeout, LONGEST_SILENCE_SECONDS)
     opener = urllib.request.build_opener(_WebOnlyRedirects)
-    # Blanks and letters beyond ASCII are escaped; what is escaped already stays.
-    escaped = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
-    request = urllib.request.Request(escaped, headers={"User-Agent": "deformable-detr-refine"})
+    request = urllib.request.Request(escaped(url), headers={"User-Agent": USER_AGENT})
     length = 0
     try:
         with opener.open(request, timeout=silence) as response:

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from deformable_detr_refine.modeling.url_io import USER_AGENT, escaped
 
 from .limits import Limits
 
@@ -25,8 +27,6 @@ _PART = 1 << 16
 # metadata service at one of the second, and the third leads to IPv4 addresses of the network's own.
 _NOT_PUBLIC = [ipaddress.ip_network(name) for name in ("168.63.129.16/32", "192.0.0.0/24", "64:ff9b:1::/48")]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Blanks and letters beyond ASCII are escaped; what is escaped already stays.
-_UNESCAPED = "%/:=&?~+!$,;'@()*[]"
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
@@ -123,8 +123,8 @@ def _get(parts: SplitResult, limits: Limits, deadline: float, budget: "_Budget")
     where = _where(parts.geturl())
     connection = _Connection(parts, _addresses(parts, limits), deadline)
     with connection.limited(), contextlib.closing(connection):
-        target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_UNESCAPED)
-        connection.request("GET", target, headers={"User-Agent": "deformable-detr-refine", "Accept": "image/*"})
+        target = escaped((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        connection.request("GET", target, headers={"User-Agent": USER_AGENT, "Accept": "image/*"})
         response = connection.getresponse()
         if response.status in _REDIRECTS and (to := response.headers.get("Location")):
             return to

@@ -8,12 +8,11 @@ from transformers import Trainer
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation
+from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
 from deformable_detr_refine.messages import printable
 
 from .arguments import DataArguments, DetectionTrainingArguments
 from .setting_values import fault_of
-
-COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> None:

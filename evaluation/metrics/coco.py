@@ -22,6 +22,21 @@ AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 MOST = {1: 0, 10: 1, 100: 2}
 IOU_50, IOU_75 = 0, 5
 SHAPE = (10, 101, 4, 3)  # T, R, A, M
+# The twelve numbers, and what each says.
+COCO_METRICS = {
+    "AP": "AP (IoU 0.50:0.95)",
+    "AP50": "AP (IoU 0.50)",
+    "AP75": "AP (IoU 0.75)",
+    "APs": "AP, small objects",
+    "APm": "AP, medium objects",
+    "APl": "AP, large objects",
+    "AR1": "AR, 1 detection an image",
+    "AR10": "AR, 10 detections",
+    "AR100": "AR, 100 detections",
+    "ARs": "AR, small objects",
+    "ARm": "AR, medium objects",
+    "ARl": "AR, large objects",
+}
 
 
 def coco_metrics(images: Sequence[EvaluatedImage], names: Sequence[str], library: str | None = None) -> dict[str, Any]:

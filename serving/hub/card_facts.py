@@ -1,0 +1,119 @@
+"""What lies beside a model and tells where it comes from and how good it is.
+
+Read are metrics.json (`ddetr evaluate`, `ddetr train`), settings.yaml and trainer_state.json (`ddetr train`), and the
+sections of a README.md that stand there already, as `ddetr convert` writes them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard
+
+from deformable_detr_refine.messages import one_line
+
+# Sections that `model_card` writes anew; others of an earlier card stay.
+_OURS = ("Use", "Figures", "Recipe", "Provenance", "Labels")
+
+
+@dataclass
+class CardFacts:
+    """What lies beside a model.
+
+    Attributes:
+        metrics: metrics.json, or None.
+        settings: settings.yaml of the training, or None.
+        state: trainer_state.json, or None.
+        sections: title -> text, of the README.md there.
+        data: its front matter.
+        sha256: of each file of weights.
+        parameters: how many the model has.
+    """
+
+    metrics: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None
+    state: Mapping[str, Any] | None = None
+    sections: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    parameters: int = 0
+
+
+def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
+    """Reads the files of a model folder.
+
+    Args:
+        metrics: a metrics.json elsewhere.
+
+    Raises:
+        FileNotFoundError: `metrics` is not there.
+        ValueError: a file is not what its name says.
+    """
+    if metrics is not None and not metrics.is_file():
+        raise FileNotFoundError(f"There is no file of metrics {metrics}.")
+    measured = _read(metrics or folder / "metrics.json", json.loads, "JSON")
+    if measured is not None and not isinstance(measured.get("AP"), int | float):
+        raise ValueError(f"{metrics or folder / 'metrics.json'} has no AP: `ddetr evaluate` writes such files.")
+    if measured is not None and not _is_evaluation(measured):
+        raise ValueError(f"{metrics or folder / 'metrics.json'} is not as `ddetr evaluate` writes it.")
+    facts = CardFacts(
+        measured,
+        _read(folder / "settings.yaml", yaml.safe_load, "YAML"),
+        _read(folder / "trainer_state.json", json.loads, "JSON"),
+    )
+    if (readme := folder / "README.md").is_file():
+        try:
+            card = ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+            facts.data = card.data.to_dict()
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{readme} has a front matter that is not YAML: {one_line(error)}") from error
+        facts.sections = {title: _alone(text) for title, text in _sections(card.text) if title not in _OURS}
+    return facts
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    """'## title' and what stands under it, headings inside code blocks not counted."""
+    found: list[tuple[str, list[str]]] = []
+    in_code = False
+    for line in text.splitlines():
+        in_code ^= line.startswith("```")
+        if line.startswith("## ") and not in_code:
+            found.append((line[3:].strip(), []))
+        elif found:
+            found[-1][1].append(line)
+    return [(title, "\n".join(lines)) for title, lines in found]
+
+
+def _alone(text: str) -> str:
+    """A text without the pictures and links of its folder, which are not pushed."""
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n?", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
+
+
+def _read(file: Path, parse: Callable[[str], Any], form: str) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} is not {form}: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds {type(content).__name__}, expected names with values.")
+    return content
+
+
+def _is_evaluation(metrics: Mapping[str, Any]) -> bool:
+    """Whether the parts that the card shows have their form."""
+    classes = metrics.get("per_class") or {}
+    return (
+        isinstance(metrics.get("about", {}), dict)
+        and isinstance(classes, dict)
+        and all(isinstance(row, dict) and {"AP", "AP50", "objects"} <= row.keys() for row in classes.values())
+    )
+
+
+__all__ = ["CardFacts", "read_facts"]
