@@ -35,18 +35,9 @@ def fetch() -> Path:
 
 def main(arguments: list[str]) -> int:
     folder = fetch()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--import-mode=importlib",
-        "-c",
-        HERE / "pytest.ini",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += [HERE / "modeling.py", HERE / "image_processing.py", *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": f"{folder}{os.pathsep}{HERE}"}
+    pytest = [sys.executable, "-m", "pytest", "--import-mode=importlib", "-c", HERE / "pytest.ini", "-p", "stand_ins"]
+    command = [*pytest, HERE / "modeling.py", HERE / "image_processing.py", *arguments]
     return subprocess.run(command, env=environment, cwd=folder).returncode
 
 
