@@ -1,7 +1,8 @@
 """From images to what the model takes, and from its outputs to boxes in the original image."""
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
-from .boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from .annotations import coco_labels
+from .boxes import cxcywh_to_xyxy
 from .image_io import load_image, to_rgb
-from .size_rules import SIZE_RULES
+from .pixel_values import check_pixels, padded
+from .size_rules import SIZE_RULES, SizeRule, check_size, size_within
 
 
 class DeformableDetrRefineImageProcessorKwargs(ImagesKwargs, total=False):
@@ -43,7 +46,9 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     """MMDetection's test pipeline, and by its settings that of the other code bases: resize, normalise, pad.
 
     An image keeps its aspect ratio and grows or shrinks until its short side is `size["shortest_edge"]` or its long
-    side `size["longest_edge"]`, whichever comes first; `size_rule` says how sides are rounded. Bilinear without
+    side `size["longest_edge"]`, whichever comes first (one of them alone is the only limit); or until it fits
+    `{"max_height", "max_width"}`. `{"height", "width"}` stretches it; a whole number is the shortest edge, with 1333 as
+    the longest, as in transformers' DETR. `size_rule` says how sides are rounded. Bilinear without
     antialiasing, within one grey level of cv2's; with `antialias`, within one of Pillow's. Padding goes to the right
     and the bottom, after normalisation.
 
@@ -74,8 +79,14 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     def __init__(self, **kwargs: Unpack[DeformableDetrRefineImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
         _rule(self.size_rule)
+        check_size(self.size)
         if type(self.top_k) is not int or self.top_k < 1:
             raise ValueError(f"top_k={self.top_k!r} must be a whole number of at least 1.")
+
+    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict:
+        if isinstance(size, int):
+            size = {"shortest_edge": size, "longest_edge": 1333}
+        return super()._standardize_kwargs(size=size, **kwargs)
 
     def resized_shape(
         self, height: int, width: int, size: SizeDict | dict | None = None, size_rule: str | None = None
@@ -92,11 +103,14 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         """
         size = self.size if size is None else size
         size = size if isinstance(size, SizeDict) else SizeDict(**size)
-        if size.height and size.width:
+        check_size(size)
+        if size.height:
             return size.height, size.width
-        if not (size.shortest_edge and size.longest_edge):
-            raise ValueError(f"size needs 'shortest_edge' and 'longest_edge', or 'height' and 'width'; got {size}.")
-        resized = _rule(size_rule or self.size_rule)(height, width, size.shortest_edge, size.longest_edge)
+        rule = _rule(size_rule or self.size_rule)
+        if size.max_height:
+            resized = size_within(height, width, size.max_height, size.max_width, rule)
+        else:
+            resized = rule(height, width, size.shortest_edge or math.inf, size.longest_edge or math.inf)
         if 0 in resized:
             raise ValueError(
                 f"An image of {width}x{height} pixels is too thin: a side of 0 would be left after resizing."
@@ -137,17 +151,18 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         Args:
             images: one or a list.
             annotations: per image, COCO's form: `{"image_id": 7, "annotations": [{"bbox": [x, y, w, h] in pixels,
-                "category_id": 0, "iscrowd": 0}]}`; category ids are the model's class labels. Crowds and boxes
-                without area are left out, boxes are clipped to the image.
+                "category_id": 0, "iscrowd": 0}]}`; ids are whole numbers, category ids the model's class labels. Crowds
+                and boxes without area are left out, boxes are clipped to the image.
 
         Returns:
             `pixel_values` (B, 3, height, width), `pixel_mask` (B, height, width) with 1 on the image, and with
             annotations `labels`: per image `class_labels` (N,), `boxes` (N, 4) cxcywh normalised by the image itself,
             `area` (N,) in pixels of the original, `iscrowd` (N,), `orig_size` and `size` (2,) as (height, width),
-            `image_id`.
+            `image_id` (1,). All are tensors.
 
         Raises:
-            ValueError: an image's values cannot be grey levels, it is too thin, or annotations do not fit the images.
+            ValueError: an image is empty or too thin, or its values cannot be grey levels; annotations that do not fit
+                the images or are not of this form, with the place.
 
         Example:
             >>> from PIL import Image
@@ -171,7 +186,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             annotations = [annotations] if isinstance(annotations, dict) else annotations
             if len(annotations) != len(tensors):
                 raise ValueError(f"{len(tensors)} images came with {len(annotations)} annotations; give one per image.")
-            labels = [_labels(*pair) for pair in zip(annotations, tensors, strict=True)]
+            labels = [coco_labels(*pair, index) for index, pair in enumerate(zip(annotations, tensors, strict=True))]
         return self._preprocess(tensors, labels=labels, return_tensors=return_tensors, **kwargs)
 
     def _preprocess(
@@ -194,9 +209,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         labels: list[dict] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        if do_rescale:
-            for image in images:
-                _check_0_to_255(image)
+        for index, image in enumerate(images):
+            check_pixels(image, index, do_rescale)
         groups, order = group_images_by_shape(images, disable_grouping=disable_grouping)
         for shape, batch in groups.items():
             if do_resize:
@@ -209,7 +223,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             for image, target in zip(images, labels, strict=True):
                 target["size"] = torch.tensor(image.shape[-2:])
         if do_pad:
-            data = dict(zip(("pixel_values", "pixel_mask"), _padded(images, pad_size), strict=True))
+            data = dict(zip(("pixel_values", "pixel_mask"), padded(images, pad_size), strict=True))
             if return_tensors is None:
                 data = {name: list(tensor) for name, tensor in data.items()}
         elif return_tensors is not None and len({image.shape for image in images}) > 1:
@@ -233,7 +247,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         self,
         outputs: Any,
         threshold: float = 0.5,
-        target_sizes: Tensor | Sequence[tuple[int, int]] | None = None,
+        target_sizes: Tensor | Sequence[tuple[int, int] | Tensor] | None = None,
         top_k: int | None = None,
     ) -> list[dict[str, Tensor]]:
         """The model's outputs as detections: the best (query, class) pairs of each image, best first.
@@ -249,7 +263,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             it unless `clip_boxes` is False.
 
         Raises:
-            ValueError: there are more or fewer target sizes than images.
+            ValueError: there are more or fewer target sizes than images, or they are no pairs.
 
         Example:
             >>> from types import SimpleNamespace
@@ -270,7 +284,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         if self.clip_boxes:
             boxes = boxes.clamp(0, 1)
         if target_sizes is not None:
-            sizes = torch.as_tensor(target_sizes).to(boxes)  # (B, 2) as (height, width)
+            sizes = _size_pairs(target_sizes).to(boxes)
             boxes = boxes * sizes.flip(-1).repeat(1, 2).unsqueeze(1)
         return [
             {"scores": s[s > threshold], "labels": c[s > threshold], "boxes": b[s > threshold]}
@@ -278,65 +292,22 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         ]
 
 
-def _rule(name: str) -> Callable[[int, int, int, int], tuple[int, int]]:
+def _rule(name: str) -> SizeRule:
     if name not in SIZE_RULES:
         raise ValueError(f"size_rule={name!r} is none of {', '.join(SIZE_RULES)}.")
     return SIZE_RULES[name]
 
 
-def _padded(images: Sequence[Tensor], size: SizeDict | None) -> tuple[Tensor, Tensor]:
-    """Images at the upper left of one canvas, zero beyond them: (B, 3, height, width), and its mask, 1 on the image.
-
-    transformers' own `pad` copies each image three times.
-    """
-    sides = size or SizeDict(*(max(image.shape[axis] for image in images) for axis in (-2, -1)))
-    if not (sides.height and sides.width):
-        raise ValueError(f"pad_size has 'height' and 'width'; got {size}.")
-    canvas = images[0].new_zeros(len(images), images[0].shape[0], sides.height, sides.width)
-    mask = torch.zeros(len(images), sides.height, sides.width, dtype=torch.int64, device=canvas.device)
-    for index, image in enumerate(images):
-        _, height, width = image.shape
-        if height > sides.height or width > sides.width:
-            raise ValueError(f"An image of {width}x{height} pixels after resizing does not fit into pad_size {size}.")
-        canvas[index, :, :height, :width] = image
-        mask[index, :height, :width] = 1
-    return canvas, mask
-
-
-def _check_0_to_255(image: Tensor) -> None:
-    """Refuse an array whose values cannot be grey levels: 0..1 already, or 16 bits."""
-    if image.dtype == torch.uint8:
-        return
-    largest = image.float().max().item()
-    if largest > 255 or (image.is_floating_point() and 0 < largest <= 1):
-        raise ValueError(
-            f"An image of {image.dtype} has values up to {largest:.4g}, where 0..255 is expected: convert it to uint8, "
-            "or set do_rescale=False for values that are 0..1 already."
-        )
-
-
-def _labels(annotation: dict, image: Tensor) -> dict[str, Any]:
-    """COCO's form and the original image (3, height, width) -> labels for the model."""
-    height, width = image.shape[-2:]
-    if "annotations" not in annotation:
-        raise ValueError("An annotation is {'image_id': ..., 'annotations': [{'bbox', 'category_id'}, ...]}.")
-    objects = [item for item in annotation["annotations"] if not item.get("iscrowd", 0)]
-    xywh = torch.tensor([item["bbox"] for item in objects], dtype=torch.float32).reshape(-1, 4)
-    limits = torch.tensor([width, height] * 2, dtype=torch.float32)
-    xyxy = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), -1).clamp(min=0).minimum(limits)
-    kept = (xyxy[:, 2:] > xyxy[:, :2]).all(-1)
-    boxes = xyxy_to_cxcywh(xyxy[kept])
-    labels = {
-        "class_labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64)[kept],
-        "boxes": boxes / limits,
-        "area": boxes[:, 2:].prod(-1),
-        "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),
-        "orig_size": torch.tensor([height, width]),
-    }
-    if "image_id" in annotation:
-        image_id = annotation["image_id"]
-        labels["image_id"] = torch.tensor([image_id]) if isinstance(image_id, int) else image_id
-    return labels
+def _size_pairs(target_sizes: Tensor | Sequence[tuple[int, int] | Tensor]) -> Tensor:
+    """Pairs of (height, width) in whatever form -> (B, 2)."""
+    if not isinstance(target_sizes, Tensor):
+        pairs = [size.tolist() if hasattr(size, "tolist") else list(size) for size in target_sizes]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"target_sizes are pairs of (height, width), not {target_sizes}.")
+        target_sizes = torch.tensor(pairs).reshape(-1, 2)
+    if target_sizes.dim() != 2 or target_sizes.shape[1] != 2:
+        raise ValueError(f"target_sizes are (B, 2), pairs of (height, width), not {tuple(target_sizes.shape)}.")
+    return target_sizes
 
 
 DeformableDetrRefineImageProcessor.register_for_auto_class("AutoImageProcessor")

@@ -6,8 +6,12 @@ the image smaller. They differ in how they round, by up to 9 pixels.
 
 from collections.abc import Callable
 
+from transformers.image_utils import SizeDict
 
-def mmdet_size(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
+SizeRule = Callable[[int, int, float, float], tuple[int, int]]
+
+
+def mmdet_size(height: int, width: int, shortest_edge: float, longest_edge: float) -> tuple[int, int]:
     """(height, width) by one scale for both sides, rounded half up: MMDetection, detectron2 and detrex.
 
     Source: rescale_size in mmcv/image/geometric.py; ResizeShortestEdge of detectron2.
@@ -20,7 +24,7 @@ def mmdet_size(height: int, width: int, shortest_edge: int, longest_edge: int) -
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
-def original_size(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
+def original_size(height: int, width: int, shortest_edge: float, longest_edge: float) -> tuple[int, int]:
     """(height, width) by the rounded short side, from which the long one follows, cut off: the authors' repository.
 
     Source: its datasets/transforms.py; transformers until 4.40.
@@ -33,7 +37,7 @@ def original_size(height: int, width: int, shortest_edge: int, longest_edge: int
     return _with_short_side(height, width, short, short)
 
 
-def transformers_size(height: int, width: int, shortest_edge: int, longest_edge: int) -> tuple[int, int]:
+def transformers_size(height: int, width: int, shortest_edge: float, longest_edge: float) -> tuple[int, int]:
     """(height, width) as `original_size`, but the long side follows from the short one before it is rounded.
 
     Source: get_size_with_aspect_ratio in image_transforms.py of transformers 4.57 and 5.
@@ -46,7 +50,7 @@ def transformers_size(height: int, width: int, shortest_edge: int, longest_edge:
     return _with_short_side(height, width, round(short), short)
 
 
-def _short_side(height: int, width: int, shortest_edge: int, longest_edge: int) -> float:
+def _short_side(height: int, width: int, shortest_edge: float, longest_edge: float) -> float:
     short, long = min(height, width), max(height, width)
     return longest_edge * short / long if long / short * shortest_edge > longest_edge else shortest_edge
 
@@ -58,10 +62,64 @@ def _with_short_side(height: int, width: int, side: int, exact: float) -> tuple[
     return (side, int(exact * width / height)) if height <= width else (int(exact * height / width), side)
 
 
-SIZE_RULES: dict[str, Callable[[int, int, int, int], tuple[int, int]]] = {
+SIZE_RULES: dict[str, SizeRule] = {
     "mmdet": mmdet_size,
     "original": original_size,
     "transformers": transformers_size,
 }
 
-__all__ = ["SIZE_RULES", "mmdet_size", "original_size", "transformers_size"]
+_SIZE_FORMS: list[set[str]] = [
+    {"shortest_edge", "longest_edge"},
+    {"shortest_edge"},
+    {"longest_edge"},
+    {"max_height", "max_width"},
+    {"height", "width"},
+]
+
+
+def check_size(size: SizeDict) -> None:
+    """Refuses with a ValueError what is no size."""
+    given = dict(size)
+    if set(given) not in _SIZE_FORMS or not all(type(side) is int and side > 0 for side in given.values()):
+        forms = "; ".join(", ".join(sorted(form)) for form in _SIZE_FORMS)
+        raise ValueError(f"size={given} is none of the forms, whose sides are whole numbers of at least 1: {forms}.")
+
+
+def nearest_edges(size: SizeDict) -> tuple[int, int]:
+    """(shortest edge, longest edge) that come nearest to a size of any form, for what is told in edges only.
+
+    Example:
+        >>> nearest_edges(SizeDict(max_height=480, max_width=480)), nearest_edges(SizeDict(shortest_edge=600))
+        ((480, 480), (600, 1000))
+    """
+    if size.shortest_edge or size.longest_edge:
+        shortest = size.shortest_edge or round(size.longest_edge * 800 / 1333)
+        return shortest, size.longest_edge or round(shortest * 1333 / 800)
+    sides = (size.height, size.width) if size.height else (size.max_height, size.max_width)
+    return min(sides), max(sides)
+
+
+def size_within(height: int, width: int, max_height: int, max_width: int, rule: SizeRule) -> tuple[int, int]:
+    """(height, width) by the largest scale that keeps both sides within their maximum, rounded as the rule rounds.
+
+    Source: get_image_size_for_max_height_width in image_utils.py of transformers, which cuts off.
+
+    Example:
+        >>> size_within(663, 943, 480, 480, mmdet_size), size_within(663, 943, 480, 480, transformers_size)
+        ((337, 480), (337, 479))
+    """
+    scale = min(max_height / height, max_width / width)
+    half = 0.5 if rule is mmdet_size else 0
+    return int(height * scale + half), int(width * scale + half)
+
+
+__all__ = [
+    "SIZE_RULES",
+    "SizeRule",
+    "check_size",
+    "mmdet_size",
+    "nearest_edges",
+    "original_size",
+    "size_within",
+    "transformers_size",
+]

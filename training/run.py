@@ -13,6 +13,7 @@ from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.messages import counted
+from deformable_detr_refine.modeling.size_rules import nearest_edges
 
 from .checks import check_batches, check_evaluation, check_metric, check_settings
 from .mlflow_run import MlflowPictures, log_files, mlflow_run
@@ -49,8 +50,8 @@ def run(settings: Settings) -> dict[str, float]:
     check_evaluation(args, found.validation is not None)
     data = found.data
     processor = build_processor(model_args, data_args)
-    size = processor.size["shortest_edge"], processor.size["longest_edge"]
-    augmentation = training_transform(data_args.augmentation, *size, vertical_flip=data_args.vertical_flip)
+    edges = nearest_edges(processor.size)
+    augmentation = training_transform(data_args.augmentation, *edges, vertical_flip=data_args.vertical_flip)
     model, origin = build_model(model_args, data.label_map, args.head_surgery)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     say(f"Model: {origin} {parameters / 1e6:.1f} million parameters are trained.")

@@ -156,8 +156,12 @@ def _test_pipeline(processor: DeformableDetrRefineImageProcessor) -> list[dict[s
     size = processor.size
     if size.get("height") and size.get("width"):
         resize = {"type": "Resize", "scale": (size["width"], size["height"]), "keep_ratio": False}
-    else:
+    elif size.get("longest_edge") and size.get("shortest_edge"):
         resize = {"type": "Resize", "scale": (size["longest_edge"], size["shortest_edge"]), "keep_ratio": True}
+    elif size.get("max_height") and size["max_height"] == size["max_width"]:
+        resize = {"type": "Resize", "scale": (size["max_width"], size["max_height"]), "keep_ratio": True}
+    else:
+        raise CheckpointError(f"MMDetection has no resizing by {dict(size)}; give the image processor another size.")
     return [
         {"type": "LoadImageFromFile", "backend_args": None},
         resize,

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvF
 from transformers import AutoImageProcessor
@@ -40,6 +41,46 @@ def test_sizes_are_those_of_mmcv(height, width, expected):
     assert DeformableDetrRefineImageProcessor().resized_shape(height, width) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ({"max_height": 480, "max_width": 480}, {(663, 943): (337, 480), (943, 663): (480, 337), (48, 80): (288, 480)}),
+        ({"max_height": 100, "max_width": 400}, {(50, 100): (100, 200), (50, 300): (67, 400)}),
+        ({"height": 30, "width": 50}, {(663, 943): (30, 50)}),
+        (60, {(48, 80): (60, 100), (10, 1000): (13, 1333)}),
+        ({"shortest_edge": 60}, {(48, 80): (60, 100), (10, 1000): (60, 6000)}),
+        ({"longest_edge": 100}, {(48, 80): (60, 100), (10, 1000): (1, 100)}),
+    ],
+    ids=str,
+)
+def test_size_has_the_forms_of_transformers(size, expected, tmp_path, picture):
+    processor = DeformableDetrRefineImageProcessor(size=size)
+    assert {shape: processor.resized_shape(*shape) for shape in expected} == expected
+    given_in_the_call = DeformableDetrRefineImageProcessor()(picture, size=size, return_tensors="pt").pixel_values
+    assert torch.equal(processor(picture, return_tensors="pt").pixel_values, given_in_the_call)
+    processor.save_pretrained(tmp_path)
+    assert AutoImageProcessor.from_pretrained(tmp_path).size == processor.size
+
+
+@pytest.mark.parametrize("rule", ["transformers", "original"])
+def test_sides_within_a_maximum_are_those_of_transformers(rule):
+    from transformers.image_utils import get_image_size_for_max_height_width
+
+    processor = DeformableDetrRefineImageProcessor(size={"max_height": 301, "max_width": 407}, size_rule=rule)
+    for shape in ((663, 943), (943, 663), (100, 137), (301, 407), (7, 900)):
+        assert processor.resized_shape(*shape) == get_image_size_for_max_height_width(shape, 301, 407)
+
+
+@pytest.mark.parametrize(
+    "size", [{"shortest_edge": 0}, {"height": 5}, {"max_height": 5, "max_width": -5}, {"longest_edge": 1.5}, {}, True]
+)
+def test_what_is_no_size_is_refused_at_once(size, picture):
+    with pytest.raises(ValueError, match="size"):
+        DeformableDetrRefineImageProcessor(size=size)
+    with pytest.raises((ValueError, StrictDataclassError), match="size"):
+        DeformableDetrRefineImageProcessor()(picture, size=size, return_tensors="pt")
+
+
 def test_every_kind_of_input_gives_the_same(processor, picture, tmp_path):
     picture.save(tmp_path / "picture.png")
     array = np.asarray(picture).copy()
@@ -59,10 +100,22 @@ def test_every_kind_of_input_gives_the_same(processor, picture, tmp_path):
 
 def test_values_that_are_not_grey_levels_are_refused(processor, picture):
     array = np.asarray(picture)
-    with pytest.raises(ValueError, match=r"torch.float32 has values up to 1, .* do_rescale=False"):
+    with pytest.raises(ValueError, match=r"images\[0\], of torch.float32, .* from 0 to 1, .* do_rescale=False"):
         processor(array.astype(np.float32) / array.max(), return_tensors="pt")
-    with pytest.raises(ValueError, match=r"torch.uint16 has values up to"):
-        processor(array.astype(np.uint16) * 257, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"images\[1\], of torch.uint16, has values"):
+        processor([array, array.astype(np.uint16) * 257], return_tensors="pt")
+    with pytest.raises(ValueError, match=r"torch.int16, has values from -"):
+        processor(array.astype(np.int16) - 200, return_tensors="pt")
+    for do_rescale in (True, False):
+        with pytest.raises(ValueError, match=r"torch.bool, holds no grey levels"):
+            processor(array > 100, do_rescale=do_rescale, return_tensors="pt")
+        for value in (np.nan, np.inf, -np.inf):
+            broken = array.astype(np.float32)
+            broken[3, 4, 1] = value
+            with pytest.raises(ValueError, match=r"torch.float32, has values that are not finite"):
+                processor(broken, do_rescale=do_rescale, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"is empty: its shape is \(3, 0, 5\)"):
+        processor(torch.zeros(3, 0, 5, dtype=torch.uint8), return_tensors="pt")
     floats = processor(array.astype(np.float32), return_tensors="pt").pixel_values
     torch.testing.assert_close(floats, processor(array.copy(), return_tensors="pt").pixel_values, rtol=0, atol=0.02)
     scaled = processor(array.astype(np.float32) / 255, do_rescale=False, return_tensors="pt").pixel_values
@@ -144,8 +197,49 @@ def test_annotations_become_labels_of_the_image_itself(processor, picture):
 def test_annotations_that_do_not_fit_are_refused(processor, picture):
     with pytest.raises(ValueError, match="2 images came with 1 annotations"):
         processor([picture] * 2, {"image_id": 1, "annotations": []})
-    with pytest.raises(ValueError, match="An annotation is"):
-        processor(picture, {"image_id": 1, "boxes": []})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"image_id": 1, "boxes": []}, r"annotations\[1\] is not of the form"),
+        ({"image_id": 1, "annotations": {"bbox": [[1, 2, 3, 4]], "category": [0]}}, r"is not of the form"),
+        ([{"bbox": [1, 2, 3, 4], "category_id": 0}], r"annotations\[1\] is not of the form"),
+        ("a.json", r"annotations\[1\] is not of the form"),
+        ({"annotations": ["cat"]}, r"annotations\[1\], object 0 has no 'bbox' or no 'category_id'"),
+        ({"image_id": 7, "annotations": [{"category_id": 0}]}, r"\(image_id 7\), object 0 has no 'bbox'"),
+        ({"annotations": [{"bbox": [1, 2, 3, 4], "label": 0}]}, r"object 0 has no 'bbox' or no 'category_id'"),
+        *[
+            ({"annotations": [{"bbox": box, "category_id": 0}]}, r"object 0: bbox is \[x, y, width, height\]")
+            for box in ([1, 2, 3], [1, 2, 3, 4, 5], [1, 2, float("nan"), 4], [1, 2, 3, float("inf")], "1234x", None, 5)
+        ],
+        *[
+            ({"annotations": [{"bbox": [1, 2, 3, 4], "category_id": label}]}, "object 0: category_id must be a whole")
+            for label in (None, "3", 2.5, True, float("nan"), [1, 2])
+        ],
+        ({"annotations": [{"bbox": [1, 2, 3, 4], "category_id": -1}]}, "category_id -1 is negative"),
+        (
+            {"image_id": "a.jpg", "annotations": []},
+            r"annotations\[1\]\['image_id'\] must be a whole number, not 'a.jpg'",
+        ),
+        ({"image_id": 1.5, "annotations": []}, "must be a whole number, not 1.5"),
+    ],
+    ids=str,
+)
+def test_malformed_annotations_are_named_with_their_place(annotation, message, processor, picture):
+    with pytest.raises(ValueError, match=message):
+        processor([picture] * 2, [{"image_id": 1, "annotations": []}, annotation])
+
+
+@pytest.mark.parametrize(
+    "number", [int, np.int64, np.float64, np.array, torch.tensor, lambda n: np.array([n]), lambda n: torch.tensor([n])]
+)
+def test_numbers_of_numpy_and_torch_are_numbers(number, processor, picture):
+    box = {"bbox": np.array([8, 12, 40, 24]), "category_id": number(3), "iscrowd": np.int64(0)}
+    (labels,) = processor(picture, {"image_id": number(7), "annotations": (box,)}, return_tensors="pt").labels
+    assert labels["class_labels"].tolist() == [3] and labels["area"].tolist() == [960]
+    assert labels["image_id"].tolist() == [7]
+    assert all(isinstance(value, torch.Tensor) for value in labels.values())
 
 
 def test_round_trip_through_a_folder(processor, tmp_path, saved):
@@ -179,6 +273,25 @@ def test_top_k_counts_pairs_of_query_and_class(processor):
     assert everything[0]["boxes"].max() <= 1
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [torch.tensor([100, 200]), torch.tensor([10, 20])],
+        [np.array([100, 200]), (10, 20)],
+        np.array([[100, 200], [10, 20]]),
+        torch.tensor([[100, 200], [10, 20]]),
+        [[100, 200], torch.Size([10, 20])],
+    ],
+)
+def test_target_sizes_have_any_form(processor, sizes):
+    expected = processor.post_process_object_detection(outputs(), 0.6, [(100, 200), (10, 20)])
+    for found, other in zip(processor.post_process_object_detection(outputs(), 0.6, sizes), expected, strict=True):
+        assert torch.equal(found["boxes"], other["boxes"])
+
+
 def test_target_sizes_must_fit_the_batch(processor):
     with pytest.raises(ValueError, match="2 images came with 1 target sizes"):
         processor.post_process_object_detection(outputs(), 0.5, [(1, 1)])
+    for no_pairs in ([(1, 1, 3), (1, 1, 3)], torch.ones(2)):
+        with pytest.raises(ValueError, match="pairs of"):
+            processor.post_process_object_detection(outputs(), 0.5, no_pairs)
