@@ -12,13 +12,14 @@ IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
 WORKERS ?= 2
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve-env demo test test-fast conformity docs notebooks bench bench-full sanitize verify lint format clean
+.PHONY: help setup serve-env demo test test-fast conformity docs notebooks bench bench-full sanitize targets verify lint format clean
 
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
 	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out; WORKERS=4 runs more at once)"
 	@echo "make conformity  run transformers' own tests of every model on this package's classes (fetches them from PyPI)"
 	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (gcc, x86-64)"
+	@echo "make targets  compile the C code for all platforms of the wheels, and run its aarch64 build under qemu"
 	@echo "make verify  run the real MMDetection beside this package and compare (make verify CHECKPOINT=your.pth)"
 	@echo "make docs    build the documentation into build/site"
 	@echo "make notebooks  run every notebook and keep what it shows (make notebooks CHECK=--check writes nothing)"
@@ -78,6 +79,9 @@ sanitize: $(DEV)
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 			$(BIN)/python tests/fuzz/operator_in_c.py --library build/sanitized_$$build.so --seconds 30 || exit 1; \
 	done
+
+targets: $(DEV)
+	$(BIN)/pytest tests/modeling/test_c_targets.py
 
 demo/checkpoint.pth: | $(READY)
 	$(BIN)/python samples/random_checkpoint.py $@

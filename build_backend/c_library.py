@@ -12,16 +12,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 SOURCES = [Path(__file__).parents[1] / "modeling" / name for name in ("deformable_attention.c", "fused_passes.c")]
-# As modeling/ops_c.py looks for them.
+# As modeling/c_library.py looks for them.
 NAME = "deformable_attention_{build}" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 # Not -ffast-math, which would drop NaN. Without errno and traps, comparisons and conversions become vectors.
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-fPIC", "-shared", "-fvisibility=hidden"]
 ON_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
-# Flags of a usual compiler and zig's, which without -mcpu would compile for the very processor it runs on.
-BUILDS = {"baseline": ([], ["-s", "-mcpu=baseline"])}
-if ON_X86_64:
-    BUILDS["avx2"] = (["-mavx2", "-mfma"], ["-s", "-mcpu=baseline+avx2+fma"])
+BUILDS = {"baseline": [], "avx2": ["-mavx2", "-mfma"]} if ON_X86_64 else {"baseline": []}
+# Without -mcpu zig compiles for the very processor it runs on.
+ZIG_BUILDS = {"baseline": ["-s", "-mcpu=baseline"], "avx2": ["-s", "-mcpu=baseline+avx2+fma"]}
+# Without the C library, of which nothing is needed: zig would compile mingw's first, for minutes.
+ZIG_ON_WINDOWS = ["-nostdlib", "-rtlib=compiler-rt", "-Wl,--no-entry"]
+# What gcc and clang build on Windows needs libraries of theirs beside it, or Microsoft's headers: there zig is taken.
+COMPILERS = () if sys.platform == "win32" else ("cc", "gcc", "clang")
 # What ziglang has wheels for. Asking for it elsewhere, or offline, would make the installation fail.
 ZIG_RUNS_HERE = sys.platform in ("linux", "darwin", "win32") and (
     ON_X86_64 or platform.machine().lower() in ("aarch64", "arm64")
@@ -34,13 +37,13 @@ def ask_for_ziglang() -> list[str]:
     offline = any(os.environ.get(name, "0").lower() not in ("", "0", "false", "no", "off") for name in OFFLINE)
     if offline or not ZIG_RUNS_HERE or system_compiler():
         return []
-    return ["ziglang>=0.13"]
+    return ["ziglang>=0.17"]
 
 
 @cache
 def system_compiler() -> list[str] | None:
-    """The first of $CC, cc, gcc and clang that compiles the sources."""
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+    """The first of $CC and the usual ones that compiles the sources."""
+    for name in (os.environ.get("CC", ""), *COMPILERS):
         command = shlex.split(name)
         if command and shutil.which(command[0]):
             with tempfile.TemporaryDirectory() as folder:
@@ -51,16 +54,17 @@ def system_compiler() -> list[str] | None:
 
 def build(folder: Path) -> list[Path]:
     """Compile every build into `folder`; an empty list when nothing here can."""
-    compiler, zig = system_compiler(), False
-    if compiler is None and find_spec("ziglang"):
-        compiler, zig = [sys.executable, "-m", "ziglang", "cc"], True
-    if compiler is None:
+    command, flags = system_compiler(), BUILDS
+    if command is None and find_spec("ziglang"):
+        command, flags = [sys.executable, "-m", "ziglang", "cc"], ZIG_BUILDS
+        command += ZIG_ON_WINDOWS if sys.platform == "win32" else []
+    if command is None:
         print("No C compiler: deformable attention will run on PyTorch alone.", file=sys.stderr)
         return []
     libraries = []
-    for name, flags in BUILDS.items():
+    for name in BUILDS:
         library = folder / NAME.format(build=name)
-        if _compile([*compiler, *FLAGS, *flags[zig]], library):
+        if _compile([*command, *FLAGS, *flags[name]], library):
             libraries.append(library)
         elif name == "baseline":
             return []

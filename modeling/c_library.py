@@ -36,7 +36,7 @@ def library() -> tuple[ctypes.CDLL | None, str | None]:
     folders = [Path(__file__).parent]
     # A copy of this file that travelled with a model uses the installed package's library.
     if (spec := find_spec("deformable_detr_refine")) and spec.origin:
-        folders.append(Path(spec.origin).parent)
+        folders.append(Path(spec.origin).parent / "modeling")
     folder = next((folder for folder in folders if path_of(folder, "baseline").exists()), None)
     if folder is None:
         return (

@@ -10,6 +10,9 @@
 // tried with gcc 11 and 12, clang 14 and zig; of the C library it needs memcpy and memset, and nothing of PyTorch.
 
 #include <stdint.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #define INTERFACE 3  // c_library.py refuses a library of another version
 #define AHEAD 2      // queries to prefetch: rows of a head are H rows apart, which the hardware does not foresee
@@ -385,10 +388,15 @@ EXPORT void deformable_attention_run(Work *work, float *scratch) {
 
 EXPORT int deformable_attention_interface(void) { return INTERFACE; }
 
-// Whether this processor runs the build with AVX2.
+// Whether this processor, and its system, run the build with AVX2. Asked here and not by __builtin_cpu_supports, whose
+// answer zig's run-time library (0.17) leaves at no.
 EXPORT int deformable_attention_has_avx2(void) {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    unsigned a, b, c, d, kept, high;
+    const unsigned fma = 1 << 12, xgetbv = 1 << 27, avx = 1 << 28, avx2 = 1 << 5, registers = 6;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || ~c & (fma | xgetbv | avx)) return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));  // what the system keeps when it switches between programs
+    return !(~kept & registers) && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & avx2;
 #else
     return 0;
 #endif

@@ -1,5 +1,6 @@
 """The C backend against the specification in fp64, at awkward sizes, on bad input, on many threads and after a fork."""
 
+import importlib.util
 import itertools
 import multiprocessing
 import shutil
@@ -68,6 +69,26 @@ def test_there_is_a_library_where_there_is_a_compiler():
 
 def test_another_device_is_refused():
     assert c_unavailable(torch.device("cuda")) == "it computes on the CPU, not on cuda"
+
+
+@needs_library
+def test_avx2_is_used_where_the_processor_has_it():
+    if not Path("/proc/cpuinfo").exists() or len(BUILDS) == 1:
+        pytest.skip("nothing here tells what the processor has")
+    has_avx2 = {"avx2", "fma"} <= set(Path("/proc/cpuinfo").read_text().split())
+    for build in BUILDS:
+        library = c_library.open_library(c_library.path_of(FOLDER, build))
+        assert library.deformable_attention_has_avx2() == has_avx2
+    assert ("avx2" in c_library.library()[0]._name) == has_avx2
+
+
+@needs_library
+def test_a_copy_that_travelled_with_a_model_uses_the_installed_library(tmp_path):
+    copy = shutil.copy(c_library.__file__, tmp_path)
+    spec = importlib.util.spec_from_file_location("travelled", copy)
+    travelled = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(travelled)
+    assert Path(travelled.library()[0]._name).resolve().parent == FOLDER.resolve()
 
 
 def test_no_library_is_a_reason(monkeypatch):

@@ -48,7 +48,7 @@ def test_the_compiler_of_the_environment_comes_first(c_library, monkeypatch):
 
 def test_ziglang_is_asked_for_without_a_compiler(c_library, no_compiler):
     assert c_library.system_compiler() is None
-    assert c_library.ask_for_ziglang() == (["ziglang>=0.13"] if c_library.ZIG_RUNS_HERE else [])
+    assert c_library.ask_for_ziglang() == (["ziglang>=0.17"] if c_library.ZIG_RUNS_HERE else [])
 
 
 @pytest.mark.parametrize("name", ["PIP_NO_INDEX", "UV_OFFLINE"])
