@@ -1,6 +1,7 @@
 """What a code base has to say for itself, so that its checkpoints go the common path (`convert`, `export`)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,9 @@ class CodeBase(ABC):
         """
         raise CheckpointError(f"Models cannot be written for {self.title}.")
 
-    def weights_of(self, model: DeformableDetrRefineForObjectDetection) -> dict[str, Tensor]:
-        """A model's tensors under this code base's names, in its order."""
-        weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        return theirs_from_common(common_from_ours(weights, model.config, self.names), model.config, self.names)
+    def theirs(self, weights: Mapping[str, Tensor], config: DeformableDetrRefineConfig) -> dict[str, Tensor]:
+        """Our names -> tensors as this code base's, in its order."""
+        return theirs_from_common(common_from_ours(weights, config, self.names), config, self.names)
 
     def expected(self, config: DeformableDetrRefineConfig) -> dict[str, Tensor]:
         """Common name -> tensor without values, of the model of this configuration as this code base has it."""

@@ -8,12 +8,14 @@ from deformable_detr_refine.errors import CheckpointError
 
 from .checkpoints.open_checkpoint import open_checkpoint
 from .code_base import CodeBase
+from .detrex.code_base import Detrex
 from .mmdet.code_base import MMDetection
+from .original.code_base import Original
 from .shapes import beginnings, looks_like
 from .source import Files, Source, wrapper
 
 # The first whose mark a file bears is the one.
-CODE_BASES: dict[str, CodeBase] = {code_base.name: code_base for code_base in (MMDetection(),)}
+CODE_BASES: dict[str, CodeBase] = {code_base.name: code_base for code_base in (Original(), Detrex(), MMDetection())}
 
 
 def code_base_named(name: str) -> CodeBase:

@@ -16,10 +16,11 @@ from deformable_detr_refine.modeling import (
 )
 
 from .checks import check_names_and_shapes, check_values
+from .coco_rows import keep_80
 from .code_base import CodeBase
 from .code_bases import code_base_named, read_source
 from .conversion_report import ConversionReport
-from .label_names import choose_names, read_label_file
+from .label_names import COCO_91_NAMES, COCO_IDS, COCO_NAMES, choose_names, read_label_file
 from .model_card import model_card
 from .settings import Settings, resolve_settings
 from .shapes import describe_shapes
@@ -34,6 +35,7 @@ def convert_checkpoint(
     *,
     config: str | Path | None = None,
     classes: str | Path | None = None,
+    coco80: bool = False,
     raw_weights: bool = False,
     num_queries: int | None = None,
     two_stage: bool | None = None,
@@ -48,9 +50,10 @@ def convert_checkpoint(
     Args:
         source: a file or a folder, see the guides.
         output: folder to write: config.json, model.safetensors, preprocessor_config.json, README.md.
-        code_base: 'mmdet'; found by looking if None.
+        code_base: 'mmdet', 'original' or 'detrex'; found by looking if None.
         config: its config file, where the checkpoint carries none.
         classes: file of class names, one a line or a JSON list. Wins over the checkpoint's own.
+        coco80: of a model with an output for each of COCO's 91 category ids, keep the 80 that are classes.
         raw_weights: of a checkpoint with averaged weights (EMA), take the raw ones.
         num_queries, two_stage, with_box_refine, num_heads: what shapes do not tell, where there is no config.
         force: replace `output`, if it is an earlier model folder.
@@ -71,11 +74,18 @@ def convert_checkpoint(
     settings = _settings(found, kind, {**flags, "num_heads": num_heads}, where)
     facts = found.facts
     candidates = [*names, *found.names, (facts.class_names if facts else None, f"the config ({found.facts_from})")]
-    labels, labels_from = choose_names(settings.fields.pop("num_labels"), candidates, where)
+    outputs = settings.fields.pop("num_labels")
+    if coco80 and outputs != len(COCO_91_NAMES):
+        raise CheckpointError(f"{where} has {outputs} outputs, and --coco80 chooses among 91: drop it.")
+    labels, labels_from = choose_names(outputs, candidates, where)
     model_config = _configuration(settings.fields, labels, where)
     check_names_and_shapes(found, kind.expected(model_config), model_config)
+    weights = ours_from_common(found.weights.tensors, model_config)
+    if coco80:
+        weights, labels, labels_from = keep_80(weights), list(COCO_NAMES), "COCO's 80 names (--coco80)"
+        model_config = _configuration({**settings.fields, "category_ids": list(COCO_IDS)}, labels, where)
     model = DeformableDetrRefineForObjectDetection(model_config)
-    _load(model, ours_from_common(found.weights.tensors, model_config))
+    _load(model, weights)
 
     report = ConversionReport(
         output=str(output),

@@ -1,4 +1,4 @@
-"""Names of the classes: COCO's, and a file of the user's."""
+"""Names of the classes: COCO's 80, its 91 ids, and a file of the user's."""
 
 import json
 from pathlib import Path
@@ -18,6 +18,13 @@ COCO_NAMES = (
     "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
 # fmt: on
+# Ids up to 90 that COCO never gave an object; 0 is no id at all.
+_UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_IDS = tuple(number for number in range(91) if number not in _UNUSED)
+# A head of 91 has an output for each id.
+COCO_91_NAMES = tuple(
+    f"unused_{number}" if number in _UNUSED else COCO_NAMES[COCO_IDS.index(number)] for number in range(91)
+)
 
 
 def read_label_file(path: str | Path) -> list[str]:
@@ -78,4 +85,4 @@ def choose_names(count: int, candidates: list[tuple[list[str] | None, str]], whe
     return [f"LABEL_{index}" for index in range(count)], "numbered (the checkpoint has no names; --classes gives them)"
 
 
-__all__ = ["COCO_NAMES", "choose_names", "names_in", "read_label_file"]
+__all__ = ["COCO_91_NAMES", "COCO_IDS", "COCO_NAMES", "choose_names", "names_in", "read_label_file"]

@@ -39,8 +39,8 @@ class NameTable:
 
     Attributes:
         pairs: (their name, common name).
-        order: beginnings of their names, in the order in which their modules list parameters.
-        parts: beginnings of what follows a layer's number, in that order.
+        order: beginnings of their names, in the order in which their modules list parameters; after each, beginnings of
+            what follows a layer's number, in that order.
         aliases: (beginning of a second name for the same tensor, beginning of the first, the field of our configuration
             with which there is one).
         ignored: pattern of their names that say nothing about the model.
@@ -50,8 +50,7 @@ class NameTable:
     """
 
     pairs: tuple[tuple[str, str], ...]
-    order: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
+    order: tuple[tuple[str, ...], ...] = ()
     aliases: tuple[tuple[str, str, str], ...] = ()
     ignored: str = r"(?!)"
     packs_attention: bool = True
@@ -68,12 +67,12 @@ class NameTable:
 
     def place(self, name: str) -> tuple[int, int, int]:
         """Where their name stands among others: family, layer, part of the layer. Within these our order is theirs."""
-        family = next((n for n, start in enumerate(self.order) if name.startswith(start)), len(self.order))
-        layer = re.match(r"(?:.*?\.)?(?:layers|\w+_branches|\w+_embed|neck\.\w+|input_proj)\.(\d+)\.(.*)", name)
-        if layer is None:
+        family = next((n for n, (start, *_) in enumerate(self.order) if name.startswith(start)), len(self.order))
+        layer = re.search(r"(?:^|\.)(?:layers|\w+_branches|\w+_embed|neck\.\w+|input_proj)\.(\d+)\.(.*)", name)
+        if layer is None or family == len(self.order):
             return family, 0, 0
-        part = next((n for n, start in enumerate(self.parts) if layer[2].startswith(start)), 0)
-        return family, int(layer[1]), part
+        parts = self.order[family][1:]
+        return family, int(layer[1]), next((n for n, start in enumerate(parts) if layer[2].startswith(start)), 0)
 
 
 def reversed_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,6 +97,8 @@ def check_tensors(found: dict[Any, Any], path: Path) -> dict[str, Tensor]:
     """
     weights: dict[str, Tensor] = {}
     for name, value in found.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+            value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
         if not isinstance(name, str) or not isinstance(value, Tensor):
             kind = type(value).__name__
             raise CheckpointError(

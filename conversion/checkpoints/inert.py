@@ -1,8 +1,8 @@
 """Inert stand-ins: what the names inside a checkpoint's pickle become, so that none of them can do anything.
 
-Objects of mmengine, mmcv and mmdet become `Record`s, which hold arguments and state and have no behaviour. numpy's own
-unpickling is never called, since a crafted dtype can make it read bytes as pointers: scalars and arrays are decoded
-here, from plain numeric dtypes only.
+Objects of mmengine, mmcv and mmdet, and argparse's namespace, become `Record`s, which hold arguments and state and have
+no behaviour. numpy's own unpickling is never called, since a crafted dtype can make it read bytes as pointers: scalars
+and arrays are decoded here, from plain numeric dtypes only.
 """
 
 import math
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 FOREIGN_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmdetection", "addict")
+# What main.py of the authors' repository saves its arguments in: this name and no class made from it.
+_NAMESPACE = "argparse.Namespace"
 
 # What a state dict is made of. torch's own list is longer; none of the rest is needed, and some of it allocates
 # memory or sets attributes at the file's wish.
@@ -147,7 +149,7 @@ def stand_in(name: str) -> Callable | None:
     """What a full name of the file becomes, or None where the name has to be refused."""
     if name in _STAND_INS:
         return _STAND_INS[name]
-    if name.split(".")[0] not in FOREIGN_PACKAGES:
+    if name != _NAMESPACE and name.split(".")[0] not in FOREIGN_PACKAGES:
         return None
     # Dictionaries with attribute access: their items are wanted, and torch's unpickler fills OrderedDict only.
     return OrderedDict if name.endswith((".ConfigDict", "addict.Dict")) else record_class(name)

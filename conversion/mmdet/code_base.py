@@ -19,6 +19,7 @@ from ..mmdet_config.text import read_config_file, read_config_text
 from ..mmdet_config.writer import mmdet_config_text
 from ..source import Files, Source, check_tensors, rename, wrapper
 from .names import NAMES_3X, is_2x, name_2x_from_3x, name_3x_from_2x
+from .weights import weights_to_3x
 
 # Told by the config only, so nothing else can show that the wrong one was given.
 _UNSEEN = ("with_box_refine", "num_queries", "encoder_attention_heads", "decoder_attention_heads")
@@ -93,14 +94,17 @@ class MMDetection(CodeBase):
         self, model: DeformableDetrRefineForObjectDetection, processor: DeformableDetrRefineImageProcessor, output: Path
     ) -> Export:
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        weights = self.weights_of(model)
+        weights = weights_to_3x(model.state_dict(), model.config)
         meta = {
             "cfg": mmdet_config_text(model.config, processor, labels),
             "dataset_meta": {"CLASSES": tuple(labels), "classes": tuple(labels)},
             "exported_by": f"deformable-detr-refine {version('deformable-detr-refine')}",
         }
         torch.save({"meta": meta, "state_dict": weights}, output)
-        return Export(weights)
+        notes = []
+        if (processor.size_rule, processor.antialias, processor.clip_boxes) != ("mmdet", False, True):
+            notes.append("MMDetection prepares images in its own way; on equal pixels it computes the same.")
+        return Export(weights, notes)
 
 
 def _common(name: str) -> str | None:

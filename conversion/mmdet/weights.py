@@ -1,5 +1,6 @@
 """A state dict of MMDetection 3.x as ours, and back: `weights_from_3x(weights_to_3x(x)) == x`, bit for bit."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -9,6 +10,8 @@ from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 from ..weights import common_from_ours, ours_from_common, theirs_from_common
 from .names import NAMES_3X
+
+_NECK_BIAS = re.compile(r"model\.neck\.levels\.\d+\.conv\.bias")
 
 
 def weights_from_3x(weights: Mapping[str, Tensor], config: DeformableDetrRefineConfig) -> dict[str, Tensor]:
@@ -25,8 +28,16 @@ def weights_from_3x(weights: Mapping[str, Tensor], config: DeformableDetrRefineC
 
 
 def weights_to_3x(weights: Mapping[str, Tensor], config: DeformableDetrRefineConfig) -> dict[str, Tensor]:
-    """Our names and tensors -> MMDetection 3.x's, in its order. Plain's one head is listed once per decoder layer."""
-    return theirs_from_common(common_from_ours(weights, config, NAMES_3X), config, NAMES_3X)
+    """Our names and tensors -> MMDetection 3.x's, in its order. Plain's one head is listed once per decoder layer.
+
+    Raises:
+        CheckpointError: the neck has a bias that is not zero, for which MMDetection 3.1 has no place.
+    """
+    kept = {name: tensor for name, tensor in weights.items() if not _NECK_BIAS.fullmatch(name)}
+    for name, tensor in weights.items():
+        if name not in kept and tensor.any():
+            raise CheckpointError(f"MMDetection's neck has no bias, and {name} of this model is not zero.")
+    return theirs_from_common(common_from_ours(kept, config, NAMES_3X), config, NAMES_3X)
 
 
 __all__ = ["weights_from_3x", "weights_to_3x"]

@@ -5,9 +5,9 @@ from typing import Any
 from deformable_detr_refine.errors import CheckpointError
 
 from ..facts import ConfigFacts
+from ..section import Section
 from .facts_2x import in_form_of_3x
 from .facts_data import class_names, processor_fields
-from .section import Section
 
 
 def describe_config(config: dict[str, Any], where: str) -> ConfigFacts:

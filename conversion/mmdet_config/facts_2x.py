@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .section import Section
+from ..section import Section
 
 
 def in_form_of_3x(root: Section) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from .section import Section
+from ..section import Section
 
 
 def processor_fields(root: Section, preprocessor: Section, notes: list[str]) -> dict[str, Any]:

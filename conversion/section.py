@@ -1,10 +1,12 @@
-"""One dictionary of a config that was read as literals, with errors that name the place."""
+"""One dictionary of a config that was read as plain values, with errors that name the place."""
 
+import reprlib
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.messages import printable
 
-from .literals import Unknown
+from .mmdet_config.literals import Unknown
 
 
 class Section:
@@ -59,7 +61,7 @@ class Section:
         if value is None:
             return None
         if not isinstance(value, (list, tuple)) or len(value) != count or not all(_is_number(n) for n in value):
-            raise CheckpointError(f"{self.where}: {self.path}{key} is {value!r}, not {count} numbers.")
+            raise CheckpointError(f"{self.where}: {self.path}{key} is {_shown(value)}, not {count} numbers.")
         return list(value)
 
     def kind(self, default: str) -> str:
@@ -70,15 +72,27 @@ class Section:
         """Check that a value is one that this package's model has; anything else would change what it computes."""
         value = self.any(key, default)
         value = list(value) if isinstance(value, tuple) else value
-        if not any(value == (list(one) if isinstance(one, tuple) else one) for one in allowed):
+        if not any(_equal(value, list(one) if isinstance(one, tuple) else one) for one in allowed):
             only = " or ".join(repr(one) for one in allowed)
-            raise CheckpointError(f"{self.where}: {self.path}{key} is {value!r}; this package has only {only}.")
+            raise CheckpointError(f"{self.where}: {self.path}{key} is {_shown(value)}; this package has only {only}.")
 
     def _of_type(self, key: str, types: tuple[type, ...], meaning: str, default: Any = None) -> Any:
         value = self.any(key, default)
         if value is None or (isinstance(value, types) and (types == (bool,) or not isinstance(value, bool))):
             return value
-        raise CheckpointError(f"{self.where}: {self.path}{key} is {value!r}, not {meaning}.")
+        raise CheckpointError(f"{self.where}: {self.path}{key} is {_shown(value)}, not {meaning}.")
+
+
+def _equal(value: Any, one: Any) -> bool:
+    try:
+        return bool(value == one)
+    except (ValueError, RuntimeError):  # an array or a tensor, which has no single answer
+        return False
+
+
+def _shown(value: Any) -> str:
+    """What a message shows of a value of any size and depth."""
+    return printable(reprlib.repr(value))
 
 
 def _is_number(value: Any) -> bool:

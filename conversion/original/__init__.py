@@ -1,0 +1,1 @@
+"""The authors' repository, fundamentalvision/Deformable-DETR: checkpoints of its main.py, in and out."""
