@@ -110,6 +110,7 @@ def run_inspect(args: argparse.Namespace) -> int:
     from deformable_detr_refine.data.inspection.contact_sheet import contact_sheet
     from deformable_detr_refine.data.inspection.inspection import inspect
     from deformable_detr_refine.files import new_path
+    from deformable_detr_refine.modeling.image_io import as_text
 
     data = load_detection_data(args.source, split=args.split, defects="skip")
     inspection = inspect(data, whole=args.split is None, progress=True)
@@ -118,7 +119,7 @@ def run_inspect(args: argparse.Namespace) -> int:
         with new_path(args.output / "contact_sheet.jpg") as new:
             contact_sheet(data).save(new, format="JPEG", quality=90)
         with new_path(args.output / "inspection.json") as new:
-            new.write_text(text + "\n", encoding="utf-8")
+            new.write_text(as_text(text) + "\n", encoding="utf-8")
     print(text if args.json else inspection)
     if args.output is not None and not args.json:
         print(f"Written: {args.output / 'contact_sheet.jpg'}, {args.output / 'inspection.json'}")

@@ -12,14 +12,16 @@ from tqdm import tqdm
 
 from .arguments import THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, add_top_k
 from .default_model import model_and_images
-from .images import find_images, picture_names
+from .images import find_images_and_faults, picture_names
 from .output import make_writable
 
 DESCRIPTION = """\
 Finds objects in images. DIR/detections.json lists, in the order of the images:
   {"image", "width", "height", "boxes": [[x0, y0, x1, y1]], "scores", "labels"}
 Boxes are corners in pixels of the original image (turned upright by its EXIF orientation), best first; labels are
-names. An image that fails is told and has an entry with "error"; the others go on, and the exit status is 1.
+names. What cannot be read (a file that is not there or no image, a URL, an empty folder) is told and has an entry with
+"error"; the others go on, and the exit status is 1. What else a folder holds is counted and told. Bytes of file names
+that are no UTF-8 stand as %E9.
 """
 EXAMPLES = """\
 examples:
@@ -57,38 +59,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     source, image_words = model_and_images(args.words)
-    images = find_images(image_words)
+    images, faults, left_out = find_images_and_faults(image_words)
+    for text in left_out:
+        print(f"ddetr detect: {text}.", file=sys.stderr)
     names = picture_names(images)
     pictures = args.output / "drawn"
 
     from deformable_detr_refine.files import check_new_file, new_path
     from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+    from deformable_detr_refine.modeling.image_io import as_text
 
     detector = Detector(source, args.device, batch_size=args.batch_size, revision=args.revision)
     check_new_file(args.output / "detections.json", force=True)
     for folder in (args.output, pictures) if args.draw else (args.output,):
         make_writable(folder)
     records: list[dict[str, Any]] = [{} for _ in images]
+    undrawn = 0
+    sources = ((i, DetectionFailure(faults[i]) if i in faults else image) for i, image in enumerate(images))
     with tqdm(total=len(images), unit="image", disable=None) as progress:
-        for index, image, found in detector.detect_each(enumerate(images), args.threshold, args.top_k):
+        for index, image, found in detector.detect_each(sources, args.threshold, args.top_k):
+            name = as_text(images[index])
             if isinstance(found, DetectionFailure):
-                records[index] = _failure(images[index], found)
+                records[index] = _failure(name, found)
             else:
-                records[index] = _record(images[index], found)
+                records[index] = _record(name, found)
                 if args.draw:
-                    with new_path(pictures / f"{names[index]}.jpg") as new:
-                        found.draw(image).save(new, format="JPEG", quality=92)
+                    try:
+                        with new_path(pictures / f"{names[index]}.jpg") as new:
+                            found.draw(image).save(new, format="JPEG", quality=92)
+                    except (OSError, ValueError) as error:  # the boxes are worth more than their picture
+                        undrawn += 1
+                        tqdm.write(f"ddetr detect: the picture of {name} is not written: {error}", file=sys.stderr)
             progress.update()
 
     text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
     with new_path(args.output / "detections.json") as new:
-        new.write_text(text, encoding="utf-8")
+        new.write_text(as_text(text), encoding="utf-8")
     if args.json:
         sys.stdout.write(text)
     else:
         print(_table(records, args.threshold))
         print(f"Written: {args.output / 'detections.json'}" + (f", {pictures}" if args.draw else ""))
-    return 1 if any("error" in record for record in records) else 0
+    return 1 if undrawn or any("error" in record for record in records) else 0
 
 
 def _failure(name: str, failure: Any) -> dict[str, Any]:

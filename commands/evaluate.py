@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.files import check_new_file
     from deformable_detr_refine.inference.load_detector import load_detector
     from deformable_detr_refine.messages import printable
+    from deformable_detr_refine.modeling.image_io import as_text
 
     azure = AzureEvaluation.from_file(args.azure_config) if args.azure_config else AzureEvaluation()
     if args.threshold is not None:
@@ -152,7 +153,7 @@ def run(args: argparse.Namespace) -> int:
         names,
         args.output,
         image_of=lambda image: row_image(dataset[numbers[image.image_id]]),
-        title=f"{Path(args.model).name} on {Path(args.data).name}, {split}",
+        title=as_text(f"{Path(args.model).name} on {Path(args.data).name}, {split}"),
         history=_training_history(args.model),
         threshold=threshold,
         facts=page_facts(about),

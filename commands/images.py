@@ -1,15 +1,13 @@
 """Which images a command line means, and under which names their pictures are written."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".jp2", ".avif", ".heic", ".heif"),
-}
+LONGEST_NAME = 150  # bytes; file systems take 255, and a number, a suffix and a file being written need room
 
 
 def find_images(sources: Sequence[str]) -> list[str]:
@@ -25,7 +23,30 @@ def find_images(sources: Sequence[str]) -> list[str]:
         >>> find_images(["https://example.org/a.jpg"])
         ['https://example.org/a.jpg']
     """
-    return [image for source in sources for image in _expand(source)]
+    return [image for source in sources for image in _expand(source, [])]
+
+
+def find_images_and_faults(sources: Sequence[str]) -> tuple[list[str], dict[int, str], list[str]]:
+    """The same, where a source that means no image keeps its place.
+
+    Returns:
+        The images; what is wrong with some of them, by their number; what else folders and patterns hold.
+
+    Raises:
+        FileNotFoundError, ValueError: of the first source, if none means an image.
+    """
+    images: list[str] = []
+    faults: dict[int, Exception] = {}
+    left_out: list[str] = []
+    for source in sources:
+        try:
+            images += _expand(source, left_out)
+        except (OSError, ValueError) as error:
+            faults[len(images)] = error
+            images.append(source)
+    if faults and len(faults) == len(images):
+        raise next(iter(faults.values()))
+    return images, {index: str(error) for index, error in faults.items()}, left_out
 
 
 def natural_key(name: str) -> tuple:
@@ -49,8 +70,8 @@ def picture_names(images: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     names = []
     for image in images:
-        stem = Path(unquote(urlsplit(image).path) if _is_url(image) else image).stem
-        stem = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "_", stem)[:100] or "image"
+        stem = re.sub('[\x00-\x1f<>:"/\\\\|?*\ud800-\udfff]', "_", Path(_path_of(image)).stem)
+        stem = stem.encode()[:LONGEST_NAME].decode(errors="ignore") or "image"
         name, number = stem, 1
         while name.casefold() in taken:
             number += 1
@@ -60,26 +81,55 @@ def picture_names(images: Sequence[str]) -> list[str]:
     return names
 
 
-def _expand(source: str) -> list[str]:
+def _path_of(image: str) -> str:
+    try:
+        return unquote(urlsplit(image).path) if _is_url(image) else image
+    except ValueError:  # http://[::1/a.jpg
+        return image
+
+
+def _expand(source: str, left_out: list[str]) -> list[str]:
     path = Path(source)
     if _is_url(source) or path.is_file():
         return [source]
     if path.is_dir():
-        if found := _only_images(str(file) for file in path.iterdir()):
+        try:
+            items = [str(item) for item in path.iterdir()]
+        except OSError as error:
+            raise OSError(f"The folder {source} cannot be listed: {error.strerror or error}.") from error
+        if found := _only_images(items, source, left_out):
             return found
-        deeper = next((file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES), None)
-        hint = f" Its sub-folders do: give '{path}/**/*{deeper.suffix}'." if deeper else ""
+        deeper = next(iter(_only_images(map(str, path.rglob("*")), source, [])), None)
+        hint = f" Its sub-folders do: give '{path}/**/*{Path(deeper).suffix}'." if deeper else ""
         raise ValueError(f"The folder {source} holds no images.{hint}")
     if has_magic(source):
-        if found := _only_images(glob(source, recursive=True)):
+        if found := _only_images(glob(source, recursive=True), source, left_out):
             return found
         raise FileNotFoundError(f"No image fits the pattern {source}.")
+    if "%" in source:  # as detections.json names a file whose name is no UTF-8
+        from deformable_detr_refine.modeling.image_io import file_of
+
+        if file_of(source).is_file():
+            return [source]
     raise FileNotFoundError(f"There is no image or folder {source}.")
 
 
-def _only_images(paths) -> list[str]:
-    images = (path for path in paths if Path(path).suffix.lower() in SUFFIXES and not Path(path).name.startswith("."))
-    return sorted((path for path in images if Path(path).is_file()), key=natural_key)
+def _only_images(paths: Iterable[str], source: str, left_out: list[str]) -> list[str]:
+    """The images among files and folders, sorted; what else is there becomes a sentence."""
+    # Here, since a file or a URL that is named needs none of it.
+    from deformable_detr_refine.data.formats.image_files import not_images
+    from deformable_detr_refine.modeling.image_io import is_image_name
+
+    visible = [path for path in paths if not Path(path).name.startswith(".")]
+    folders = {path for path in visible if Path(path).is_dir()}
+    files = [path for path in visible if path not in folders]
+    images = [path for path in files if is_image_name(path)]
+    others = Counter(Path(path).suffix.lower() or Path(path).name for path in files if not is_image_name(path))
+    if others:
+        left_out.append(f"{source}: {not_images(others)}")
+    if folders and not has_magic(source):
+        left_out.append(f"{source}: its sub-folders ({len(folders)}) are not looked into, as '{source}/**/*' would")
+    return sorted(images, key=natural_key)
 
 
 def _is_url(source: str) -> bool:

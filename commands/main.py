@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 after Ctrl-C; 141 when the reader of the output went away. Other exceptions, which are bugs, pass through.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # As deformable_detr_refine.messages has it, which would take seconds to import.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
     try:
         args = _parser(verb).parse_args(argv)

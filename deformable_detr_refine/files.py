@@ -65,7 +65,8 @@ def new_path(path: Path) -> Iterator[Path]:
     path = Path(os.path.abspath(path))
     made = next((parent for parent in reversed(path.parents) if not parent.exists()), None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name[:80]}-{secrets.token_hex(4)}"
+    start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # file systems count bytes
+    temporary = path.parent / f".{start}-{secrets.token_hex(4)}"
     try:
         yield temporary
         _put(temporary, path)

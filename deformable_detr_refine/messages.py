@@ -1,5 +1,7 @@
 """Text in messages and in Markdown: counts, errors, and what comes from foreign files."""
 
+import sys
+
 
 def printable(text: str, longest: int = 100) -> str:
     """Text out of a foreign file, fit for a message: one line, of bounded length, without terminal escapes.
@@ -38,4 +40,11 @@ def counted(number: int, one: str, many: str | None = None, form: str = "") -> s
     return f"{number:{form}} {one if number == 1 else many or one + 's'}"
 
 
-__all__ = ["counted", "one_line", "plain", "printable"]
+def escape_what_cannot_be_printed() -> None:
+    """Class and file names in another script do not end a run whose output is no UTF-8, as a file is on Windows."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+__all__ = ["counted", "escape_what_cannot_be_printed", "one_line", "plain", "printable"]

@@ -116,7 +116,7 @@ def is_image_name(name: str | os.PathLike) -> bool:
 
 
 def as_text(name: str) -> str:
-    """A file name as text that every file and table takes: bytes that are no UTF-8 stand as %E9.
+    """File names as text that every file and table takes: bytes that are no UTF-8 stand as %E9.
 
     `load_image` takes such a name for the file that it is of.
 
@@ -177,6 +177,8 @@ def _existing(source: str | os.PathLike) -> Path:
         raise IsADirectoryError(f"{as_text(str(path))} is a folder, not an image.")
     if not path.exists():
         raise FileNotFoundError(f"There is no image file {as_text(str(path))}.")
+    if not path.is_file():  # a pipe may never end
+        raise OSError(f"{as_text(str(path))} is no file.")
     return path
 
 

@@ -51,12 +51,17 @@ def copy_url(
 
     Raises:
         OSError: the address cannot be read, or the connection ended early.
-        ValueError: it is longer than `max_bytes`.
+        ValueError: it is longer than `max_bytes`, or no address.
     """
     deadline = time.monotonic() + timeout
     silence = min(timeout, LONGEST_SILENCE_SECONDS)
     opener = urllib.request.build_opener(_WebOnlyRedirects)
-    request = urllib.request.Request(escaped(url), headers={"User-Agent": USER_AGENT})
+    try:
+        address = escaped(url)
+        _ = urlsplit(address).port  # looks at all of it
+    except ValueError as error:
+        raise ValueError(f"{url} is no address: {error}.") from error
+    request = urllib.request.Request(address, headers={"User-Agent": USER_AGENT})
     length = 0
     try:
         with opener.open(request, timeout=silence) as response:

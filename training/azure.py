@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from deformable_detr_refine.inference.detections import THRESHOLD
-from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.messages import escape_what_cannot_be_printed, one_line
 from deformable_detr_refine.training.run import run
 from deformable_detr_refine.training.settings import read_settings
 
@@ -202,6 +202,7 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    escape_what_cannot_be_printed()
     if len(sys.argv) == 1 or "--help" in sys.argv:
         print(__doc__)
         sys.exit(0)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.messages import escape_what_cannot_be_printed, one_line
 from deformable_detr_refine.training.run import run
 from deformable_detr_refine.training.settings import Settings, parser, read_settings
 
@@ -38,6 +38,7 @@ def train_as(settings: Settings) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    escape_what_cannot_be_printed()
     if len(sys.argv) == 1 or "--help" in sys.argv or "-h" in sys.argv:
         print(__doc__)
         parser().print_help()

@@ -8,6 +8,7 @@ from typing import Any
 
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.inference.detections import short_floats
+from deformable_detr_refine.modeling.image_io import as_text
 
 from ..evaluated_image import EvaluatedImage, corners_to_xywh
 
@@ -17,7 +18,7 @@ PER_CLASS_COLUMNS = ("AP", "AP50", "AP75", "AR100", "precision", "recall")
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Writes the metrics as JSON, each list of plain numbers on one line."""
     with new_path(path) as new:
-        new.write_text(_json(metrics) + "\n", encoding="utf-8")
+        new.write_text(as_text(_json(metrics)) + "\n", encoding="utf-8")
 
 
 def write_per_class(
