@@ -27,14 +27,20 @@ from deformable_detr_refine import (
 )
 from deformable_detr_refine.machine import usable_cores
 from deformable_detr_refine.serving.batch.input import FileInput, Shard
-from deformable_detr_refine.serving.batch.shard import Settings, ShardResult
+from deformable_detr_refine.serving.batch.shard import BatchSettings, ShardResult
 from deformable_detr_refine.serving.batch.workers import run_here
 
-Engine = Callable[[Settings, Iterator[Shard], int | None], Iterator[ShardResult]]
+Engine = Callable[[BatchSettings, Iterator[Shard], int | None], Iterator[ShardResult]]
 
 
 def rate(
-    engine: Engine, settings: Settings, images: FileInput, shards: int, size: int, workers: int, begin: bool = False
+    engine: Engine,
+    settings: BatchSettings,
+    images: FileInput,
+    shards: int,
+    size: int,
+    workers: int,
+    begin: bool = False,
 ) -> float:
     """Images/s of an engine once every worker is at work, or from its beginning on."""
     names = [images.names[i % len(images.names)] for i in range(size * workers * (1 + shards))]
@@ -79,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         images = write_images(Path(folder), tuple(map(int, args.size.split("x"))))
         model = args.model or write_model(Path(folder) / "model")
-        settings = Settings(str(model), "jsonl", batch_size=args.batch_size, device="cpu")
+        settings = BatchSettings(str(model), "jsonl", batch_size=args.batch_size, device="cpu")
         ways: dict[str, tuple[Engine, int]] = {f"one process, {cores} threads an image": (run_here, 1)}
         if cores > 1:
             ways[f"{cores} processes, one thread each"] = (run_here, cores)

@@ -31,7 +31,7 @@ from deformable_detr_refine import (
 from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.examples import Collator, Examples
 from deformable_detr_refine.data.formats.load import load_detection_data
-from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
+from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
 from deformable_detr_refine.evaluation.evaluated_image import evaluated_image
 from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 from deformable_detr_refine.files import new_path

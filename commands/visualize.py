@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             f"Nothing in {images[0]} has a score above {args.threshold:g}: lower --threshold or name a --query."
         )
     for query in queries:
-        inside.query_looks(query)  # refused before anything is drawn if there is none
+        inside.query_samples(query)  # refused before anything is drawn if there is none
     x, y = args.point or _middle(inside, queries[0])
     draw = {f"query_{query}_looks": lambda query=query: plot_query(inside, query) for query in queries}
     draw |= {f"query_{query}_refinement": lambda query=query: plot_refinement(inside, query) for query in queries}

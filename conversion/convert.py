@@ -22,7 +22,7 @@ from .code_bases import code_base_named, read_source
 from .conversion_report import ConversionReport
 from .label_names import COCO_91_NAMES, COCO_IDS, COCO_NAMES, choose_names, read_label_file
 from .model_card import model_card
-from .settings import Settings, resolve_settings
+from .settings import ModelSettings, resolve_settings
 from .shapes import describe_shapes
 from .source import Source
 from .weights import ours_from_common, unequal_copies
@@ -114,7 +114,7 @@ def convert_checkpoint(
     return report
 
 
-def _settings(found: Source, kind: CodeBase, flags: dict[str, Any], where: str) -> Settings:
+def _settings(found: Source, kind: CodeBase, flags: dict[str, Any], where: str) -> ModelSettings:
     shapes = describe_shapes(found.weights, f"{kind.possessive} Deformable DETR", where)
     copies = unequal_copies(found.weights.tensors, shapes["decoder_layers"])
     copies = copies and found.weights.written(copies)

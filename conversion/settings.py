@@ -13,7 +13,7 @@ _HEADS = ("encoder_attention_heads", "decoder_attention_heads")
 
 
 @dataclass
-class Settings:
+class ModelSettings:
     """
     Attributes:
         fields: arguments of DeformableDetrRefineConfig, without labels; and `num_labels`.
@@ -31,7 +31,7 @@ def resolve_settings(
     unequal_copy: str | None,
     code_base: CodeBase,
     where: str,
-) -> Settings:
+) -> ModelSettings:
     """Combine what is known about the model; whatever is said twice must agree.
 
     Args:
@@ -45,7 +45,7 @@ def resolve_settings(
     Raises:
         CheckpointError: two sources contradict each other.
     """
-    settings = Settings({name: value for name, value in shapes.items() if not name.endswith("_samples")})
+    settings = ModelSettings({name: value for name, value in shapes.items() if not name.endswith("_samples")})
     if text is not None:
         for name, value in text.fields.items():
             _agree(settings.fields, name, value, f"{where}: {text.speaker} says", "the weights")
@@ -82,7 +82,7 @@ def _spelt(flag: str, value: Any) -> str:
     return f"--no-{flag.removeprefix('--')}" if value is False else flag
 
 
-def _assume(settings: Settings, text: ConfigFacts | None, code_base: CodeBase) -> None:
+def _assume(settings: ModelSettings, text: ConfigFacts | None, code_base: CodeBase) -> None:
     reason = f"{text.speaker} does not say" if text else "there is no config text and shapes do not tell"
     for name, value in (code_base.defaults | (text.defaults if text else {})).items():
         if name not in settings.fields:
@@ -95,7 +95,7 @@ def _assume(settings: Settings, text: ConfigFacts | None, code_base: CodeBase) -
         )
 
 
-def _decide_refinement(settings: Settings, unequal_copy: str | None, where: str) -> None:
+def _decide_refinement(settings: ModelSettings, unequal_copy: str | None, where: str) -> None:
     fields = settings.fields
     if "with_box_refine" not in fields:
         # Plain lists one head once per layer, so its copies are equal; trained heads of their own never are.
@@ -128,4 +128,4 @@ def _points(fields: dict[str, Any], part: str, samples: int, where: str) -> None
     fields[name] = points
 
 
-__all__ = ["Settings", "resolve_settings"]
+__all__ = ["ModelSettings", "resolve_settings"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deformable_detr_refine.data.row_image import row_image
-from deformable_detr_refine.data.sampling import EqualShapeBatches
+from deformable_detr_refine.data.samplers import EqualShapeBatches
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.machine import usable_cores
 
@@ -29,8 +29,8 @@ def predict(
     """Finds the best boxes of every image, whatever their score: as many as the processor says, 100 for COCO's metric.
 
     Batches hold images of one resized shape, so that none is padded and the numbers are those of single images. Images
-    come out by shape, not in the order of the data set. While the model computes, threads decode and resize the next
-    batches; only those and the detections are in memory.
+    come out as batches fill, not in the order of the data set. While the model computes, threads decode and resize the
+    next batches; only those and the detections are in memory.
 
     Args:
         model: `DeformableDetrRefineForObjectDetection`, of float32 or a smaller type, on any device. It is put into

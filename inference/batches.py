@@ -1,47 +1,49 @@
-"""Batches of equal shape out of a stream of images, with a bounded look-ahead."""
+"""Batches of equal shape out of a stream, with a bounded look-ahead."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
 
-from PIL import Image
-
-# About 300 MB of decoded RGB.
-LOOK_AHEAD_PIXELS = 100_000_000
+Item = TypeVar("Item")
 
 
 def batches_of_equal_shape(
-    images: Iterable[tuple[Any, Image.Image]],
-    shape_of: Callable[[int, int], tuple[int, int]],
+    items: Iterable[Item],
+    shape_of: Callable[[Item], Hashable],
     batch_size: int,
-    look_ahead_pixels: int = LOOK_AHEAD_PIXELS,
-) -> Iterator[list[tuple[Any, Image.Image]]]:
+    size_of: Callable[[Item], int] = lambda item: 0,
+    look_ahead: int = 0,
+) -> Iterator[list[Item]]:
     """Collects images until a batch of one resized shape is full, so that no batch is padded (padding changes numbers).
 
-    Images of rare shapes wait; when all that wait exceed the look-ahead, the longest waiting batch leaves unfilled.
+    Images of rare shapes wait for the end of the stream; where they have a size, and all that wait exceed the
+    look-ahead, the longest waiting batch leaves unfilled.
 
     Args:
-        images: (key, image) pairs, read one at a time.
-        shape_of: (height, width) of an image -> (height, width) after resizing.
-        batch_size: images in a full batch.
-        look_ahead_pixels: how many pixels may wait.
+        items: images, or what stands for them; read one at a time.
+        shape_of: the shape of an item after resizing.
+        batch_size: items in a full batch.
+        size_of: how much an item takes while it waits; nothing by default.
+        look_ahead: how much may wait, in the unit of `size_of`.
 
     Yields:
-        Lists of 1 to `batch_size` pairs; every pair once.
+        Lists of 1 to `batch_size` items; every item once.
 
     Example:
-        >>> images = [(i, Image.new("RGB", size)) for i, size in enumerate([(4, 2), (2, 4), (4, 2)])]
-        >>> [[key for key, _ in batch] for batch in batches_of_equal_shape(images, lambda h, w: (h, w), 2)]
+        >>> list(batches_of_equal_shape([0, 1, 2], lambda item: item % 2, 2))
         [[0, 2], [1]]
     """
-    waiting: dict[tuple[int, int], list] = {}
-    pixels = 0
-    for key, image in images:
-        shape = shape_of(image.height, image.width)
-        waiting.setdefault(shape, []).append((key, image))
-        pixels += image.width * image.height
-        while len(waiting.get(shape, ())) == batch_size or pixels > look_ahead_pixels:
+    waiting: dict[Hashable, list[Item]] = {}
+    size = 0
+    for item in items:
+        shape = shape_of(item)
+        waiting.setdefault(shape, []).append(item)
+        size += size_of(item)
+        while len(waiting.get(shape, ())) == batch_size or size > look_ahead:
             full = len(waiting.get(shape, ())) == batch_size
             batch = waiting.pop(shape if full else next(iter(waiting)))
-            pixels -= sum(image.width * image.height for _, image in batch)
+            size -= sum(map(size_of, batch))
             yield batch
     yield from waiting.values()
+
+
+__all__ = ["batches_of_equal_shape"]

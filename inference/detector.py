@@ -14,13 +14,15 @@ from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.modeling import load_image
 from deformable_detr_refine.modeling.image_io import MAX_PIXELS
 
-from .batches import LOOK_AHEAD_PIXELS, batches_of_equal_shape
+from .batches import batches_of_equal_shape
 from .detections import Detections
 from .load_detector import load_detector
 from .network import Network
 from .onnx_detector import load_onnx
 
 BATCH_SIZE = 4
+# That wait for others of their shape: about 300 MB of decoded RGB.
+LOOK_AHEAD_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,14 @@ class Detector:
         """
         failed: list[tuple[Any, Image.Image | None, Result]] = []
         readable = self._read(images, failed)
-        shape = self.network.processor.resized_shape
-        for batch in batches_of_equal_shape(readable, shape, self.batch_size, LOOK_AHEAD_PIXELS):
+
+        def shape(read: tuple[Any, Image.Image]) -> tuple[int, int]:
+            return self.network.processor.resized_shape(read[1].height, read[1].width)
+
+        def pixels(read: tuple[Any, Image.Image]) -> int:
+            return read[1].height * read[1].width
+
+        for batch in batches_of_equal_shape(readable, shape, self.batch_size, pixels, LOOK_AHEAD_PIXELS):
             yield from _taken(failed)
             found = self._compute([image for _, image in batch], threshold, top_k, wanted)
             for (key, image), result in zip(batch, found, strict=True):

@@ -95,7 +95,7 @@ plot_query(inside, best[labels["WBC"]])
 shares = {name: [] for name in labels}
 for cell in cells:
     for query in cell.best_queries():
-        shares[cell.id2label[cell.label(query)]].append(cell.query_looks(query).level_shares().mean(0))
+        shares[cell.id2label[cell.label(query)]].append(cell.query_samples(query).level_shares().mean(0))
 print(f"{'':12}{'detections':>12}" + "".join(f"{f'level {level}':>10}" for level in range(4)))
 for name, rows in shares.items():
     print(f"{name:12}{len(rows):>12}" + "".join(f"{share:>10.0%}" for share in np.mean(rows, axis=0)))

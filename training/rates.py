@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from deformable_detr_refine.data.examples import Collator, Examples
-from deformable_detr_refine.data.sampling import OrientationSampler
+from deformable_detr_refine.data.samplers import OrientationSampler
 
 from .arguments import DetectionTrainingArguments
 

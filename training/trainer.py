@@ -16,7 +16,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput
 
 from deformable_detr_refine.data.examples import Collator, Examples
-from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
+from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
 from deformable_detr_refine.evaluation.merging import merge_images
 from deformable_detr_refine.evaluation.metrics.azure import METRICS as AZURE_METRICS

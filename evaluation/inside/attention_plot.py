@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .inside import Inside, Looks
+from .inside import AttentionSamples, Inside
 from .panels import (
     INK,
     Panels,
@@ -40,17 +40,17 @@ def plot_query(inside: Inside, query: int) -> Image.Image:
         ValueError: there is no such query.
         ImportError: matplotlib is missing.
     """
-    looks = inside.query_looks(query)
-    layers, label = len(looks.points), inside.label(query)
+    samples = inside.query_samples(query)
+    layers, label = len(samples.points), inside.label(query)
     before, after = inside.layer_starts(query), inside.layer_boxes[:, query]
-    seen = [after.reshape(-1, 2), *(start.reshape(-1, 2) for start in before), *_weighty(looks, inside.image)]
+    seen = [after.reshape(-1, 2), *(start.reshape(-1, 2) for start in before), *_weighty(samples, inside.image)]
     window = window_around(np.concatenate(seen), inside.image, margin=0.1)
     score = inside.layer_scores[-1, query, label]
     with own_style():
         panels = Panels(
             layers + 1,
             f"Where query {query} looks, layer by layer: {inside.id2label[label]} {score:.2f}",
-            f"{_says(looks)} of the decoder. Dashed: the box that the layer starts from; solid: the box it gives.",
+            f"{_says(samples)} of the decoder. Dashed: the box that the layer starts from; solid: the box it gives.",
             foot=0.42,
             under=0.11,
         )
@@ -67,8 +67,8 @@ def plot_query(inside: Inside, query: int) -> Image.Image:
             else:
                 _cross(axes, before[layer])
             draw_box(axes, after[layer], "white", 1.8)
-            _dots(axes, looks, layer)
-            _shares(axes, looks, layer)
+            _dots(axes, samples, layer)
+            _shares(axes, samples, layer)
         _legend(panels, inside)
         return panels.picture()
 
@@ -89,14 +89,14 @@ def plot_token(inside: Inside, x: float, y: float, level: int = 0) -> Image.Imag
         ImportError: matplotlib is missing.
     """
     token = inside.token_at(x, y, level)
-    looks, centre = inside.token_looks(token), np.array(inside.token_centre(token))
-    layers = len(looks.points)
-    window = window_around(np.concatenate([centre[None], *_weighty(looks, inside.image)]), inside.image, margin=0.1)
+    samples, centre = inside.token_samples(token), np.array(inside.token_centre(token))
+    layers = len(samples.points)
+    window = window_around(np.concatenate([centre[None], *_weighty(samples, inside.image)]), inside.image, margin=0.1)
     with own_style():
         panels = Panels(
             layers + 1,
             f"Where a token of level {level} looks, layer by layer (its cell: {centre[0]:.0f}, {centre[1]:.0f})",
-            f"{_says(looks)} of the encoder. Cross: the token's own cell, around which it looks; "
+            f"{_says(samples)} of the encoder. Cross: the token's own cell, around which it looks; "
             "outside the image are zeros.",
             foot=0.42,
             under=0.11,
@@ -107,26 +107,26 @@ def plot_token(inside: Inside, x: float, y: float, level: int = 0) -> Image.Imag
         dark = faded(inside.image)
         for layer in range(layers):
             axes = panels.image(layer + 1, dark, window, f"Encoder layer {layer + 1}")
-            _dots(axes, looks, layer)
+            _dots(axes, samples, layer)
             _cross(axes, centre)
-            _shares(axes, looks, layer)
+            _shares(axes, samples, layer)
         _legend(panels, inside)
         return panels.picture()
 
 
-def _weighty(looks: Looks, image: Image.Image, share: float = 0.9) -> list[np.ndarray]:
+def _weighty(samples: AttentionSamples, image: Image.Image, share: float = 0.9) -> list[np.ndarray]:
     """Of each layer the samples that make up most of its weight, (N, 2) each, moved into the image."""
     found = []
-    for points, weights in zip(looks.points, looks.weights, strict=True):
+    for points, weights in zip(samples.points, samples.weights, strict=True):
         order = np.argsort(-weights, axis=None)
         count = int(np.searchsorted(np.cumsum(weights.flat[order]), share * weights.sum())) + 1
         found.append(points.reshape(-1, 2)[order[:count]].clip(0, image.size))
     return found
 
 
-def _dots(axes: Any, looks: Looks, layer: int) -> None:
+def _dots(axes: Any, samples: AttentionSamples, layer: int) -> None:
     """The samples of a layer, the heaviest first so that none hides a lighter one."""
-    points, weights = looks.points[layer], looks.weights[layer]
+    points, weights = samples.points[layer], samples.weights[layer]
     colors = np.array([LEVEL_COLORS[level % len(LEVEL_COLORS)] for level in range(points.shape[1])])
     colors = np.broadcast_to(colors[None, :, None], weights.shape).ravel()
     order = np.argsort(-weights, axis=None)
@@ -151,10 +151,10 @@ def _mark_window(axes: Any, window: Window, image: Image.Image) -> None:
         draw_box(axes, window, "white", 1.0, dashes=True)
 
 
-def _shares(axes: Any, looks: Looks, layer: int) -> None:
+def _shares(axes: Any, samples: AttentionSamples, layer: int) -> None:
     """A bar below the panel: how the layer's weight is spread over the levels."""
     left = 0.0
-    for level, share in enumerate(looks.level_shares()[layer]):
+    for level, share in enumerate(samples.level_shares()[layer]):
         color = LEVEL_COLORS[level % len(LEVEL_COLORS)]
         options = {"transform": axes.transAxes, "clip_on": False}
         axes.barh(-0.062, share, 0.075, left, color=color, edgecolor="white", linewidth=1, **options)
@@ -188,8 +188,8 @@ def _legend(panels: Panels, inside: Inside) -> None:
     )
 
 
-def _says(looks: Looks) -> str:
-    _, heads, levels, points = looks.weights.shape
+def _says(samples: AttentionSamples) -> str:
+    _, heads, levels, points = samples.weights.shape
     return (
         f"A dot is a sample, {heads} heads x {levels} levels x {points} points; its area is the attention weight, its "
         f"colour the level.\nThe bar below a panel: the levels' shares of all weight in that layer"

@@ -23,8 +23,8 @@ from deformable_detr_refine.modeling.boxes import cxcywh_to_xyxy
 
 
 @dataclass(frozen=True)
-class Looks:
-    """Where one query or token looks in every layer, and how much each look counts.
+class AttentionSamples:
+    """Where one query or token samples the image in every layer, and how much each sample counts.
 
     A head's weights sum to 1 over its levels and points.
     """
@@ -43,7 +43,7 @@ class Looks:
 
 
 @dataclass(frozen=True)
-class Proposals:
+class RankedProposals:
     """The first stage's answer at every token, best first; the first Q become the decoder's queries, in this order."""
 
     boxes: np.ndarray  # (S, 4), xyxy
@@ -80,7 +80,7 @@ class Inside:
         return self._boxes(reference) if reference.shape[-1] == 4 else (reference.float() * self._size).numpy()
 
     @cached_property
-    def proposals(self) -> Proposals | None:
+    def proposals(self) -> RankedProposals | None:
         """The first stage's; None for a detector without one."""
         logits = self.outputs.get("encoder_logits")
         if logits is None:
@@ -90,7 +90,7 @@ class Inside:
         queries = self._tokens_of_queries()
         order = torch.cat((queries, order[~torch.isin(order, queries)]))
         scores = logits[order, 0].float().sigmoid()
-        return Proposals(self._boxes(self.outputs["encoder_pred_boxes"][order]), scores.numpy(), order.numpy())
+        return RankedProposals(self._boxes(self.outputs["encoder_pred_boxes"][order]), scores.numpy(), order.numpy())
 
     def anchor(self, query: int) -> np.ndarray | None:
         """The box (4,), xyxy, that the first stage turned into a query's proposal: its token's; None without one."""
@@ -115,7 +115,7 @@ class Inside:
         """The class that the last layer gives to a query."""
         return int(self.layer_scores[-1, query].argmax())
 
-    def query_looks(self, query: int) -> Looks:
+    def query_samples(self, query: int) -> AttentionSamples:
         """Where a query of the decoder looks.
 
         Raises:
@@ -123,11 +123,11 @@ class Inside:
         """
         if not 0 <= query < len(self.start):
             raise ValueError(f"There is no query {query}: the detector has {len(self.start)}, from 0 on.")
-        return self._looks("decoder", query)
+        return self._samples("decoder", query)
 
-    def token_looks(self, token: int) -> Looks:
+    def token_samples(self, token: int) -> AttentionSamples:
         """Where a token of the encoder looks."""
-        return self._looks("encoder", token)
+        return self._samples("encoder", token)
 
     def token_at(self, x: float, y: float, level: int) -> int:
         """The token of a level (0 is the finest) whose cell holds the point (x, y).
@@ -148,13 +148,13 @@ class Inside:
         """Where a token's cell has its centre."""
         return tuple((self.centres[token] * self._size).tolist())
 
-    def _looks(self, part: str, index: int) -> Looks:
+    def _samples(self, part: str, index: int) -> AttentionSamples:
         points = torch.stack([layer[index] for layer in self.outputs[f"{part}_sampling_locations"]]).float()
         attentions = self.outputs["encoder_attentions" if part == "encoder" else "cross_attentions"]
         weights = torch.stack([layer[index] for layer in attentions]).float()
         # Locations are 0..1 of a padded level, of which the image takes the part that valid_ratios says.
         pixels = points / self.valid_ratios[None, None, :, None] * self._size
-        return Looks(pixels.numpy(), weights.numpy())
+        return AttentionSamples(pixels.numpy(), weights.numpy())
 
     def _tokens_of_queries(self) -> Tensor:
         """The token that each query came from, (Q,)."""
@@ -191,7 +191,7 @@ def look_inside(
         >>> model = DeformableDetrRefineForObjectDetection(config).eval()
         >>> processor = DeformableDetrRefineImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
         >>> (inside,) = look_inside(model, processor, [Image.new("RGB", (48, 32))])
-        >>> inside.query_looks(0).points.shape  # layers, heads, levels, points, x and y
+        >>> inside.query_samples(0).points.shape  # layers, heads, levels, points, x and y
         (2, 8, 4, 4, 2)
     """
     pictures = [load_image(image) for image in images]
@@ -226,4 +226,4 @@ def _of_image(value: Any, name: str, number: int) -> Any:
     return (value[:, number] if name.startswith("intermediate_") else value[number]).cpu()
 
 
-__all__ = ["Inside", "Looks", "Proposals", "look_inside"]
+__all__ = ["AttentionSamples", "Inside", "RankedProposals", "look_inside"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.serving.azure.service import load_service
 from deformable_detr_refine.serving.batch.input import open_input
-from deformable_detr_refine.serving.batch.shard import Settings, detect_shard
+from deformable_detr_refine.serving.batch.shard import BatchSettings, detect_shard
 
 _ROWS_AT_A_TIME = 64
 detector: Detector | None = None
@@ -27,7 +27,7 @@ def run(mini_batch: Sequence[str]) -> list[str]:
     Raises:
         OSError, ValueError: a file is neither an image nor a table.
     """
-    settings = Settings(model="", format="predictions")
+    settings = BatchSettings(model="", format="predictions")
     shards = (shard for name in mini_batch for shard in open_input(str(name)).shards(_ROWS_AT_A_TIME))
     texts = (detect_shard(detector, settings, shard).content.decode() for shard in shards)
     # Not splitlines, for which a name may hold further ends of lines.

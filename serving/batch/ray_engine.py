@@ -14,12 +14,12 @@ from typing import Any
 from deformable_detr_refine.messages import one_line
 
 from .input import Shard
-from .shard import Settings, ShardResult, detect_shard
+from .shard import BatchSettings, ShardResult, detect_shard
 
 _FIELDS = ("number", "content", "images", "failed", "error")
 
 
-def run_on_ray(settings: Settings, shards: Iterable[Shard], workers: int | None = None) -> Iterator[ShardResult]:
+def run_on_ray(settings: BatchSettings, shards: Iterable[Shard], workers: int | None = None) -> Iterator[ShardResult]:
     """Works on shards; results come as they are finished.
 
     Args:
@@ -63,7 +63,7 @@ class ShardActor:
         threads: cores for one forward pass.
     """
 
-    def __init__(self, settings: Settings, threads: int | None):
+    def __init__(self, settings: BatchSettings, threads: int | None):
         self.settings, self.threads, self.detector = settings, threads, None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:

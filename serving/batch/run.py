@@ -15,11 +15,11 @@ from deformable_detr_refine.messages import counted
 from .input import Shard
 from .job import Job
 from .rows import format_of
-from .shard import Settings, ShardResult
+from .shard import BatchSettings, ShardResult
 from .workers import run_here
 
 # Settings, shards that are not finished, workers (None: as many as there is room for) -> results in any order.
-Engine = Callable[[Settings, Iterable[Shard], int | None], Iterator[ShardResult]]
+Engine = Callable[[BatchSettings, Iterable[Shard], int | None], Iterator[ShardResult]]
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 
 
@@ -94,7 +94,7 @@ def run_batch(
     """
     started = time.monotonic()
     form, model = format_of(output, form), inside_mlflow(model)
-    settings = Settings(model, form, threshold, top_k, batch_size, device, revision)
+    settings = BatchSettings(model, form, threshold, top_k, batch_size, device, revision)
     identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
     first_error = None
     with Job(output) as job:

@@ -11,7 +11,7 @@ from .rows import BatchRow, encode
 
 
 @dataclass(frozen=True)
-class Settings:
+class BatchSettings:
     """What a batch asks of every worker.
 
     Args:
@@ -56,7 +56,7 @@ class ShardResult:
     error: str | None = None
 
 
-def detect_shard(detector: Detector, settings: Settings, shard: Shard) -> ShardResult:
+def detect_shard(detector: Detector, settings: BatchSettings, shard: Shard) -> ShardResult:
     """Detects in every image of a shard; an image that fails gives a row with its error."""
     looked_at = {}
 
@@ -83,4 +83,4 @@ def detect_shard(detector: Detector, settings: Settings, shard: Shard) -> ShardR
     return ShardResult(shard.number, encode(rows, settings.format), len(rows), len(failures), error)
 
 
-__all__ = ["Settings", "ShardResult", "detect_shard"]
+__all__ = ["BatchSettings", "ShardResult", "detect_shard"]

@@ -21,7 +21,7 @@ from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.machine import choose_device, usable_cores
 
 from .input import Shard
-from .shard import Settings, ShardResult, detect_shard
+from .shard import BatchSettings, ShardResult, detect_shard
 
 # As Azure's batch deployments retry.
 RETRIES = 3
@@ -30,7 +30,7 @@ _ON_ACCELERATOR = 4
 _detector: Detector | None = None
 
 
-def run_here(settings: Settings, shards: Iterable[Shard], workers: int | None = None) -> Iterator[ShardResult]:
+def run_here(settings: BatchSettings, shards: Iterable[Shard], workers: int | None = None) -> Iterator[ShardResult]:
     """Works on shards; results come as they are finished.
 
     Args:
@@ -55,7 +55,7 @@ def run_here(settings: Settings, shards: Iterable[Shard], workers: int | None = 
             yield future.result()
 
 
-def _in_processes(settings: Settings, shards: Iterator[Shard], workers: int) -> Iterator[ShardResult]:
+def _in_processes(settings: BatchSettings, shards: Iterator[Shard], workers: int) -> Iterator[ShardResult]:
     """Starts new processes when one dies, and gives them the shards that it took along."""
     lost: list[Shard] = []
     deaths: Counter[int] = Counter()
@@ -114,7 +114,7 @@ def _submit(pool: Executor, work: Callable[[Shard], ShardResult], shard: Shard) 
 class _Work:
     """What a process does with a shard; the model is loaded with the first one, so that its errors come back whole."""
 
-    settings: Settings
+    settings: BatchSettings
 
     def __call__(self, shard: Shard) -> ShardResult:
         global _detector

@@ -9,7 +9,7 @@ from deformable_detr_refine import DeformableDetrRefineImageProcessor
 from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.detection_data import features
 from deformable_detr_refine.data.examples import Collator, Examples
-from deformable_detr_refine.data.sampling import EqualShapeBatches, OrientationSampler
+from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
 from deformable_detr_refine.modeling.boxes import cxcywh_to_xyxy
 
 datasets = pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train]")

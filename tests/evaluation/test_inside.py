@@ -11,7 +11,7 @@ from support.small_detector import save_small_detector
 from ddetr.default_model import default_model
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.evaluation.inside.attention_plot import plot_query, plot_token
-from deformable_detr_refine.evaluation.inside.inside import Looks, look_inside
+from deformable_detr_refine.evaluation.inside.inside import AttentionSamples, look_inside
 from deformable_detr_refine.evaluation.inside.panels import DPI, PANEL, Panels, whole, window_around
 from deformable_detr_refine.evaluation.inside.refinement_plot import plot_proposals, plot_refinement
 from deformable_detr_refine.inference.load_detector import load_detector
@@ -69,7 +69,7 @@ def test_without_offsets_every_sample_is_in_the_middle_of_what_the_layer_starts_
     model, processor = family
     for inside in look_inside(without_offsets(model), processor, photos):
         for query in (0, 7, 19):
-            points = inside.query_looks(query).points
+            points = inside.query_samples(query).points
             for layer, start in enumerate(inside.layer_starts(query)):
                 middle = start if len(start) == 2 else middles(start)
                 assert np.abs(points[layer] - middle).max() < 1e-3
@@ -80,7 +80,7 @@ def test_without_offsets_a_token_looks_at_its_own_cell_in_every_level(small, pho
     for inside in look_inside(without_offsets(model), processor, photos):
         for x, y, level in ((5.0, 5.0, 0), (40.0, 30.0, 1), (20.0, 50.0, 2)):
             token = inside.token_at(x, y, level)
-            assert np.abs(inside.token_looks(token).points - inside.token_centre(token)).max() < 1e-3
+            assert np.abs(inside.token_samples(token).points - inside.token_centre(token)).max() < 1e-3
 
 
 def test_offsets_of_queries_count_in_the_sides_of_their_boxes(small, photos):
@@ -91,10 +91,10 @@ def test_offsets_of_queries_count_in_the_sides_of_their_boxes(small, photos):
         torch.nn.init.zeros_(offsets.weight)
         offsets.bias.data = torch.tensor([float(points), 0.0]).repeat(offsets.out_features // 2)
     for inside in look_inside(model, processor, photos):
-        looks = inside.query_looks(3)
+        samples = inside.query_samples(3)
         for layer, (_, y0, x1, y1) in enumerate(inside.layer_starts(3)):
             expected = np.array([x1, (y0 + y1) / 2])
-            assert np.abs(looks.points[layer] - expected).max() < 1e-3
+            assert np.abs(samples.points[layer] - expected).max() < 1e-3
 
 
 def test_a_token_is_the_one_whose_cell_holds_the_point(small, photos):
@@ -151,9 +151,9 @@ def test_a_detector_without_first_stage_proposes_nothing(family, photos):
 
 
 def test_the_weights_of_a_head_sum_to_one(cells):
-    for looks in (cells.query_looks(0), cells.token_looks(5)):
-        assert np.allclose(looks.weights.sum((2, 3)), 1, atol=1e-5)
-        assert np.allclose(looks.level_shares().sum(1), 1, atol=1e-5)
+    for samples in (cells.query_samples(0), cells.token_samples(5)):
+        assert np.allclose(samples.weights.sum((2, 3)), 1, atol=1e-5)
+        assert np.allclose(samples.level_shares().sum(1), 1, atol=1e-5)
 
 
 def test_a_trained_detector_looks_at_its_objects(cells):
@@ -162,14 +162,14 @@ def test_a_trained_detector_looks_at_its_objects(cells):
     assert len(queries) > 4
     for query in queries:
         for (x, y), (x0, y0, x1, y1) in zip(
-            cells.query_looks(query).centre(), cells.layer_boxes[:, query], strict=True
+            cells.query_samples(query).centre(), cells.layer_boxes[:, query], strict=True
         ):
             assert x0 < x < x1 and y0 < y < y1
 
 
 def test_the_centre_is_weighted():
     points = np.array([[0.0, 0.0], [10.0, 20.0]]).reshape(1, 1, 1, 2, 2)
-    assert Looks(points, np.array([0.25, 0.75]).reshape(1, 1, 1, 2)).centre().tolist() == [[7.5, 15.0]]
+    assert AttentionSamples(points, np.array([0.25, 0.75]).reshape(1, 1, 1, 2)).centre().tolist() == [[7.5, 15.0]]
 
 
 def test_every_family_is_drawn(family, photos):

@@ -1,8 +1,7 @@
-"""Batches of equal shape out of a stream of images."""
+"""Batches of equal shape out of a stream."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from deformable_detr_refine.inference.batches import batches_of_equal_shape
 
@@ -17,12 +16,14 @@ def test_grouping_loses_nothing_mixes_nothing_and_waits_for_little(batch_size, l
     def images():
         for key, size in enumerate(sizes):
             read.append(key)
-            yield key, Image.new("L", size)
+            yield key, size
 
     done = []
-    for batch in batches_of_equal_shape(images(), lambda h, w: (h, w), batch_size, look_ahead):
+    for batch in batches_of_equal_shape(
+        images(), lambda image: image[1], batch_size, lambda image: image[1][0] * image[1][1], look_ahead
+    ):
         assert 1 <= len(batch) <= batch_size
-        assert len({image.size for _, image in batch}) == 1
+        assert len({size for _, size in batch}) == 1
         done += [key for key, _ in batch]
         waiting = sum(w * h for w, h in (sizes[key] for key in set(read) - set(done)))
         assert waiting <= look_ahead

@@ -1,9 +1,12 @@
 """In which order images come: training batches of one orientation, evaluation batches of one shape."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from torch.utils.data import Sampler
+
+from deformable_detr_refine.inference.batches import batches_of_equal_shape
 
 
 class OrientationSampler(Sampler[tuple[int, int]]):
@@ -53,15 +56,12 @@ class EqualShapeBatches(Sampler[list[int]]):
 
     Example:
         >>> list(EqualShapeBatches([(8, 6), (6, 8), (8, 6), (8, 6)], batch_size=2))
-        [[0, 2], [3], [1]]
+        [[0, 2], [1], [3]]
     """
 
     def __init__(self, shapes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, ranks: int = 1) -> None:
-        by_shape: dict[tuple[int, int], list[int]] = {}
-        for index, shape in enumerate(shapes):
-            by_shape.setdefault(shape, []).append(index)
-        batches = [same[i : i + batch_size] for same in by_shape.values() for i in range(0, len(same), batch_size)]
-        self.batches = batches[rank::ranks]
+        batches = batches_of_equal_shape(range(len(shapes)), shapes.__getitem__, batch_size)
+        self.batches = list(islice(batches, rank, None, ranks))
 
     def __len__(self) -> int:
         return len(self.batches)
