@@ -3,58 +3,18 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from torchvision.ops import box_iou
+from typing import Any
 
 from deformable_detr_refine.messages import printable
 
 from ..defects import Defect, count_defects
 from ..detection_data import DetectionData
 from .image_checks import LEAK, OTHER_SIZE, check_images, unlisted_images
+from .split_summary import SAME_OBJECT_IOU, SplitSummary, summarize
+from .text import report
 
-if TYPE_CHECKING:
-    import datasets
-
-# COCO's areas, in pixels of the original image.
-SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
-# Edges of the histogram of sqrt(box area / image area).
-SIDES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, np.inf)
+# Of an image, in COCO's evaluation.
 KEPT_DETECTIONS = 100
-SAME_OBJECT_IOU = 0.9
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """What one split holds, without what was defective when it was loaded.
-
-    Args:
-        images: how many.
-        images_without_boxes: how many of them.
-        boxes: how many; crowds among them are `crowds`.
-        boxes_an_image: (fewest, median, most).
-        boxes_by_class: of every class, also those that have none.
-        images_by_class: how many images have a box of the class.
-        image_sizes: 'WIDTHxHEIGHT' -> how many images, the most frequent first.
-        box_sizes: small, medium, large by COCO's areas in pixels of the original image -> how many boxes.
-        boxed_twice: file name -> pairs of boxes of one class in it that overlap by an IoU of 0.9 or more.
-        box_sides: share of the image's side (the root of the share of its area), '2-5%' -> how many boxes.
-    """
-
-    images: int
-    images_without_boxes: int
-    boxes: int
-    crowds: int
-    boxes_an_image: tuple[int, float, int]
-    boxes_by_class: dict[str, int]
-    images_by_class: dict[str, int]
-    image_sizes: dict[str, int]
-    box_sizes: dict[str, int]
-    box_sides: dict[str, int]
-    boxed_twice: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -100,9 +60,7 @@ class Inspection:
         }
 
     def __str__(self) -> str:
-        from .text import report
-
-        return report(self)
+        return report(f"{self.source} ({self.format})", self.splits, self.notes, self.defects, self.lost)
 
 
 def inspect(data: DetectionData, whole: bool = True, progress: bool = False) -> Inspection:
@@ -116,59 +74,6 @@ def inspect(data: DetectionData, whole: bool = True, progress: bool = False) -> 
     splits = {name: summarize(dataset, data.label_map.names) for name, dataset in data.splits.items()}
     defects = (*data.defects, *check_images(data, progress), *(unlisted_images(data) if whole else ()))
     return Inspection(data.source, data.format, splits, defects, tuple(_notes(splits)))
-
-
-def summarize(dataset: "datasets.Dataset", names: tuple[str, ...]) -> SplitSummary:
-    """Counts one split in the canonical form; no image is read."""
-    columns = dataset.select_columns(["file_name", "width", "height", "objects"]).with_format("arrow")[:]
-    sizes = np.stack([columns[side].to_numpy() for side in ("width", "height")], axis=1).reshape(-1, 2)
-    objects = columns["objects"].combine_chunks()
-    # `flatten` minds where a slice begins, `field` does not.
-    lists = dict(zip((field.name for field in objects.type), objects.flatten(), strict=True))
-    per_image = np.diff(lists["category"].offsets.to_numpy()) if len(dataset) else np.zeros(0, int)
-    labels, areas, crowd = (lists[key].flatten().to_numpy() for key in ("category", "area", "iscrowd"))
-    boxes = lists["bbox"].flatten().flatten().to_numpy().reshape(-1, 4).astype(np.float64)
-    image_of = np.repeat(np.arange(len(dataset)), per_image)
-    sides = np.sqrt(boxes[:, 2] * boxes[:, 3] / sizes[image_of].astype(np.float64).prod(1))
-    boxes_by_class = np.bincount(labels, minlength=len(names))
-    images_by_class = np.bincount(np.unique(image_of * len(names) + labels) % len(names), minlength=len(names))
-    frequent = Counter(map(tuple, sizes.tolist())).most_common()
-    file_names = columns["file_name"].to_pylist()
-    return SplitSummary(
-        images=len(dataset),
-        images_without_boxes=int((per_image == 0).sum()),
-        boxes=len(boxes),
-        crowds=int(crowd.sum()),
-        boxes_an_image=_spread(per_image),
-        boxes_by_class=dict(zip(names, boxes_by_class.tolist(), strict=True)),
-        images_by_class=dict(zip(names, images_by_class.tolist(), strict=True)),
-        image_sizes={f"{width}x{height}": count for (width, height), count in frequent},
-        box_sizes={name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in SIZES.items()},
-        box_sides=dict(zip(_side_names(), np.histogram(sides, SIDES)[0].tolist(), strict=True)),
-        boxed_twice={file_names[image]: pairs for image, pairs in _boxed_twice(boxes, labels, crowd, per_image)},
-    )
-
-
-def _boxed_twice(
-    boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, per_image: np.ndarray
-) -> Iterator[tuple[int, int]]:
-    """Images in which objects seem to be boxed twice, and how often; boxes are x, y, width, height, image by image."""
-    corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
-    for image, (start, end) in enumerate(pairwise(np.concatenate([[0], np.cumsum(per_image)]).tolist())):
-        overlaps = box_iou(corners[start:end], corners[start:end]).triu(1).numpy() >= SAME_OBJECT_IOU
-        of_one_class = labels[start:end, None] == labels[None, start:end]
-        alone = crowd[start:end] == 0
-        if pairs := int((overlaps & of_one_class & alone[:, None] & alone[None]).sum()):
-            yield image, pairs
-
-
-def _spread(counts: np.ndarray) -> tuple[int, float, int]:
-    return (int(counts.min()), float(np.median(counts)), int(counts.max())) if len(counts) else (0, 0.0, 0)
-
-
-def _side_names() -> list[str]:
-    percent = [f"{100 * edge:g}" for edge in SIDES[:-1]]
-    return [*(f"{low}-{high}%" for low, high in pairwise(percent)), f"{percent[-1]}% and more"]
 
 
 def _notes(splits: Mapping[str, SplitSummary]) -> list[str]:
@@ -203,4 +108,4 @@ def _some(names: list[str], most: int = 5) -> str:
     )
 
 
-__all__ = ["Inspection", "SplitSummary", "inspect", "summarize"]
+__all__ = ["Inspection", "inspect"]

@@ -1,16 +1,13 @@
 """An inspection as text for the terminal."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from deformable_detr_refine.messages import counted, printable
 
 from ..defects import Defect
-
-if TYPE_CHECKING:
-    from .inspection import Inspection
+from .split_summary import SplitSummary
 
 MOST_CLASSES = 30
 MOST_IMAGE_SIZES = 5
@@ -19,35 +16,39 @@ BAR = 40
 _count = partial(counted, form=",")
 
 
-def report(inspection: "Inspection") -> str:
-    """Counts, histograms, notes, and the first defects of each kind."""
-    splits = inspection.splits
+def report(
+    source: str,
+    splits: Mapping[str, SplitSummary],
+    notes: Sequence[str],
+    defects: Sequence[Defect],
+    lost: Mapping[str, int],
+) -> str:
+    """Counts, histograms, notes, and the first defects of each kind (see `Inspection`)."""
     images, boxes = (sum(getattr(split, what) for split in splits.values()) for what in ("images", "boxes"))
-    parts = [f"{inspection.source} ({inspection.format}): {_count(images, 'image')}, {_count(boxes, 'box', 'boxes')}"]
-    parts.append(_table(_split_rows(inspection)))
-    parts.append(_table(_class_rows(inspection)))
-    parts.append(_table(_image_rows(inspection), right=(1,)))
+    parts = [f"{source}: {_count(images, 'image')}, {_count(boxes, 'box', 'boxes')}"]
+    parts.append(_table(_split_rows(splits)))
+    parts.append(_table(_class_rows(splits)))
+    parts.append(_table(_image_rows(splits), right=(1,)))
     coco = ("box size", "boxes", "by area in the original image: small below 32x32 pixels, large from 96x96 on")
     parts.append(_table([coco, *_bars(split.box_sizes for split in splits.values())], right=(1,)))
     sides = ("box side", "boxes", "as a share of the image's side: the root of the share of its area")
     parts.append(_table([sides, *_bars(split.box_sides for split in splits.values())], right=(1,)))
-    if inspection.notes:
-        parts.append("\n".join(["Notes", *(f"  {note}" for note in inspection.notes)]))
-    parts.append(_defects(inspection))
+    if notes:
+        parts.append("\n".join(["Notes", *(f"  {note}" for note in notes)]))
+    parts.append(_defects(defects, lost))
     return "\n\n".join(parts)
 
 
-def _split_rows(inspection: "Inspection") -> list[Sequence[str]]:
+def _split_rows(splits: Mapping[str, SplitSummary]) -> list[Sequence[str]]:
     rows = [("split", "images", "without boxes", "boxes", "crowds", "boxes an image: fewest, median, most")]
-    for name, split in inspection.splits.items():
+    for name, split in splits.items():
         fewest, median, most = split.boxes_an_image
         counts = (split.images, split.images_without_boxes, split.boxes, split.crowds)
         rows.append((printable(name), *(f"{count:,}" for count in counts), f"{fewest}, {median:g}, {most}"))
     return rows
 
 
-def _class_rows(inspection: "Inspection") -> list[Sequence[str]]:
-    splits = inspection.splits
+def _class_rows(splits: Mapping[str, SplitSummary]) -> list[Sequence[str]]:
     rows = [
         (
             "class",
@@ -69,9 +70,9 @@ def _class_rows(inspection: "Inspection") -> list[Sequence[str]]:
     return rows
 
 
-def _image_rows(inspection: "Inspection") -> list[Sequence[str]]:
+def _image_rows(splits: Mapping[str, SplitSummary]) -> list[Sequence[str]]:
     sizes = Counter()
-    for split in inspection.splits.values():
+    for split in splits.values():
         sizes.update(split.image_sizes)
     rows = [("image size", "images"), *((size, f"{count:,}") for size, count in sizes.most_common(MOST_IMAGE_SIZES))]
     if len(sizes) > MOST_IMAGE_SIZES:
@@ -89,13 +90,12 @@ def _bars(counts: Iterable[dict[str, int]]) -> list[Sequence[str]]:
     return [(name, f"{count:,}", "#" * -(-BAR * count // most)) for name, count in total.items()]
 
 
-def _defects(inspection: "Inspection") -> str:
-    defects = inspection.defects
+def _defects(defects: Sequence[Defect], lost: Mapping[str, int]) -> str:
     if not defects:
         return "No defects."
-    objects, images = inspection.lost["objects"], inspection.lost["images"]
-    lost = f"they would lose {_count(objects, 'object')} and {_count(images, 'image')}"
-    lines = [f"{_count(len(defects), 'defect')}; {lost if objects or images else 'nothing would be lost'}"]
+    objects, images = lost["objects"], lost["images"]
+    losing = f"they would lose {_count(objects, 'object')} and {_count(images, 'image')}"
+    lines = [f"{_count(len(defects), 'defect')}; {losing if objects or images else 'nothing would be lost'}"]
     by_kind: dict[str, list[Defect]] = {}
     for defect in defects:
         by_kind.setdefault(defect.kind, []).append(defect)

@@ -14,7 +14,8 @@ from support.published_sets import SAMPLES, fridge_files
 
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.inspection.contact_sheet import CAPTION, MARGIN, TILE, contact_sheet
-from deformable_detr_refine.data.inspection.inspection import SIDES, SIZES, inspect, summarize
+from deformable_detr_refine.data.inspection.inspection import inspect
+from deformable_detr_refine.data.inspection.split_summary import SIDES, SIZES, summarize
 
 IMAGES = ("10", "11", "12", "13", "14")
 
