@@ -18,7 +18,15 @@ from .heads import ClassHead
 from .initial_weights import initialize, initialize_start
 from .loss import detection_loss
 from .outputs import DeformableDetrRefineModelOutput, DeformableDetrRefineObjectDetectionOutput
-from .positions import box_proposals, cell_centres, level_mask, level_sizes, sine_position_embedding, valid_sizes
+from .positions import (
+    box_proposals,
+    cell_centres,
+    level_mask,
+    level_sizes,
+    mask_of_sizes,
+    sine_position_embedding,
+    valid_sizes,
+)
 from .transformer import Decoder, Encoder, Pyramid
 
 # The pipeline looks its models up in this table and warns about any other.
@@ -210,9 +218,11 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         """
         Args:
             pixel_values: (B, 3, height, width), normalised, padded with 0 on the right and at the bottom.
-            pixel_mask: (B, height, width), 1 on the image and 0 on padding; None when nothing is padded.
+            pixel_mask: (B, height, width), 1 on the image and 0 on padding; None when nothing is padded, or the labels
+                say what is.
             labels: a dict per image: `class_labels` (N,) and `boxes` (N, 4), cxcywh normalised by the image itself,
-                never by the padded canvas. `image_id`, when there, names the image in errors.
+                never by the padded canvas. When there, `image_id` names the image in errors, and `size`, (height,
+                width) of the image on the canvas, stands in for a pixel_mask that was not given.
             num_items_in_batch: number of boxes over all ranks and the whole accumulation window, to divide by.
                 Without it, it is taken from this batch (and all ranks, in training).
             output_hidden_states, output_attentions, output_proposals: fill the output's optional fields; None: as the
@@ -232,6 +242,9 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         attentions_asked = self._asked("output_attentions", output_attentions)
         proposals_asked = self._asked("output_proposals", output_proposals)
         needs_proposals = proposals_asked or (labels is not None and config.two_stage)
+        if pixel_mask is None and labels and all("size" in target for target in labels):
+            # transformers' guides leave the mask out where every canvas has one size; the labels know better.
+            pixel_mask = mask_of_sizes([target["size"] for target in labels], pixel_values.shape[-2:])
         outputs = self.model(
             pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals, return_dict=True
         )

@@ -42,6 +42,19 @@ def test_mask_of_ones_is_no_mask(detector, pixels):
     torch.testing.assert_close(masked.pred_boxes, bare.pred_boxes, rtol=0, atol=1e-6)
 
 
+def test_sizes_in_the_labels_stand_in_for_the_mask(pixels, targets):
+    model, sizes = build().eval(), torch.tensor([[128, 160], [96, 160], [128, 64], [64, 80]])
+    mask, padded = torch.zeros(4, 128, 160, dtype=torch.int64), torch.zeros_like(pixels)
+    for index, (height, width) in enumerate(sizes):
+        mask[index, :height, :width] = 1
+        padded[index, :, :height, :width] = pixels[index, :, :height, :width]
+    labels = [{**target, "size": size} for target, size in zip(targets, sizes, strict=True)]
+    with torch.no_grad():
+        expected, from_labels = model(padded, mask, labels=targets), model(padded, labels=labels)
+        whole = model(padded, labels=targets)
+    assert torch.equal(from_labels.logits, expected.logits) and from_labels.loss == expected.loss != whole.loss
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_not_asked_for_is_not_kept(variant, pixels):
     model = build(variant).eval()
