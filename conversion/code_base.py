@@ -16,6 +16,7 @@ from deformable_detr_refine.modeling import (
     DeformableDetrRefineImageProcessor,
 )
 
+from .checkpoints.open_checkpoint import open_checkpoint
 from .names import NameTable
 from .source import Files, Source
 from .weights import common_from_ours, theirs_from_common
@@ -45,6 +46,7 @@ class CodeBase(ABC):
         defaults: fields of our configuration that its users change, where neither shapes nor a config nor a flag tell.
         fields: those that are always so, or in all that is released, unless a config says otherwise.
         processor: settings of our image processor, likewise.
+        signs_folders: a folder of its form says that it is its own.
         writes: what `--to` makes: a 'file', a 'folder', or None where it cannot.
     """
 
@@ -56,15 +58,24 @@ class CodeBase(ABC):
     defaults: dict[str, Any] = {}
     fields: dict[str, Any] = {}
     processor: dict[str, Any] = {}
+    signs_folders: bool = False
     writes: str | None = "file"
 
-    def files(self, folder: Path) -> Files | None:
-        """The files of a folder that has this code base's form, or None.
+    def files(self, place: Path) -> Files | None:
+        """The files of a folder, or around a file, that has this code base's form, or None.
 
         Raises:
             CheckpointError: it has, but something in it is missing or there twice.
         """
         return None
+
+    def open(self, files: Files) -> dict[str, Any]:
+        """What the file of weights holds.
+
+        Raises:
+            FileNotFoundError, CheckpointError: it is not there, or cannot be opened.
+        """
+        return open_checkpoint(files.weights)
 
     @abstractmethod
     def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:

@@ -13,9 +13,12 @@ from .mmdet.code_base import MMDetection
 from .original.code_base import Original
 from .shapes import beginnings, looks_like
 from .source import Files, Source, wrapper
+from .stock.code_base import StockTransformers
 
 # The first whose mark a file bears is the one.
-CODE_BASES: dict[str, CodeBase] = {code_base.name: code_base for code_base in (Original(), Detrex(), MMDetection())}
+CODE_BASES: dict[str, CodeBase] = {
+    code_base.name: code_base for code_base in (Original(), Detrex(), StockTransformers(), MMDetection())
+}
 
 
 def code_base_named(name: str) -> CodeBase:
@@ -37,7 +40,7 @@ def read_source(
         FileNotFoundError, CheckpointError: see `CodeBase.read`.
     """
     files, known = _find_files(place, given)
-    content = open_checkpoint(files.weights)
+    content = known.open(files) if known else open_checkpoint(files.weights)
     code_base = known or _find_code_base(content, files.weights)
     return code_base, code_base.read(files, content, config, raw_weights)
 
@@ -49,11 +52,11 @@ def _find_files(place: Path, given: CodeBase | None) -> tuple[Files, CodeBase | 
         FileNotFoundError: there is no such file or folder.
         CheckpointError: the folder has no form that is known, or is a converted model.
     """
-    if not place.is_dir():
-        return Files(place), given
     for code_base in [given] if given else CODE_BASES.values():
         if (files := code_base.files(place)) is not None:
-            return files, given
+            return files, code_base if code_base.signs_folders else given
+    if not place.is_dir():
+        return Files(place), given
     raise CheckpointError(f"{place} holds no weights in a form that is known; give the file of weights itself.")
 
 

@@ -44,8 +44,10 @@ class MMDetection(CodeBase):
     mark = r"bbox_head\.|memory_trans_|(en|de)coder\.layers\.\d+\.(self_attn|norms)\."
     defaults = {"num_queries": 300, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
 
-    def files(self, folder: Path) -> Files | None:
-        weights, config, names = read_azure_folder(folder)
+    def files(self, place: Path) -> Files | None:
+        if not place.is_dir():
+            return None
+        weights, config, names = read_azure_folder(place)
         return Files(weights, config, (names, "model_metadata.json"))
 
     def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:

@@ -1,0 +1,116 @@
+"""Stock transformers as a code base: config.json, weights in one of four forms, the settings of the image processor."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+
+from ..code_base import CodeBase, Export
+from ..source import Files, Source, Weights, check_tensors, rename
+from .config import MODEL_TYPE, describe_config
+from .folder import WEIGHT_FILES, open_weights, read_json, weight_parts, weights_in
+from .names import NAMES, has_hf_resnet, to_common
+from .processor import ALWAYS, processor_settings
+from .written import written_config, written_processor, written_weights
+
+_HEAD = re.compile(r"(class_heads|model\.decoder\.box_heads)\.(\d+)\.(.+)")
+_LAYER = re.compile(r"model\.decoder\.layers\.(\d+)\.")
+
+
+class StockTransformers(CodeBase):
+    name = "transformers"
+    title = "transformers"
+    possessive = "stock transformers'"
+    names = NAMES
+    mark = (
+        r"model\.(en|de)coder\.layers\.\d+\.(self|encoder)_attn\.sampling_offsets\.|model\.query_position_embeddings\."
+    )
+    processor = ALWAYS
+    signs_folders = True
+    writes = "folder"
+
+    def files(self, place: Path) -> Files | None:
+        folder = place if place.is_dir() else place.parent
+        weights = weights_in(place) if place.is_dir() else place if place.name in WEIGHT_FILES else None
+        config = folder / "config.json"
+        if weights is None or not config.is_file():
+            return None
+        kind = read_json(config).get("model_type")
+        return Files(weights, config) if kind == MODEL_TYPE else None
+
+    def open(self, files: Files) -> dict[str, Tensor]:
+        return open_weights(files.weights)
+
+    def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:
+        if raw_weights:
+            raise CheckpointError(f"{path} has no averaged weights beside raw ones: drop --raw-weights.")
+        return content, "the file itself"
+
+    def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
+        path = files.weights
+        found, _ = self.entry(content, path, raw_weights)
+        config = config or files.config or path.parent / "config.json"
+        if not config.is_file():
+            raise CheckpointError(
+                f"{path} needs the config.json that transformers writes beside it, which is not there; give --config."
+            )
+        facts = describe_config(read_json(config), str(config))
+        processor = path.parent / "preprocessor_config.json"
+        settings = read_json(processor) if processor.is_file() else {}
+        facts.processor = processor_settings(settings, facts.version, str(processor))
+        tensors = check_tensors(found, path)
+        if has_hf_resnet(list(tensors)) != (facts.fields["backbone_frozen_stages"] == 4):
+            raise CheckpointError(
+                f"{path} holds another kind of ResNet (timm's, or transformers' own) than {config} says."
+            )
+        weights = rename(tensors, NAMES, path, to_common)
+        _complete_heads(weights)
+        notes = (
+            [] if settings else [f"There is no {processor.name}, so that images are resized as stock does by default."]
+        )
+        return Source(
+            path=path,
+            weights=weights,
+            weights_from=", ".join(part.name for part in weight_parts(path)[:3]),
+            version=facts.version,
+            facts=facts,
+            facts_from=config.name,
+            names=[(facts.class_names, "id2label of config.json")],
+            notes=notes,
+        )
+
+    def export(
+        self, model: DeformableDetrRefineForObjectDetection, processor: DeformableDetrRefineImageProcessor, output: Path
+    ) -> Export:
+        config, notes = written_config(model.config, str(model.dtype).removeprefix("torch."))
+        settings, more = written_processor(processor)
+        weights = written_weights(self.weights_of(model), model.config)
+        output.mkdir()
+        save_file(weights, output / "model.safetensors", metadata={"format": "pt"})
+        for name, values in (("config.json", config), ("preprocessor_config.json", settings)):
+            (output / name).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return Export(weights, notes + more)
+
+
+def _complete_heads(weights: Weights) -> None:
+    """Of heads that are one tensor a file may hold layer 0's alone; the others then are that one."""
+    layers = {found[1] for name in weights.tensors if (found := _LAYER.match(name))}
+    count = len(layers) + any(name.startswith("model.first_stage.") for name in weights.tensors)
+    heads: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for name, tensor in weights.tensors.items():
+        if head := _HEAD.fullmatch(name):
+            heads.setdefault(head[1], {}).setdefault(head[2], {})[head[3]] = tensor
+    for kind, by_layer in heads.items():
+        if by_layer.keys() == {"0"}:
+            weights.tensors |= {
+                f"{kind}.{layer}.{rest}": tensor for layer in range(1, count) for rest, tensor in by_layer["0"].items()
+            }
+
+
+__all__ = ["StockTransformers"]

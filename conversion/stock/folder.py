@@ -1,0 +1,113 @@
+"""The files of a folder of transformers, opened without executing anything: weights in one file or many, and JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.files import other_kind
+from deformable_detr_refine.messages import printable
+
+from ..checkpoints.open_checkpoint import open_checkpoint
+
+# The first that is there counts, as in transformers. Nothing else is opened: no training_args.bin, no optimizer.pt.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_MOST_JSON = 50_000_000
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The folder's file of weights, or its index of several; None where it has none."""
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+
+
+def weight_parts(path: Path) -> list[Path]:
+    """The files that hold the weights: the one given, or those of an index, in its order.
+
+    Raises:
+        CheckpointError: it is no index, names something beyond its folder, or a file is missing.
+    """
+    if not path.name.endswith(".index.json"):
+        return [path]
+    return [path.parent / name for name in dict.fromkeys(_weight_map(path).values())]
+
+
+def open_weights(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor, of a file of weights or of all that an index names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: a file is missing, damaged or of another kind, or does not hold what the index says.
+    """
+    parts = weight_parts(path)
+    if parts == [path]:
+        return _open(path)
+    weight_map, weights = _weight_map(path), {}
+    for part in parts:
+        found = _open(part)
+        expected = {name for name, file in weight_map.items() if file == part.name}
+        if found.keys() != expected:
+            name = min(found.keys() ^ expected)
+            raise CheckpointError(f"{part} does not hold what {path.name} says: {printable(str(name))} is in one only.")
+        weights |= found
+    return weights
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file as a dictionary.
+
+    Raises:
+        CheckpointError: it is not one.
+    """
+    if path.stat().st_size > _MOST_JSON:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, which no settings have.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        kind = other_kind(path.read_bytes()[:512])
+        raise CheckpointError(f"{path} {kind or f'is not JSON: {printable(str(error))}'}.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, not an object.")
+    return values
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map from names to files.")
+    if not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: weight_map has something other than file names.")
+    for name in dict.fromkeys(weight_map.values()):
+        if Path(name).name != name or "\\" in name or not name.endswith((".safetensors", ".bin")):
+            raise CheckpointError(f"{index} names {printable(name)}, which is no file of weights in its own folder.")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index} names {printable(name)}, which is not there: copy the whole folder again.")
+    return weight_map
+
+
+def _open(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return open_checkpoint(path)
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    if not start:
+        raise CheckpointError(f"{path} is empty: copy it again.")
+    if kind := other_kind(start):
+        raise CheckpointError(f"{path} {kind}.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({printable(' '.join(str(error).split()), 200)}): copy it again."
+        ) from error
+
+
+__all__ = ["WEIGHT_FILES", "open_weights", "read_json", "weight_parts", "weights_in"]
