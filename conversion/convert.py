@@ -90,7 +90,7 @@ def convert_checkpoint(
     report = ConversionReport(
         output=str(output),
         source=found.path.name,
-        sha256=sha256_of(found.path),
+        sha256=sha256_of(*(found.parts or [found.path])),
         code_base=kind.title,
         version=found.version,
         weights_from=found.weights_from,

@@ -76,6 +76,7 @@ class Source:
         names: candidates for the class names, best first, each with its origin.
         meta: what the file says about its own origin, plain values only.
         notes: what else a user should know.
+        parts: the files of weights, where `path` is an index of several.
     """
 
     path: Path
@@ -87,6 +88,7 @@ class Source:
     names: list[tuple[list[str] | None, str]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parts: list[Path] = field(default_factory=list)
 
 
 def check_tensors(found: dict[Any, Any], path: Path) -> dict[str, Tensor]:

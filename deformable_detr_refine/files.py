@@ -137,10 +137,13 @@ def _remove_empty(folder: Path, top: Path) -> None:
             folder = folder.parent
 
 
-def sha256_of(file: Path) -> str:
-    """The digest of a file's content, in hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def sha256_of(*files: Path) -> str:
+    """The digest of a file's content, or of several files' as if they were one, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 def other_kind(start: bytes) -> str | None:

@@ -71,13 +71,15 @@ class StockTransformers(CodeBase):
             )
         weights = rename(tensors, NAMES, path, to_common)
         _complete_heads(weights)
+        parts = weight_parts(path)
         notes = (
             [] if settings else [f"There is no {processor.name}, so that images are resized as stock does by default."]
         )
         return Source(
             path=path,
             weights=weights,
-            weights_from=", ".join(part.name for part in weight_parts(path)[:3]),
+            weights_from="the file itself" if parts == [path] else f"{len(parts)} shards",
+            parts=parts,
             version=facts.version,
             facts=facts,
             facts_from=config.name,
