@@ -28,9 +28,7 @@ class StockTransformers(CodeBase):
     title = "transformers"
     possessive = "stock transformers'"
     names = NAMES
-    mark = (
-        r"model\.(en|de)coder\.layers\.\d+\.(self|encoder)_attn\.sampling_offsets\.|model\.query_position_embeddings\."
-    )
+    mark = r"(model\.)?(decoder\.layers\.\d+\.encoder_attn\.|query_position_embeddings\.)"
     processor = ALWAYS
     signs_folders = True
     writes = "folder"
@@ -92,7 +90,7 @@ class StockTransformers(CodeBase):
     ) -> Export:
         config, notes = written_config(model.config, str(model.dtype).removeprefix("torch."))
         settings, more = written_processor(processor)
-        weights = written_weights(self.weights_of(model), model.config)
+        weights = written_weights(self.theirs(model.state_dict(), model.config), model.config)
         output.mkdir()
         save_file(weights, output / "model.safetensors", metadata={"format": "pt"})
         for name, values in (("config.json", config), ("preprocessor_config.json", settings)):

@@ -331,7 +331,7 @@ def test_a_file_of_weights_finds_its_config(folder, weights, tmp_path):
         ({"feature_extractor_type": "DeformableDetrFeatureExtractor", "size": 480, "max_size": 800},
          {"size": {"shortest_edge": 480, "longest_edge": 800}}),
         ({"size": 480}, {"size": {"shortest_edge": 480, "longest_edge": 1333}}),
-        ({"size": {"height": 64, "width": 51}, "do_pad": False}, {"size": {"height": 64, "width": 51}, "do_pad": False}),
+        ({"size": {"height": 64, "width": 51}}, {"size": {"height": 64, "width": 51}}),
         ({"size": {"longest_edge": 9, "shortest_edge": 4}, "resample": 3, "pad_size": {"height": 9, "width": 9}},
          {"size": {"shortest_edge": 4, "longest_edge": 9}, "resample": 3, "pad_size": {"height": 9, "width": 9}}),
         ({"do_rescale": False, "image_mean": [0.5] * 3}, {"do_rescale": False, "image_mean": [0.5] * 3}),
