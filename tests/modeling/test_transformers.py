@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import venv
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from support.bare_python import make_bare_python
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection, pipeline
 
 from deformable_detr_refine import (
@@ -97,26 +96,14 @@ print(json.dumps({
 """
 
 
-@pytest.fixture
-def bare_python(tmp_path) -> Path:
-    """A Python with this one's packages, without this package: .pth files count in its own site-packages only."""
-    venv.create(tmp_path / "bare", symlinks=True)
-    python = tmp_path / "bare" / "bin" / "python"
-    site = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    ).strip()
-    Path(site, "packages.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
-    return python
-
-
-def test_saved_folder_loads_as_custom_code(saved, detector, samples, bare_python, tmp_path):
+def test_saved_folder_loads_as_custom_code(saved, detector, samples, tmp_path):
     folder = tmp_path / "hub"
     detector.save_pretrained(folder)
     DeformableDetrRefineImageProcessor.from_pretrained(saved).save_pretrained(folder)
     image = str(samples / "10.jpg")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [bare_python, "-c", WITHOUT_THE_PACKAGE, folder, image],
+        [make_bare_python(tmp_path / "bare"), "-c", WITHOUT_THE_PACKAGE, folder, image],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -1,12 +1,7 @@
 """The C library gets into wheels where something can compile it, and installing never fails where nothing can."""
 
 import importlib.util
-import os
 import shutil
-import subprocess
-import sys
-import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -63,28 +58,3 @@ def test_a_compiler_that_fails_is_none(c_library, no_compiler, tmp_path, capfd):
     broken.chmod(0o755)
     assert c_library.system_compiler() is None
     assert "no headers" in capfd.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "compiler", [pytest.param(True, marks=needs_cc, id="compiler"), pytest.param(False, id="none")]
-)
-def test_wheel(compiler, tmp_path):
-    """Without pip's isolation: nothing is downloaded, so that nothing but a compiler on PATH can compile."""
-    source = tmp_path / "source"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    for folder in ("build_backend", *project["tool"]["setuptools"]["package-dir"].values()):
-        ignored = shutil.ignore_patterns("__pycache__", "deformable_attention_*")
-        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
-    for file in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
-        shutil.copy(ROOT / file, source)
-    environment = {name: text for name, text in os.environ.items() if name != "CC"}
-    if not compiler:
-        environment["PATH"] = str(tmp_path)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"]
-    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], env=environment, check=True, timeout=300)
-    wheel = next(tmp_path.glob("*.whl"))
-    libraries = [name for name in zipfile.ZipFile(wheel).namelist() if "deformable_attention_" in name]
-    assert wheel.name.endswith("-py3-none-any.whl") == (not compiler)
-    assert bool(libraries) == compiler
-    assert all(name.startswith("deformable_detr_refine/") for name in libraries)

@@ -5,11 +5,8 @@ import contextlib
 import importlib
 import importlib.util
 import re
-import shutil
 import subprocess
 import sys
-import tomllib
-import zipfile
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import packages_distributions, version
@@ -17,25 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.packages import FOLDERS, OWN, PROJECT, ROOMS, ROOT
 
 import ddetr
 import deformable_detr_refine
 
-ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-ROOMS = PROJECT["tool"]["setuptools"]["package-dir"]
-OWN = ("deformable_detr_refine", "ddetr")
-
-
-def folder_of(package: str) -> str:
-    """Where a package lies in the repository: below its room."""
-    if package in OWN:
-        return ROOMS[package]
-    room = ".".join(package.split(".")[:2])
-    return "/".join([ROOMS[room], *package.split(".")[2:]])
-
-
-FOLDERS = {package: folder_of(package) for package in PROJECT["tool"]["setuptools"]["packages"]}
 SOURCES = sorted(file for folder in FOLDERS.values() for file in (ROOT / folder).glob("*.py"))
 by_name = pytest.mark.parametrize("source", SOURCES, ids=lambda file: file.relative_to(ROOT).as_posix())
 
@@ -219,30 +202,3 @@ def test_import_reaches_for_no_network_and_no_device():
         "assert 'timm' not in sys.modules and 'supervision' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent, timeout=120)
-
-
-@pytest.mark.slow
-def test_a_wheel_holds_every_file_and_the_command(tmp_path):
-    source = tmp_path / "source"
-    for folder in ROOMS.values():
-        links = set(ROOMS.values()) - {folder} if folder == "deformable_detr_refine" else ()
-        ignore = shutil.ignore_patterns("__pycache__", *links)  # it must build without them
-        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
-    shutil.copytree(ROOT / "build_backend", source / "build_backend", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "samples" / "blood-cells", source / "samples" / "blood-cells")
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
-    subprocess.run(pip, check=True, timeout=300)
-    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
-    expected = {
-        f"{package.replace('.', '/')}/{file.name}"
-        for package, folder in FOLDERS.items()
-        for file in (ROOT / folder).glob("*.py")
-    }
-    assert {name for name in wheel.namelist() if name.endswith(".py")} == expected
-    assert "deformable_detr_refine/evaluation/report/report.html.j2" in wheel.namelist()
-    assert "deformable_detr_refine/blood-cells/model.safetensors" in wheel.namelist()
-    entry_points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "ddetr = ddetr.main:main" in wheel.read(entry_points).decode()
-    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())

@@ -5,9 +5,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ import torch
 import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from support.bare_python import make_bare_python
 from support.hub_server import TOKEN, Hub, hub_server
 
 from ddetr.main import main
@@ -253,13 +251,6 @@ print(json.dumps({"logits": outputs.logits.flatten().tolist(), "found": len(dete
 @pytest.mark.slow
 def test_pushed_model_loads_where_the_package_is_not(hub, trained, detector, samples, tmp_path):
     push(trained, NAME)
-    venv.create(tmp_path / "bare", symlinks=True)
-    python = tmp_path / "bare" / "bin" / "python"
-    site = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    ).strip()
-    # Packages of this Python, without this one: .pth files count in a Python's own site-packages only.
-    Path(site, "packages.pth").write_text("\n".join(_package_folders()) + "\n")
     image = str(samples / "10.jpg")
     environment = {
         **{key: value for key, value in os.environ.items() if key != "HF_TOKEN"},
@@ -267,7 +258,7 @@ def test_pushed_model_loads_where_the_package_is_not(hub, trained, detector, sam
         "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(tmp_path / "home"),
     }
-    words = [python, "-c", WITHOUT_THE_PACKAGE, NAME, image]
+    words = [make_bare_python(tmp_path / "bare"), "-c", WITHOUT_THE_PACKAGE, NAME, image]
     for offline in ("0", "1"):  # the second time from the cache
         run = subprocess.run(
             words, env={**environment, "HF_HUB_OFFLINE": offline}, cwd=tmp_path, capture_output=True, text=True,
@@ -280,8 +271,3 @@ def test_pushed_model_loads_where_the_package_is_not(hub, trained, detector, sam
             expected = detector(**processor(image, return_tensors="pt")).logits.flatten()
         torch.testing.assert_close(torch.tensor(result["logits"]), expected, rtol=0, atol=1e-5)
         assert result["found"] == 100
-
-
-def _package_folders() -> list[str]:
-    own = sysconfig.get_path("purelib")
-    return [own, *(path for path in sys.path if path.endswith("site-packages") and path != own)]
