@@ -24,7 +24,7 @@ LAUNCHERS = ("python", "torchrun", "accelerate")
 OTHERS = ("curl", "echo", "hf", "mlflow", "source", "az")
 # Flags of others that the text names.
 OTHERS_FLAGS = {"--auto-scale-lr", "--env-manager", "--nproc-per-node"}
-ROOMS = "configs|samples|training|benchmarks|serving|docs|tests|modeling|data|commands|conversion|evaluation"
+ROOMS = "configs|samples|training|inference|benchmarks|serving|docs|tests|modeling|data|commands|conversion|evaluation"
 
 
 @pytest.fixture
@@ -201,8 +201,8 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
 def templates() -> frozenset[str]:
     """Every string of the packages, with … for what is filled in."""
     found = set()
-    for room in ("modeling", "conversion", "data", "evaluation", "training", "serving", "commands"):
-        for file in (ROOT / room).glob("*.py"):
+    for room in ROOMS.split("|"):
+        for file in (ROOT / room).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
                     parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
