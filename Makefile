@@ -26,7 +26,7 @@ help:
 	@echo "make bench   time operator, detector, training, loader and start-up beside transformers' own and MMDetection"
 	@echo "             (make bench-full: curves over size and batch, torch.compile)"
 	@echo "make serve-env  an environment for Azure's server, in $(SERVE)"
-	@echo "make lint    check style (make format mends it)"
+	@echo "make lint    check style and types (make format mends style)"
 	@echo "make setup   only the environment, in $(VENV), with $(PYTHON) (make PYTHON=python3.12 setup)"
 
 setup: $(READY)
@@ -105,6 +105,7 @@ bench-full: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

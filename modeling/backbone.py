@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_utils import load_state_dict
 
 from .folded_norm import fold_frozen_norms
+
+if TYPE_CHECKING:
+    from timm.models import FeatureListNet
 
 STRIDES = [8, 16, 32]
 WEIGHT_FILES = {".safetensors", ".pth", ".pt", ".bin"}
@@ -105,18 +109,20 @@ class Backbone(nn.Module):
             return self.body(pixel_values)
 
 
-def _create(name: str, **kwargs) -> nn.Module:
+def _create(name: str, **kwargs: Any) -> "FeatureListNet":
     import timm  # takes longer to import than all of this package; only building a model needs it
 
     try:
-        return timm.create_model(name, features_only=True, out_indices=(-3, -2, -1), **kwargs)
+        # timm says nn.Module; with features_only it is this, or another class that has `feature_info` too.
+        network = timm.create_model(name, features_only=True, out_indices=(-3, -2, -1), **kwargs)
+        return cast("FeatureListNet", network)
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
         raise ValueError(f"backbone={name!r} is not a model that timm {timm.__version__} knows.") from error
 
 
-def _create_dilated(name: str) -> nn.Module:
+def _create_dilated(name: str) -> "FeatureListNet":
     try:
         return _create(name, output_stride=STRIDES[-2])
     except (TypeError, NotImplementedError, AssertionError) as error:

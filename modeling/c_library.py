@@ -52,6 +52,14 @@ def library() -> tuple[ctypes.CDLL | None, str | None]:
     return opened, None
 
 
+def loaded_library() -> ctypes.CDLL:
+    """The library, for callers that know from `library` that it is here."""
+    opened, reason = library()
+    if opened is None:
+        raise RuntimeError(reason)
+    return opened
+
+
 def path_of(folder: Path, build: str) -> Path:
     return folder / f"deformable_attention_{build}{SUFFIX}"
 

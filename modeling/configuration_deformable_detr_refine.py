@@ -1,6 +1,7 @@
 """Configuration of the Deformable DETR family: plain, refine, refine_twostage."""
 
-from typing import Any
+from dataclasses import field
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -106,6 +107,9 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     giou_loss_coefficient: float | int = 2.0
     category_ids: list[int] | None = None
     is_encoder_decoder: bool = True
+    if TYPE_CHECKING:  # transformers fills both whenever a config is made
+        id2label: dict[int, str] = field(default_factory=dict)  # pyright: ignore[reportIncompatibleVariableOverride]
+        num_labels: int = 2  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @property
     def variant(self) -> str:

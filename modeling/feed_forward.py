@@ -54,14 +54,15 @@ class _FeedForward(torch.autograd.Function):
         # Parameters need a gradient under torch.no_grad() too, as ctx has it.
         needed = grad_enabled and any(ctx.needs_input_grad)
         out, total = torch.empty_like(x), torch.empty_like(x) if needed else None
-        rows, out_rows, total_rows = (None if t is None else t.view(-1, x.shape[-1]) for t in (x, out, total))
-        kept = []
+        rows, out_rows = x.view(-1, x.shape[-1]), out.view(-1, x.shape[-1])
+        total_rows = None if total is None else total.view(-1, x.shape[-1])
+        kept: list[Tensor] = []
         for first in range(0, len(rows), _CHUNK):
             part = slice(first, first + _CHUNK)
             hidden = _hidden(rows[part], weight1, bias1, inner, first)
             y = product(hidden, weight2, bias2)
-            kept_total = None if total is None else total_rows[part]
-            fused_residual_norm(rows[part], y, Norm(gain, shift, eps), outer, out_rows[part], kept_total, first)
+            total_part = None if total_rows is None else total_rows[part]
+            fused_residual_norm(rows[part], y, Norm(gain, shift, eps), outer, out_rows[part], total_part, first)
             if needed and len(rows) * weight1.shape[0] * 4 <= _WORTH_KEEPING:
                 kept.append(hidden)
         ctx.save_for_backward(x, total, weight1, bias1, weight2, gain, shift, *kept)
@@ -75,19 +76,20 @@ class _FeedForward(torch.autograd.Function):
         rows, total_rows, grad_rows = (t.reshape(-1, x.shape[-1]) for t in (x, total, grad.contiguous()))
         grad_x = torch.empty_like(rows)
         grad_weight1, grad_weight2 = torch.zeros_like(weight1), torch.zeros_like(weight2)
-        grad_bias1, grad_bias2, grad_norm = 0, 0, 0
+        grad_bias1 = weight1.new_zeros(len(weight1), dtype=torch.float64)
+        grad_bias2, grad_norm = weight2.new_zeros(len(weight2)), gain.new_zeros(2, len(gain), dtype=torch.float64)
         for index, first in enumerate(range(0, len(rows), _CHUNK)):
             part = slice(first, first + _CHUNK)
             to_x = grad_x[part]
             to_y = torch.empty_like(to_x) if ctx.outer.dropped else to_x
-            grad_norm = grad_norm + fused_residual_norm_backward(
+            grad_norm += fused_residual_norm_backward(
                 grad_rows[part], total_rows[part], Norm(gain, shift, ctx.eps), ctx.outer, to_x, to_y, first
             )
             hidden = kept[index] if kept else _hidden(rows[part], weight1, bias1, ctx.inner, first)
             grad_weight2.addmm_(to_y.t(), hidden)
-            grad_bias2 = grad_bias2 + to_y.sum(0)
+            grad_bias2 += to_y.sum(0)
             to_hidden = product(to_y, weight2.t())
-            grad_bias1 = grad_bias1 + fused_relu_backward_(to_hidden, hidden, ctx.inner)
+            grad_bias1 += fused_relu_backward_(to_hidden, hidden, ctx.inner)
             grad_weight1.addmm_(to_hidden.t(), rows[part])
             to_x += product(to_hidden, weight1.t())
         grads = grad_weight1, grad_bias1.to(bias1), grad_weight2, grad_bias2, *grad_norm.to(gain)

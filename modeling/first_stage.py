@@ -63,7 +63,7 @@ class FirstStage(nn.Module):
         anchors = inverse_sigmoid(proposals).masked_fill(~valid, torch.inf).expand(tokens.shape[0], -1, -1)
 
         all_logits = self.class_head(memory) if keep_all else None
-        scores = all_logits[..., 0] if keep_all else self.class_head.foreground(memory)[..., 0]
+        scores = (self.class_head.foreground(memory) if all_logits is None else all_logits)[..., 0]
         best = scores.topk(self.num_queries, dim=1).indices.unsqueeze(-1)  # (B, Q, 1)
         if keep_all:
             all_boxes = (with_sparse_gradient(self.box_head, memory).to(anchors.dtype) + anchors).sigmoid()

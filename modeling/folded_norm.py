@@ -23,11 +23,11 @@ def fold_frozen_norms(network: nn.Module) -> int:
     modules = dict(network.named_modules())
     pairs = 0
     for node in graph.nodes:
-        norm = modules.get(node.target) if node.op == "call_module" else None
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
         before = node.args[0] if isinstance(norm, _BatchNorm) and node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
-        conv = modules[before.target]
+        conv = modules[str(before.target)]
         if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats:
             _fold(conv, norm)
             pairs += 1
@@ -42,6 +42,8 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 class _ConvWithNorm(nn.Conv2d):
+    norm: nn.BatchNorm2d
+
     def forward(self, x: Tensor) -> Tensor:
         # A call, not a look at its tensors: hooks that bring offloaded tensors run at calls only.
         factor, summand = self.norm(None)
@@ -52,6 +54,12 @@ class _ConvWithNorm(nn.Conv2d):
 
 class _DoneByConv(nn.BatchNorm2d):
     """What is left of the norm: its parameters and, where timm made them one module, the activation after it."""
+
+    # Only norms that track them are folded.
+    running_mean: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    running_var: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
+    act: nn.Module
+    drop: nn.Module
 
     def forward(self, x: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         if x is None:  # the convolution asks

@@ -8,12 +8,13 @@ Tensors are (rows, width), one row per token: contiguous, fp32, on the CPU.
 import ctypes
 from collections import deque
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .c_library import library, run_in_threads
+from .c_library import library, loaded_library, run_in_threads
 
 # Elements of a pass that takes about 0.1 ms: for fewer, waking another thread takes longer than it saves.
 _ELEMENTS_WORTH_THREADS = 200_000
@@ -49,7 +50,8 @@ def fused_path_applies(x: Tensor, *modules: nn.Module) -> bool:
 
     A graph is better left to its compiler; whoever replaced a module's forward or hung a hook on it wants it called.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] (documented, but not in __all__)
+    if torch.compiler.is_compiling() or tracing or torch.is_autocast_enabled("cpu"):
         return False
     return (
         library()[0] is not None
@@ -71,7 +73,7 @@ def _is_watched(m: nn.Module) -> bool:
 
 def fused_dropout_(x: Tensor, dropout: Dropout, first: int = 0) -> Tensor:
     """Dropout in place. `first`: the number of x's first row in the whole that x is a part of."""
-    drop, width = library()[0].fused_dropout, x.shape[1]
+    drop, width = loaded_library().fused_dropout, x.shape[1]
     if dropout.dropped:
         _in_parts(x, lambda row, rows: drop(_at(x, row), first + row, rows, width, ctypes.byref(dropout)))
     return x
@@ -79,8 +81,8 @@ def fused_dropout_(x: Tensor, dropout: Dropout, first: int = 0) -> Tensor:
 
 def fused_relu_backward_(grad: Tensor, hidden: Tensor, dropout: Dropout) -> Tensor:
     """Of hidden = dropout(relu(h)): turns the gradient of hidden into that of h; returns its sum over the rows."""
-    backward, width = library()[0].fused_relu_backward, grad.shape[1]
-    sums = []
+    backward, width = loaded_library().fused_relu_backward, grad.shape[1]
+    sums: list[Tensor] = []
 
     def part(row: int, rows: int) -> None:
         total = torch.zeros(width, dtype=torch.float64, device="cpu")
@@ -88,14 +90,14 @@ def fused_relu_backward_(grad: Tensor, hidden: Tensor, dropout: Dropout) -> Tens
         sums.append(total)
 
     _in_parts(grad, part)
-    return sum(sums)
+    return reduce(torch.add, sums)
 
 
 def fused_residual_norm(
     x: Tensor, y: Tensor, norm: Norm, dropout: Dropout, out: Tensor, total: Tensor | None, first: int = 0
 ) -> None:
     """out = layer_norm(x + dropout(y)), total = x + dropout(y); width is a multiple of 8."""
-    forward, width = library()[0].fused_residual_norm, x.shape[1]
+    forward, width = loaded_library().fused_residual_norm, x.shape[1]
 
     def part(row: int, rows: int) -> None:
         kept = None if total is None else _at(total, row)
@@ -109,8 +111,8 @@ def fused_residual_norm_backward(
     grad: Tensor, total: Tensor, norm: Norm, dropout: Dropout, grad_x: Tensor, grad_y: Tensor, first: int = 0
 ) -> Tensor:
     """Gradients of x and y (one tensor where nothing is dropped); returns those of weight and bias, (2, width)."""
-    backward, width = library()[0].fused_residual_norm_backward, grad.shape[1]
-    sums = []
+    backward, width = loaded_library().fused_residual_norm_backward, grad.shape[1]
+    sums: list[Tensor] = []
 
     def part(row: int, rows: int) -> None:
         grads = torch.zeros(2, width, dtype=torch.float64, device="cpu")
@@ -120,7 +122,7 @@ def fused_residual_norm_backward(
         sums.append(grads)
 
     _in_parts(grad, part)
-    return sum(sums)
+    return reduce(torch.add, sums)
 
 
 class SamplingShape(ctypes.Structure):
@@ -147,7 +149,7 @@ def fused_sampling(
 
     reference: (B or 1, Q, L, 2 or 4), of all rows of an image or of a batch, of which `first` is the first here.
     """
-    forward, samples = library()[0].fused_sampling, raw.shape[1] // 3
+    forward, samples = loaded_library().fused_sampling, raw.shape[1] // 3
 
     def part(row: int, rows: int) -> None:
         memory = torch.empty(5 * samples + 8, dtype=torch.float32, device="cpu")
@@ -162,7 +164,7 @@ def fused_sampling_backward(
 ) -> Tensor:
     """The gradient of raw."""
     samples = weights[0].numel()
-    backward, grad_raw = library()[0].fused_sampling_backward, weights.new_empty(len(weights), 3 * samples)
+    backward, grad_raw = loaded_library().fused_sampling_backward, weights.new_empty(len(weights), 3 * samples)
 
     def part(row: int, rows: int) -> None:
         memory = torch.empty(4 * samples, dtype=torch.float32, device="cpu")

@@ -10,6 +10,7 @@ import re
 import warnings
 from functools import cache
 from pathlib import Path, PurePath
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -195,7 +196,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1] if sideways else image.size
 
 
-def _opened(file: io.BufferedIOBase, name: str) -> Image.Image:
+def _opened(file: IO[bytes], name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # PIL warns from 89 megapixels on; the limit here is `max_pixels`.

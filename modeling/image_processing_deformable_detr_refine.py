@@ -3,22 +3,18 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_base import BatchFeature
 from transformers.image_transforms import group_images_by_shape, reorder_images
-from transformers.image_utils import (
-    IMAGENET_DEFAULT_MEAN,
-    IMAGENET_DEFAULT_STD,
-    ImageInput,
-    PILImageResampling,
-    SizeDict,
-)
-from transformers.processing_utils import ImagesKwargs, Unpack
-from transformers.utils import TensorType
+from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils.generic import TensorType
 
 from .annotations import coco_labels
 from .boxes import cxcywh_to_xyxy
@@ -123,7 +119,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         return load_image(images) if isinstance(images, str | os.PathLike) else super().fetch_images(images)
 
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any) -> Tensor:
-        if do_convert_rgb and hasattr(image, "convert"):
+        if do_convert_rgb and isinstance(image, Image.Image):
             image = to_rgb(image)
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
@@ -136,8 +132,9 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         size_rule: str | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        height, width = self.resized_shape(*image.shape[-2:], size, size_rule)
-        if (height, width) == tuple(image.shape[-2:]):
+        before = image.shape[-2], image.shape[-1]
+        height, width = self.resized_shape(*before, size, size_rule)
+        if (height, width) == before:
             return image
         return super().resize(image, SizeDict(height=height, width=width), resample, antialias=antialias)
 
@@ -218,12 +215,13 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             groups[shape] = self.rescale_and_normalize(
                 batch, do_rescale, rescale_factor, do_normalize, image_mean, image_std
             )
-        images = reorder_images(groups, order)
+        images = list(reorder_images(groups, order))
         if labels is not None:
             for image, target in zip(images, labels, strict=True):
                 target["size"] = torch.tensor(image.shape[-2:])
         if do_pad:
-            data = dict(zip(("pixel_values", "pixel_mask"), padded(images, pad_size), strict=True))
+            pixel_values, pixel_mask = padded(images, pad_size)
+            data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
             if return_tensors is None:
                 data = {name: list(tensor) for name, tensor in data.items()}
         elif return_tensors is not None and len({image.shape for image in images}) > 1:

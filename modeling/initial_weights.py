@@ -29,9 +29,9 @@ def initialize(module: nn.Module) -> None:
         init.ones_(module.weight)
         init.zeros_(module.bias)
         if isinstance(module, _BatchNorm):
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+            init.zeros_(module.get_buffer("running_mean"))
+            init.ones_(module.get_buffer("running_var"))
+            init.zeros_(module.get_buffer("num_batches_tracked"))
     elif isinstance(module, nn.Embedding):
         init.normal_(module.weight)
     elif isinstance(module, DeformableAttention):
@@ -48,11 +48,13 @@ def initialize(module: nn.Module) -> None:
         init.xavier_uniform_(module.fc1.weight)
         init.xavier_uniform_(module.fc2.weight)
     elif isinstance(module, BoxHead):
-        init.zeros_(module[-1].weight)
-        init.copy_(module[-1].bias, torch.tensor(module.initial_bias))
+        *_, last = (layer for layer in module if isinstance(layer, nn.Linear))
+        init.zeros_(last.weight)
+        init.copy_(last.bias, torch.tensor(module.initial_bias))
     elif isinstance(module, Neck):
-        for level in module.levels:
-            init.xavier_uniform_(level.conv.weight)
+        for conv in module.modules():
+            if isinstance(conv, nn.Conv2d):
+                init.xavier_uniform_(conv.weight)
     elif isinstance(module, FirstStage):
         init.xavier_uniform_(module.memory_proj.weight)
         init.xavier_uniform_(module.query_proj.weight)

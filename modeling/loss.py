@@ -1,5 +1,7 @@
 """The loss of every decoder layer and of the first stage, term for term MMDetection's."""
 
+from functools import reduce
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -45,14 +47,14 @@ def detection_loss(
     _check_labels(labels, *logits.shape[1::2])
     num_boxes = _num_boxes(labels, logits, num_items_in_batch, over_ranks)
     last = len(logits) - 1
-    terms = {}
-    if encoder_logits is not None:
+    terms: dict[str, Tensor] = {}
+    if encoder_logits is not None and encoder_pred_boxes is not None:
         proposals = [{**target, "class_labels": torch.zeros_like(target["class_labels"])} for target in labels]
         terms |= _layer_loss(config, encoder_logits, encoder_pred_boxes, proposals, num_boxes, "enc_")
     for index in range(len(logits)):
         prefix = "" if index == last else f"d{index}."
         terms |= _layer_loss(config, logits[index], pred_boxes[index], labels, num_boxes, prefix)
-    return sum(terms.values()), terms
+    return reduce(torch.add, terms.values()), terms
 
 
 def _layer_loss(config, logits: Tensor, boxes: Tensor, labels: Labels, num_boxes, prefix: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ MMDetection 3.1.0 (mmdet/models/detectors/deformable_detr.py), to the fifth digi
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,8 @@ from .positions import (
 from .transformer import Decoder, Encoder, Pyramid
 
 # The pipeline looks its models up in this table and warns about any other.
-modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES.setdefault(
-    DeformableDetrRefineConfig.model_type, "DeformableDetrRefineForObjectDetection"
-)
+_pipeline_models = cast("dict[str, str]", modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES)
+_pipeline_models.setdefault(DeformableDetrRefineConfig.model_type, "DeformableDetrRefineForObjectDetection")
 
 
 class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
@@ -41,9 +41,15 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
     config_class = DeformableDetrRefineConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    if TYPE_CHECKING:
+        config: DeformableDetrRefineConfig
+
+        # transformers' wrapper hides the signature.
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # pyright: ignore[reportIncompatibleVariableOverride]
+
     _no_split_modules = ["Backbone", "Neck", "EncoderLayer", "DecoderLayer", "FirstStage"]
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:

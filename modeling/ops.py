@@ -188,7 +188,7 @@ def _backward(
     if grad_output.shape != (value.shape[0], locations.shape[1], value.shape[2] * value.shape[3]):
         raise ValueError(f"grad_output {tuple(grad_output.shape)} does not have the output's shape.")
     if not (value.numel() and locations.numel()):
-        return tuple(tensor.new_zeros(tensor.shape) for tensor in (value, locations, weights))
+        return value.new_zeros(value.shape), locations.new_zeros(locations.shape), weights.new_zeros(weights.shape)
     backend = _backend(value.device)
     return backend.backward(grad_output.contiguous(), value, shapes, locations, weights)
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .c_library import library, run_in_threads
+from .c_library import library, loaded_library, run_in_threads
 from .ops_torch import torch_backward, torch_forward
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -116,7 +116,7 @@ def _points(shapes: tuple[tuple[int, int], ...], points: int) -> tuple[ctypes.Ar
 def _run(work: _Work) -> None:
     """Compute, in this thread and as many others as torch would use and tasks can occupy."""
     tasks, copied = work.images * work.heads, 0 if work.direct else work.tokens
-    take_tasks = library()[0].deformable_attention_run
+    take_tasks = loaded_library().deformable_attention_run
     rows = tasks * (4 * work.queries * work.points + copied)
     threads = min(torch.get_num_threads(), tasks) if rows > _ROWS_WORTH_THREADS else 1
     floats = (copied + 1) * work.padded * (2 if work.grad_value else 1)

@@ -5,11 +5,15 @@ Coordinates and sums are fp32. A location that is not finite gives NaN in its qu
 weight and its other coordinate, and reaches no other gradient, as in the reference.
 B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; q = 8 * ROWS queries a program.
 """
+# The kernels are Triton's language in Python's syntax, and Triton may be absent; a checker of Python knows neither.
+# pyright: reportOptionalMemberAccess=false, reportInvalidTypeForm=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false
 
 import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +104,7 @@ def _driver_failure() -> str | None:
 
 
 def _launch(
-    kernel, tensors: dict[str, Tensor], spatial_shapes: Sequence[tuple[int, int]], vector: int, rows: int
+    kernel: Any, tensors: dict[str, Tensor], spatial_shapes: Sequence[tuple[int, int]], vector: int, rows: int
 ) -> None:
     """Run a kernel over all queries, in tiles of rows x 8, by threads that own `vector` contiguous channels."""
     (B, S, H, C), (_, Q, _, L, P, _) = tensors["value"].shape, tensors["locations"].shape
@@ -129,7 +133,7 @@ def _launch(
 
 
 @cache
-def _tuned(kernel) -> Callable:
+def _tuned(kernel: Any) -> Any:
     """The kernel, timing these configurations at the first call with new structural sizes or types.
 
     DDETR_TRITON_AUTOTUNE=1 asks for it.
@@ -139,8 +143,8 @@ def _tuned(kernel) -> Callable:
     return triton.autotune(configurations, key=["C", "L", "P", "TILED"], reset_to_zero=reset)(kernel)
 
 
-def _jit(function: Callable) -> Callable:
-    return triton.jit(function, do_not_specialize=["S", "Q"]) if triton else function
+def _jit(function: Callable) -> Any:
+    return triton.jit(do_not_specialize=["S", "Q"])(function) if triton else function
 
 
 @_jit

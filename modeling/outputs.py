@@ -1,9 +1,13 @@
 """What the models return. Boxes are cxcywh in 0..1 of the image itself, never of the padded batch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
+
+# A ModelOutput wants a default for every field but one, also for those that are always filled.
+_FILLED: Any = None
 
 
 @dataclass
@@ -16,11 +20,11 @@ class DeformableDetrRefineModelOutput(ModelOutput):
     The rest is described at `DeformableDetrRefineObjectDetectionOutput`.
     """
 
-    last_hidden_state: Tensor | None = None
-    pred_boxes: Tensor | None = None
-    intermediate_hidden_states: Tensor | None = None
-    intermediate_pred_boxes: Tensor | None = None
-    initial_reference_points: Tensor | None = None
+    last_hidden_state: Tensor = _FILLED
+    pred_boxes: Tensor = _FILLED
+    intermediate_hidden_states: Tensor = _FILLED
+    intermediate_pred_boxes: Tensor = _FILLED
+    initial_reference_points: Tensor = _FILLED
     encoder_last_hidden_state: Tensor | None = None
     encoder_hidden_states: tuple[Tensor, ...] | None = None
     decoder_hidden_states: tuple[Tensor, ...] | None = None
@@ -52,8 +56,8 @@ class DeformableDetrRefineObjectDetectionOutput(ModelOutput):
 
     loss: Tensor | None = None
     loss_dict: dict[str, Tensor] | None = None
-    logits: Tensor | None = None
-    pred_boxes: Tensor | None = None
+    logits: Tensor = _FILLED
+    pred_boxes: Tensor = _FILLED
     intermediate_logits: Tensor | None = None
     intermediate_pred_boxes: Tensor | None = None
     initial_reference_points: Tensor | None = None

@@ -29,8 +29,9 @@ class _ResidualNorm(torch.autograd.Function):
         # Parameters need a gradient under torch.no_grad() too, as ctx has it.
         needed = grad_enabled and any(ctx.needs_input_grad)
         out, total = torch.empty_like(x), torch.empty_like(x) if needed else None
-        rows = [None if tensor is None else tensor.view(-1, x.shape[-1]) for tensor in (x, y, out, total)]
-        fused_residual_norm(*rows[:2], Norm(weight, bias, eps), dropout, *rows[2:])
+        x_rows, y_rows, out_rows = (tensor.view(-1, x.shape[-1]) for tensor in (x, y, out))
+        total_rows = None if total is None else total.view(-1, x.shape[-1])
+        fused_residual_norm(x_rows, y_rows, Norm(weight, bias, eps), dropout, out_rows, total_rows)
         ctx.save_for_backward(total, weight, bias)
         ctx.eps, ctx.dropout = eps, dropout
         return out
@@ -41,6 +42,9 @@ class _ResidualNorm(torch.autograd.Function):
         total, weight, bias = ctx.saved_tensors
         grad_x = torch.empty_like(total)
         grad_y = torch.empty_like(total) if ctx.dropout.dropped else grad_x
-        rows = [tensor.view(-1, total.shape[-1]) for tensor in (grad.contiguous(), total, grad_x, grad_y)]
-        grads = fused_residual_norm_backward(*rows[:2], Norm(weight, bias, ctx.eps), ctx.dropout, *rows[2:])
+        rows, total_rows, x_rows, y_rows = (
+            tensor.view(-1, total.shape[-1]) for tensor in (grad.contiguous(), total, grad_x, grad_y)
+        )
+        norm = Norm(weight, bias, ctx.eps)
+        grads = fused_residual_norm_backward(rows, total_rows, norm, ctx.dropout, x_rows, y_rows)
         return grad_x, grad_y, *grads.to(weight), None, None, None

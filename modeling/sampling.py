@@ -68,15 +68,17 @@ class _Sampling(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_locations: Tensor, grad_weights: Tensor):
         x, position, weight, reference, weights = ctx.saved_tensors
-        grads = grad_locations.contiguous(), grad_weights.contiguous()
-        grad_query, grad_weight, grad_bias = x.new_empty(x.shape), torch.zeros_like(weight), 0
+        grad_locations, grad_weights = grad_locations.contiguous(), grad_weights.contiguous()
+        grad_query, grad_weight = x.new_empty(x.shape), torch.zeros_like(weight)
+        grad_bias = weight.new_zeros(len(weight))
         for image, part, first in _parts(x):
+            here = image, part
             to_raw = fused_sampling_backward(
-                *(grad[image, part] for grad in grads), weights[image, part], reference, ctx.sampling_shape, first
+                grad_locations[here], grad_weights[here], weights[here], reference, ctx.sampling_shape, first
             )
             torch.mm(to_raw, weight, out=grad_query[image, part])
             grad_weight.addmm_(to_raw.t(), _query(x, position, image, part))
-            grad_bias = grad_bias + to_raw.sum(0)
+            grad_bias += to_raw.sum(0)
         grad_position = grad_query if len(position) == len(x) else grad_query.sum(0, keepdim=True)
         return grad_query, grad_position, grad_weight, grad_bias, None, None
 

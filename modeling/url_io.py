@@ -5,14 +5,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 from urllib.parse import quote, urlsplit
 
 LONGEST_SILENCE_SECONDS = 30.0
 USER_AGENT = "deformable-detr-refine"
 
 
-def is_url(source: object) -> bool:
+def is_url(source: object) -> TypeGuard[str]:
     """Whether this is an http or https URL, in a string.
 
     Example:

@@ -32,7 +32,7 @@ def build(request, monkeypatch):
     if request.param == "avx2" and not c_library.library()[0].deformable_attention_has_avx2():
         pytest.skip("this processor has no AVX2")
     library = c_library.open_library(path)
-    monkeypatch.setattr(fused_passes, "library", lambda: (library, None))
+    monkeypatch.setattr(fused_passes, "loaded_library", lambda: library)
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.0])

@@ -29,7 +29,7 @@ def build(request, monkeypatch):
     if request.param == "avx2" and not c_library.library()[0].deformable_attention_has_avx2():
         pytest.skip("this processor has no AVX2")
     library = c_library.open_library(c_library.path_of(FOLDER, request.param))
-    monkeypatch.setattr(ops_c, "library", lambda: (library, None))
+    monkeypatch.setattr(ops_c, "loaded_library", lambda: library)
     return request.param
 
 

@@ -159,7 +159,7 @@ def test_reason_why_it_does_not_run_here():
 
 def test_module_does_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    spec = spec_from_file_location("deformable_detr_refine.ops_without_triton", ops_triton.__file__)
+    spec = spec_from_file_location("deformable_detr_refine.modeling.ops_without_triton", ops_triton.__file__)
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.triton_unavailable(torch.device("cuda"), by_name=False) == "triton is not installed"
