@@ -1,5 +1,6 @@
 """Text in messages and in Markdown: counts, errors, and what comes from foreign files."""
 
+import io
 import sys
 
 
@@ -43,7 +44,7 @@ def counted(number: int, one: str, many: str | None = None, form: str = "") -> s
 def escape_what_cannot_be_printed() -> None:
     """Class and file names in another script do not end a run whose output is no UTF-8, as a file is on Windows."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -185,7 +185,7 @@ def _existing(source: str | os.PathLike) -> Path:
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Of an image that was opened and not decoded yet."""
-    if image.format == "TIFF" and ExifTags.Base.Orientation in image.tag_v2:
+    if image.format == "TIFF" and ExifTags.Base.Orientation in getattr(image, "tag_v2", ()):
         return image.size  # PIL has turned it already
     try:
         with warnings.catch_warnings():
@@ -193,7 +193,8 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
             sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
     except Exception:  # damaged EXIF data does not make the pixels unreadable
         sideways = False
-    return image.size[::-1] if sideways else image.size
+    width, height = image.size
+    return (height, width) if sideways else (width, height)
 
 
 def _opened(file: IO[bytes], name: str) -> Image.Image:

@@ -20,7 +20,7 @@ from .annotations import coco_labels
 from .boxes import cxcywh_to_xyxy
 from .image_io import load_image, to_rgb
 from .pixel_values import check_pixels, padded
-from .size_rules import SIZE_RULES, SizeRule, check_size, size_within
+from .size_rules import SIZE_RULES, SizeRule, checked_size, size_within
 
 
 class DeformableDetrRefineImageProcessorKwargs(ImagesKwargs, total=False):
@@ -75,7 +75,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     def __init__(self, **kwargs: Unpack[DeformableDetrRefineImageProcessorKwargs]) -> None:
         super().__init__(**kwargs)
         _rule(self.size_rule)
-        check_size(self.size)
+        checked_size(self.size)
         if type(self.top_k) is not int or self.top_k < 1:
             raise ValueError(f"top_k={self.top_k!r} must be a whole number of at least 1.")
 
@@ -97,13 +97,11 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             >>> DeformableDetrRefineImageProcessor().resized_shape(480, 640)
             (800, 1067)
         """
-        size = self.size if size is None else size
-        size = size if isinstance(size, SizeDict) else SizeDict(**size)
-        check_size(size)
-        if size.height:
+        size = checked_size(self.size if size is None else size)
+        if size.height and size.width:
             return size.height, size.width
         rule = _rule(size_rule or self.size_rule)
-        if size.max_height:
+        if size.max_height and size.max_width:
             resized = size_within(height, width, size.max_height, size.max_width, rule)
         else:
             resized = rule(height, width, size.shortest_edge or math.inf, size.longest_edge or math.inf)
@@ -299,7 +297,7 @@ def _rule(name: str) -> SizeRule:
 def _size_pairs(target_sizes: Tensor | Sequence[tuple[int, int] | Tensor]) -> Tensor:
     """Pairs of (height, width) in whatever form -> (B, 2)."""
     if not isinstance(target_sizes, Tensor):
-        pairs = [size.tolist() if hasattr(size, "tolist") else list(size) for size in target_sizes]
+        pairs = [size.tolist() if isinstance(size, Tensor) else list(size) for size in target_sizes]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"target_sizes are pairs of (height, width), not {target_sizes}.")
         target_sizes = torch.tensor(pairs).reshape(-1, 2)

@@ -44,13 +44,12 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _no_split_modules = ["Backbone", "Neck", "EncoderLayer", "DecoderLayer", "FirstStage"]
     if TYPE_CHECKING:
         config: DeformableDetrRefineConfig
 
         # transformers' wrapper hides the signature.
         def to(self, *args: Any, **kwargs: Any) -> Self: ...  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    _no_split_modules = ["Backbone", "Neck", "EncoderLayer", "DecoderLayer", "FirstStage"]
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # For custom code transformers passes over modules without parameters of their own (an attention, a box head),
@@ -67,11 +66,15 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
 
     def freeze_backbone(self) -> None:
         """Train everything but the backbone."""
-        self.base_model.backbone.requires_grad_(False)
+        self._backbone.requires_grad_(False)
 
     def unfreeze_backbone(self) -> None:
         """Train the backbone again, as its config says: batch norm and `backbone_frozen_stages` stay frozen."""
-        self.base_model.backbone.requires_grad_(True)._freeze()
+        self._backbone.requires_grad_(True)._freeze()
+
+    @property
+    def _backbone(self) -> Backbone:
+        return next(module for module in self.modules() if isinstance(module, Backbone))
 
     def get_input_embeddings(self) -> nn.Module:
         raise NotImplementedError("A detector takes pixels and has no input embeddings, nor settings that change them.")

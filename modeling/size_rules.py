@@ -77,12 +77,14 @@ _SIZE_FORMS: list[set[str]] = [
 ]
 
 
-def check_size(size: SizeDict) -> None:
+def checked_size(size: SizeDict | dict[str, int]) -> SizeDict:
     """Refuses with a ValueError what is no size."""
+    size = size if isinstance(size, SizeDict) else SizeDict(**size)
     given = dict(size)
     if set(given) not in _SIZE_FORMS or not all(type(side) is int and side > 0 for side in given.values()):
         forms = "; ".join(", ".join(sorted(form)) for form in _SIZE_FORMS)
         raise ValueError(f"size={given} is none of the forms, whose sides are whole numbers of at least 1: {forms}.")
+    return size
 
 
 def nearest_edges(size: SizeDict) -> tuple[int, int]:
@@ -92,10 +94,11 @@ def nearest_edges(size: SizeDict) -> tuple[int, int]:
         >>> nearest_edges(SizeDict(max_height=480, max_width=480)), nearest_edges(SizeDict(shortest_edge=600))
         ((480, 480), (600, 1000))
     """
-    if size.shortest_edge or size.longest_edge:
-        shortest = size.shortest_edge or round(size.longest_edge * 800 / 1333)
-        return shortest, size.longest_edge or round(shortest * 1333 / 800)
-    sides = (size.height, size.width) if size.height else (size.max_height, size.max_width)
+    if size.shortest_edge:
+        return size.shortest_edge, size.longest_edge or round(size.shortest_edge * 1333 / 800)
+    if size.longest_edge:
+        return round(size.longest_edge * 800 / 1333), size.longest_edge
+    sides = [side for side in (size.height, size.width, size.max_height, size.max_width) if side]
     return min(sides), max(sides)
 
 
@@ -116,7 +119,7 @@ def size_within(height: int, width: int, max_height: int, max_width: int, rule: 
 __all__ = [
     "SIZE_RULES",
     "SizeRule",
-    "check_size",
+    "checked_size",
     "mmdet_size",
     "nearest_edges",
     "original_size",
