@@ -18,8 +18,8 @@ def level_mask(pixel_mask: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(pixel_mask[:, None].float(), size=shape)[:, 0].bool()
 
 
-def mask_of_sizes(sizes: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
-    """(height, width) of images at the upper left of a canvas -> bool (B, height, width), as a pixel mask."""
+def mask_of_sizes(sizes: Sequence[Tensor], canvas: Sequence[int]) -> Tensor:
+    """(height, width) of images at the upper left of a canvas, a pair too -> bool (B, height, width), a pixel mask."""
     height, width = torch.stack(list(sizes)).unsqueeze(-1).unbind(1)  # (B, 1) each
     rows, columns = (torch.arange(side, device=height.device) for side in canvas)
     return (rows < height).unsqueeze(2) & (columns < width).unsqueeze(1)
