@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import add_json
+from .output import check_results_folder, results_folder
 
 NAMED = {
     "fridge": "Fridge Objects: 128 photos of groceries in 4 classes (Microsoft, MIT)",
     "bccd": "BCCD: 364 microscope images of blood cells in 3 classes (Shenggan, MIT)",
 }
+# What `inspect --output` writes.
+INSPECTED = ("contact_sheet.jpg", "inspection.json")
 FORMATS = ("coco", "voc", "yolo", "azure", "datasets")
 
 DESCRIPTION = """\
@@ -109,17 +112,18 @@ def run_inspect(args: argparse.Namespace) -> int:
     from deformable_detr_refine.data.formats.load import load_detection_data
     from deformable_detr_refine.data.inspection.contact_sheet import contact_sheet
     from deformable_detr_refine.data.inspection.inspection import inspect
-    from deformable_detr_refine.files import new_path
     from deformable_detr_refine.modeling.image_io import as_text
 
+    if args.output is not None:
+        check_results_folder(args.output, INSPECTED)
     data = load_detection_data(args.source, split=args.split, defects="skip")
     inspection = inspect(data, whole=args.split is None, progress=True)
     text = json.dumps(inspection.to_dict(), indent=1, ensure_ascii=False)
     if args.output is not None:
-        with new_path(args.output / "contact_sheet.jpg") as new:
-            contact_sheet(data).save(new, format="JPEG", quality=90)
-        with new_path(args.output / "inspection.json") as new:
-            new.write_text(as_text(text) + "\n", encoding="utf-8")
+        sheet = contact_sheet(data)
+        with results_folder(args.output, INSPECTED) as folder:
+            sheet.save(folder / "contact_sheet.jpg", format="JPEG", quality=90)
+            (folder / "inspection.json").write_text(as_text(text) + "\n", encoding="utf-8")
     print(text if args.json else inspection)
     if args.output is not None and not args.json:
         print(f"Written: {args.output / 'contact_sheet.jpg'}, {args.output / 'inspection.json'}")

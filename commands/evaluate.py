@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .arguments import THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, positive_int
-from .output import make_writable
+from .output import check_results_folder, results_folder
 
 DESCRIPTION = """\
 Runs a detector over a split of a data set and compares what it finds with what is true: COCO's metrics (COCOeval's
@@ -82,7 +82,6 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.evaluation.predict import predict
     from deformable_detr_refine.evaluation.report.report import origin, page_facts, useful_threshold, write_report
     from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
-    from deformable_detr_refine.files import check_new_file
     from deformable_detr_refine.inference.load_detector import load_detector
     from deformable_detr_refine.messages import printable
     from deformable_detr_refine.modeling.image_io import as_text
@@ -90,9 +89,7 @@ def run(args: argparse.Namespace) -> int:
     azure = AzureEvaluation.from_file(args.azure_config) if args.azure_config else AzureEvaluation()
     if args.threshold is not None:
         azure = AzureEvaluation(azure.metrics, azure.iou_threshold, args.threshold)
-    for name in FILES:
-        check_new_file(args.output / name, force=True)
-    make_writable(args.output)
+    check_results_folder(args.output, FILES)
 
     with command_line_words():
         data = load_detection_data(args.data, split=args.split, defects=args.defects)
@@ -143,22 +140,23 @@ def run(args: argparse.Namespace) -> int:
 
     ids = dict(zip(data.label_map.names, data.label_map.category_ids, strict=True))
     category_ids = [ids.get(name) for name in names]
-    write_detections(args.output / "detections.json", images, category_ids)
-    write_per_class(args.output / "per_class.csv", coco["per_class"], by_label, category_ids)
-    write_metrics(args.output / "metrics.json", metrics)
     numbers = {image_id: number for number, image_id in enumerate(dataset["image_id"])}
-    write_report(
-        images,
-        coco,
-        names,
-        args.output,
-        image_of=lambda image: row_image(dataset[numbers[image.image_id]]),
-        title=as_text(f"{Path(args.model).name} on {Path(args.data).name}, {split}"),
-        history=_training_history(args.model),
-        threshold=threshold,
-        facts=page_facts(about),
-        left_out=[*unusable, *(str(defect) for defect in data.defects if defect.loses == "image")],
-    )
+    with results_folder(args.output, FILES) as folder:
+        write_detections(folder / "detections.json", images, category_ids)
+        write_per_class(folder / "per_class.csv", coco["per_class"], by_label, category_ids)
+        write_metrics(folder / "metrics.json", metrics)
+        write_report(
+            images,
+            coco,
+            names,
+            folder,
+            image_of=lambda image: row_image(dataset[numbers[image.image_id]]),
+            title=as_text(f"{Path(args.model).name} on {Path(args.data).name}, {split}"),
+            history=_training_history(args.model),
+            threshold=threshold,
+            facts=page_facts(about),
+            left_out=[*unusable, *(str(defect) for defect in data.defects if defect.loses == "image")],
+        )
     if args.json:
         sys.stdout.write((args.output / "metrics.json").read_text(encoding="utf-8"))
     else:

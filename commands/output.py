@@ -1,18 +1,95 @@
-"""Whether results can be written, found out before the work."""
+"""Where a verb's results go: whether they can be written there is found out before the work."""
 
+import os
+import secrets
+import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+
+# What is being written, and after kill -9 what is left of it.
+_ASIDE = ".ddetr-new-"
+_HARMLESS = (f"{_ASIDE}*/", ".DS_Store")
 
 
 def make_writable(folder: Path) -> None:
-    """Makes a folder and holds that files can be written in it.
+    """Makes a folder and checks that files can be written in it.
 
     Raises:
         OSError: they cannot.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_writable(folder, folder)
+
+
+def check_results_folder(folder: Path, own: Sequence[str]) -> None:
+    """Checks, before any work, that a folder holds nothing but what an earlier run of the verb wrote into it.
+
+    Args:
+        own: names, or patterns of names, of what the verb writes there; those of folders end in a slash.
+
+    Raises:
+        OSError: it is a file, or nothing can be written there.
+        ValueError: it holds something else.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{nearest} is a file, no folder to write in: choose another --output.")
+    _check_writable(nearest, folder)
+    if nearest != folder:
+        return
+    held = sorted(item.name + "/" * item.is_dir() for item in folder.iterdir())
+    if others := [name for name in held if not any(fnmatch(name, pattern) for pattern in (*own, *_HARMLESS))]:
+        listed = ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in others[:3])
+        raise ValueError(
+            f"{folder} holds other things than earlier results ({listed}{', ...' if len(others) > 3 else ''}): "
+            "choose another --output."
+        )
+
+
+@contextmanager
+def results_folder(folder: Path, own: Sequence[str]) -> Iterator[Path]:
+    """Gives a folder to write results in, which take the place of all earlier ones when the block ends well.
+
+    An output folder is so of one run: nothing of an earlier one stays beside the new. When the block fails, the earlier
+    results stay, and a folder that had to be made is gone.
+
+    Args:
+        own: as of `check_results_folder`.
+    """
+    check_results_folder(folder, own)
+    was_there = folder.exists()
+    make_writable(folder)
+    new = folder / f"{_ASIDE}{secrets.token_hex(4)}"
+    new.mkdir()
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        yield new
+        for old in list(folder.iterdir()):
+            if old != new:
+                _remove(old)
+        for item in new.iterdir():
+            os.replace(item, folder / item.name)
+    finally:
+        _remove(new)
+        if not was_there and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _check_writable(there: Path, folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise OSError(f"Nothing can be written in {folder}: {error.strerror or error}.") from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+__all__ = ["check_results_folder", "make_writable", "results_folder"]

@@ -8,7 +8,7 @@ from typing import Any
 from .arguments import THRESHOLD, add_device, add_revision, add_threshold, non_negative_int, point, positive_int
 from .default_model import model_and_images
 from .images import find_images
-from .output import make_writable
+from .output import check_results_folder, results_folder
 
 DESCRIPTION = """\
 Draws what a detector does with an image. Of the best detections, or of the queries that are named:
@@ -24,6 +24,10 @@ examples:
   ddetr visualize detector photo.jpg --output inside --query 4 17
   ddetr visualize detector photo.jpg --output inside --point 320,240 --level 1
 """
+
+
+# What it writes: pictures by these names.
+OWN = ("query_*.png", "token_looks.png", "proposals.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("matplotlib") is None:
         raise ValueError('This needs matplotlib: pip install "deformable-detr-refine[train]".')
     source, words = model_and_images(args.words, "visualize")
+    check_results_folder(args.output, OWN)
     images = find_images(words)
     if len(images) != 1:
         raise ValueError(f"{len(images)} images are named, and one is drawn at a time: name one.")
@@ -59,11 +64,9 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.evaluation.inside.attention_plot import plot_query, plot_token
     from deformable_detr_refine.evaluation.inside.inside import look_inside
     from deformable_detr_refine.evaluation.inside.refinement_plot import plot_proposals, plot_refinement
-    from deformable_detr_refine.files import new_path
     from deformable_detr_refine.inference.load_detector import load_detector
 
     model, processor = load_detector(source, args.device, args.revision)
-    make_writable(args.output)
     (inside,) = look_inside(model, processor, images)
     best = inside.best_queries(args.threshold)
     queries = args.query or best[: args.top]
@@ -80,9 +83,10 @@ def run(args: argparse.Namespace) -> int:
     if inside.proposals is not None:
         draw["proposals"] = lambda: plot_proposals(inside, args.threshold)
     pictures = {f"{name}.png": make() for name, make in draw.items()}
-    for name, picture in pictures.items():
-        with new_path(args.output / name) as new:
-            picture.save(new, format="PNG")
+    with results_folder(args.output, OWN) as folder:
+        for name, picture in pictures.items():
+            picture.save(folder / name, format="PNG")
+    for name in pictures:
         print(args.output / name)
     return 0
 

@@ -162,10 +162,11 @@ def test_json_limit_batches_and_types(model, data, tmp_path, capsys, report):
 def test_azures_config_chooses_metrics_and_thresholds(model, data, tmp_path, report):
     config = tmp_path / "config.json"
     config.write_text('{"metrics": ["recall", "precision"], "box_score_threshold": 0.2}')
-    arguments = ["evaluate", str(model), str(data), "--output", str(tmp_path), "--azure-config", str(config)]
+    out = tmp_path / "out"
+    arguments = ["evaluate", str(model), str(data), "--output", str(out), "--azure-config", str(config)]
     for extra, threshold in (([], 0.2), (["--threshold", "0.6"], 0.6)):
         main([*arguments, *extra])
-        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        metrics = json.loads((out / "metrics.json").read_text())
         assert (list(metrics["azure"]), metrics["about"]["threshold"]) == (["recall", "precision"], threshold)
 
 
@@ -254,7 +255,7 @@ def test_errors_come_before_the_work(model, data, tmp_path, capsys, monkeypatch)
         assert error.startswith("ddetr evaluate: error: ") and message in error and error.count("\n") == 1
     (tmp_path / "out" / "report.html").mkdir(parents=True)
     assert main(["evaluate", str(model), str(data), *out]) == 2
-    assert "report.html is a folder" in capsys.readouterr().err
+    assert "holds other things than earlier results (report.html/)" in capsys.readouterr().err
     monkeypatch.setattr("ddetr.evaluate.find_spec", lambda name: None)
     assert main(["evaluate", str(model), str(data), *out]) == 2
     assert 'pip install "deformable-detr-refine[train]"' in capsys.readouterr().err

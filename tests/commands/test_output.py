@@ -1,0 +1,56 @@
+"""An output folder is of one run: earlier results give way whole or stay whole, and nothing else is touched."""
+
+import os
+
+import pytest
+
+from ddetr.output import check_results_folder, results_folder
+
+OWN = ("a.json", "drawn/")
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+def test_new_results_take_the_place_of_all_earlier_ones(tmp_path):
+    folder = tmp_path / "new" / "found"
+    with results_folder(folder, OWN) as new:
+        (new / "drawn").mkdir()
+        (new / "drawn" / "old.jpg").touch()
+        (new / "a.json").write_text("1")
+    with results_folder(folder, OWN) as new:
+        assert names(folder / "drawn") == ["old.jpg"]  # until the end
+        (new / "a.json").write_text("2")
+    assert names(folder) == ["a.json"] and (folder / "a.json").read_text() == "2"
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    for folder, held in ((tmp_path / "new", None), (tmp_path / "old", ["a.json"])):
+        if held:
+            folder.mkdir()
+            (folder / "a.json").touch()
+        with pytest.raises(KeyboardInterrupt), results_folder(folder, OWN) as new:
+            (new / "a.json").write_text("half")
+            raise KeyboardInterrupt
+        assert folder.exists() == bool(held) and (not held or names(folder) == held)
+
+
+def test_a_folder_with_other_files_is_refused_and_remains_of_a_killed_run_are_not(tmp_path):
+    (tmp_path / ".ddetr-new-0123").mkdir()
+    check_results_folder(tmp_path, OWN)
+    (tmp_path / "thesis\x1b.tex").touch()
+    with pytest.raises(ValueError, match=r"holds other things than earlier results \(thesis\\x1b\.tex\): choose"):
+        check_results_folder(tmp_path, OWN)
+    (tmp_path / "other" / "a.json").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"a\.json/"):
+        check_results_folder(tmp_path / "other", OWN)
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        check_results_folder(tmp_path / "thesis\x1b.tex" / "below", OWN)
+
+
+def test_the_folder_of_the_shell_stays_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with results_folder(tmp_path, OWN) as new:
+        (new / "a.json").touch()
+    assert os.listdir() == ["a.json"]
