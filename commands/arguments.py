@@ -4,8 +4,8 @@ import argparse
 
 # A parser, or a group of its arguments.
 Arguments = argparse._ActionsContainer
-# The THRESHOLD of inference/detections.py, whose import would take seconds; a test holds them equal.
-THRESHOLD = 0.3
+# In the help. 0.3 is the THRESHOLD of inference/detections.py, whose import takes seconds; a test holds them equal.
+OWN_THRESHOLD = "default: what its training found on validation data, else 0.3"
 
 
 def fraction(text: str) -> float:
@@ -131,7 +131,8 @@ def add_batch_size(parser: Arguments, default: int) -> None:
     )
 
 
-def add_threshold(parser: Arguments, help: str, default: float | None = THRESHOLD) -> None:
+def add_threshold(parser: Arguments, help: str, default: float | None = None) -> None:
+    """Where it is None the model's own is taken (see `Network.threshold`)."""
     parser.add_argument("--threshold", metavar="T", type=fraction, default=default, help=help)
 
 

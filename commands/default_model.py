@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from .images import find_images
+
 NAME = "blood-cells"
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".safetensors")
 
 
 def model_and_images(words: Sequence[str], verb: str = "detect") -> tuple[str, list[str]]:
@@ -15,7 +18,7 @@ def model_and_images(words: Sequence[str], verb: str = "detect") -> tuple[str, l
     OWNER/NAME where there is no such path, with more words after it.
 
     Raises:
-        ValueError: a model without an image.
+        ValueError: a model without an image, or something that is neither.
     """
     first, *rest = words
     path = Path(first)
@@ -28,8 +31,31 @@ def model_and_images(words: Sequence[str], verb: str = "detect") -> tuple[str, l
     if rest and not path.exists() and not any(mark in first for mark in "*?[:"):
         # A model's name mistyped is likelier than an image's.
         return first, rest
+    _check_images(words, verb)
     print(f"ddetr {verb}: no model is named, so the package's own looks for blood cells ({NAME}).", file=sys.stderr)
     return str(default_model()), list(words)
+
+
+def _check_images(words: Sequence[str], verb: str) -> None:
+    """Check that nothing is left to the package's own detector that was meant as a model."""
+    for word in words:
+        path = Path(word)
+        if path.suffix.lower() in CHECKPOINTS and path.is_file():
+            raise ValueError(
+                f"{word} is a checkpoint, no image: `ddetr convert {word} FOLDER` makes a model folder of it, which "
+                f"`ddetr {verb} FOLDER IMAGE` takes."
+            )
+        if path.suffix == ".onnx" or (path / "config.json").is_file():
+            raise ValueError(f"{word} is a model, which stands before the images: ddetr {verb} {word} IMAGE ...")
+    if len(words) > 1 and Path(words[0]).is_dir() and not _holds_images(words[0]):
+        raise ValueError(f"The folder {words[0]} holds neither a model (config.json) nor images.")
+
+
+def _holds_images(folder: str) -> bool:
+    try:
+        return bool(find_images([folder]))
+    except (OSError, ValueError):
+        return False
 
 
 def default_model() -> Path:

@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, add_top_k
+from .arguments import OWN_THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, add_top_k
 from .default_model import model_and_images
 from .images import find_images_and_faults, picture_names
-from .output import make_writable
+from .output import check_results_folder, results_folder
 
 DESCRIPTION = """\
 Finds objects in images. DIR/detections.json lists, in the order of the images:
@@ -31,6 +31,8 @@ examples:
   ddetr detect detector photos/ --output found --json | python -m json.tool
 """
 TABLE_ROWS = 20
+# What it writes.
+OWN = ("detections.json", "drawn/")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("found"),
         help="where detections.json goes (default: the folder found, here)",
     )
-    add_threshold(parser, f"least score, 0..1 (default {THRESHOLD})")
+    add_threshold(parser, f"least score, 0..1 ({OWN_THRESHOLD})")
     add_top_k(parser)
     parser.add_argument("--draw", action="store_true", help="also write pictures with the boxes, DIR/drawn/NAME.jpg")
     add_batch_size(parser, 1)
@@ -58,26 +60,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_results_folder(args.output, OWN)
     source, image_words = model_and_images(args.words)
     images, faults, left_out = find_images_and_faults(image_words)
     for text in left_out:
         print(f"ddetr detect: {text}.", file=sys.stderr)
     names = picture_names(images)
-    pictures = args.output / "drawn"
 
-    from deformable_detr_refine.files import check_new_file, new_path
     from deformable_detr_refine.inference.detector import DetectionFailure, Detector
     from deformable_detr_refine.modeling.image_io import as_text
 
     detector = Detector(source, args.device, batch_size=args.batch_size, revision=args.revision)
-    check_new_file(args.output / "detections.json", force=True)
-    for folder in (args.output, pictures) if args.draw else (args.output,):
-        make_writable(folder)
+    threshold = detector.network.threshold if args.threshold is None else args.threshold
     records: list[dict[str, Any]] = [{} for _ in images]
     undrawn = 0
     sources = ((i, DetectionFailure(faults[i]) if i in faults else image) for i, image in enumerate(images))
-    with tqdm(total=len(images), unit="image", disable=None) as progress:
-        for index, image, found in detector.detect_each(sources, args.threshold, args.top_k):
+    with results_folder(args.output, OWN) as folder, tqdm(total=len(images), unit="image", disable=None) as progress:
+        if args.draw:
+            (folder / "drawn").mkdir()
+        for index, image, found in detector.detect_each(sources, threshold, args.top_k):
             name = as_text(images[index])
             if isinstance(found, DetectionFailure):
                 records[index] = _failure(name, found)
@@ -85,21 +86,22 @@ def run(args: argparse.Namespace) -> int:
                 records[index] = _record(name, found)
                 if args.draw:
                     try:
-                        with new_path(pictures / f"{names[index]}.jpg") as new:
-                            found.draw(image).save(new, format="JPEG", quality=92)
+                        found.draw(image).save(folder / "drawn" / f"{names[index]}.jpg", quality=92)
                     except (OSError, ValueError) as error:  # the boxes are worth more than their picture
                         undrawn += 1
                         tqdm.write(f"ddetr detect: the picture of {name} is not written: {error}", file=sys.stderr)
             progress.update()
+        text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
+        (folder / "detections.json").write_text(as_text(text), encoding="utf-8")
 
-    text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
-    with new_path(args.output / "detections.json") as new:
-        new.write_text(as_text(text), encoding="utf-8")
     if args.json:
         sys.stdout.write(text)
     else:
-        print(_table(records, args.threshold))
-        print(f"Written: {args.output / 'detections.json'}" + (f", {pictures}" if args.draw else ""))
+        print(_table(records, threshold))
+        if source is not args.words[0]:
+            print(f"Found by the package's own detector, {Path(source).name}, which knows nothing else.")
+        drawn = f", {args.output / 'drawn'}" if args.draw else ""
+        print(f"Written: {args.output / 'detections.json'}{drawn}")
     return 1 if undrawn or any("error" in record for record in records) else 0
 
 

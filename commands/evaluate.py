@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, positive_int
+from .arguments import add_batch_size, add_device, add_json, add_revision, add_threshold, positive_int
 from .output import check_results_folder, results_folder
 
 DESCRIPTION = """\
@@ -51,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_threshold(
         parser,
         "score above which a detection counts in precision, recall and the page's errors (default: that with the best "
-        f"F1) and in Azure's metrics (default {THRESHOLD}); COCO's metrics have none",
-        default=None,
+        "F1) and in Azure's metrics (default 0.3); COCO's metrics have none",
     )
     parser.add_argument(
         "--azure-config", metavar="FILE", type=Path, help="Azure's evaluation config: metrics and thresholds, as JSON"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .arguments import THRESHOLD, add_threshold
+from .arguments import OWN_THRESHOLD, add_threshold
 
 DESCRIPTION = """\
 Uploads a model folder to the Hub in one commit: weights, image processor, this package's model code (so that
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
     parser.add_argument("--license", metavar="ID", help="licence of the weights, as the Hub names it: mit, apache-2.0")
     parser.add_argument("--image", metavar="IMAGE", help="photo to show in the card with what is found in it")
-    add_threshold(parser, f"least score shown by the card (default {THRESHOLD})")
+    add_threshold(parser, f"least score shown by the card ({OWN_THRESHOLD})")
     parser.add_argument("--metrics", metavar="FILE", type=Path, help="a metrics.json elsewhere than in MODEL")
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .arguments import THRESHOLD, add_device, add_revision, add_threshold, non_negative_int, point, positive_int
+from .arguments import OWN_THRESHOLD, add_device, add_revision, add_threshold, non_negative_int, point, positive_int
 from .default_model import model_and_images
 from .images import find_images
 from .output import check_results_folder, results_folder
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level", metavar="N", type=non_negative_int, default=0, help="the token's; 0 (default) is the finest"
     )
-    add_threshold(parser, f"least score, 0..1 (default {THRESHOLD})")
+    add_threshold(parser, f"least score, 0..1 ({OWN_THRESHOLD})")
     add_device(parser)
     add_revision(parser)
 
@@ -65,14 +65,16 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.evaluation.inside.inside import look_inside
     from deformable_detr_refine.evaluation.inside.refinement_plot import plot_proposals, plot_refinement
     from deformable_detr_refine.inference.load_detector import load_detector
+    from deformable_detr_refine.inference.network import Network
 
     model, processor = load_detector(source, args.device, args.revision)
     (inside,) = look_inside(model, processor, images)
-    best = inside.best_queries(args.threshold)
+    threshold = Network.of(model, processor).threshold if args.threshold is None else args.threshold
+    best = inside.best_queries(threshold)
     queries = args.query or best[: args.top]
     if not queries:
         raise ValueError(
-            f"Nothing in {images[0]} has a score above {args.threshold:g}: lower --threshold or name a --query."
+            f"Nothing in {images[0]} has a score above {threshold:g}: lower --threshold or name a --query."
         )
     for query in queries:
         inside.query_samples(query)  # refused before anything is drawn if there is none
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     draw |= {f"query_{query}_refinement": lambda query=query: plot_refinement(inside, query) for query in queries}
     draw["token_looks"] = lambda: plot_token(inside, x, y, args.level)
     if inside.proposals is not None:
-        draw["proposals"] = lambda: plot_proposals(inside, args.threshold)
+        draw["proposals"] = lambda: plot_proposals(inside, threshold)
     pictures = {f"{name}.png": make() for name, make in draw.items()}
     with results_folder(args.output, OWN) as folder:
         for name, picture in pictures.items():

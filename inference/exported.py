@@ -5,6 +5,8 @@ from typing import Any
 
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
+from .detections import THRESHOLD
+
 INPUTS = ("pixel_values", "pixel_mask")
 OUTPUTS = ("logits", "pred_boxes")
 FORMAT = "deformable-detr-refine 1"
@@ -21,4 +23,10 @@ def names_of(facts: dict[str, str]) -> dict[int, str]:
     return {int(label): name for label, name in json.loads(facts["id2label"]).items()}
 
 
-__all__ = ["FORMAT", "INPUTS", "OUTPUTS", "names_of", "processor_of"]
+def threshold_of(facts: dict[str, str]) -> float:
+    """The score threshold to begin with: what the detector's training found, else the usual one."""
+    known = json.loads(facts["config"]).get("score_threshold")
+    return THRESHOLD if known is None else float(known)
+
+
+__all__ = ["FORMAT", "INPUTS", "OUTPUTS", "names_of", "processor_of", "threshold_of"]

@@ -5,19 +5,28 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .detections import THRESHOLD
+
 
 class Network(NamedTuple):
-    """A forward pass, the image processor that goes with it, and the names of its classes."""
+    """A forward pass, its image processor, the names of its classes, and the score threshold to begin with."""
 
     # {"pixel_values" (B, 3, height, width), "pixel_mask" (B, height, width)} -> `logits`, `pred_boxes`
     forward: Callable[[Any], Any]
     processor: Any
     id2label: Mapping[int, str]
+    threshold: float = THRESHOLD
 
     @classmethod
     def of(cls, model: Any, processor: Any) -> "Network":
         """Of a model in PyTorch, to whose device and type of numbers each batch is moved."""
-        return cls(lambda inputs: model(**inputs.to(model.device, model.dtype)), processor, model.config.id2label)
+        known = model.config.score_threshold
+        return cls(
+            lambda inputs: model(**inputs.to(model.device, model.dtype)),
+            processor,
+            model.config.id2label,
+            THRESHOLD if known is None else known,
+        )
 
     def run(
         self,

@@ -9,7 +9,7 @@ import torch
 
 from deformable_detr_refine.messages import one_line, printable
 
-from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_of
+from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_of, threshold_of
 from .network import Network
 
 
@@ -35,7 +35,7 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Network:
             f"{path} does not say which classes and image sizes it is for (it is not of the form {FORMAT}): "
             "write it with `ddetr export`."
         )
-    return Network(sessions.forward, processor_of(facts), names_of(facts))
+    return Network(sessions.forward, processor_of(facts), names_of(facts), threshold_of(facts))
 
 
 class _Sessions:

@@ -36,6 +36,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         focal_prior: probability that a new class head gives to every class.
         category_ids: the ids that the training data itself gives to its classes, in the order of `id2label` (COCO's 80
             classes have ids up to 90), so that detections can be written with them.
+        score_threshold: the score above which boxes are of use, which training finds on its validation data (the best
+            F1 at IoU 0.5); what draws or lists boxes starts from it. None: not known.
         class_cost, bbox_cost, giou_cost: weights of the matcher.
         class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient: weights of the loss.
 
@@ -106,6 +108,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     bbox_loss_coefficient: float | int = 5.0
     giou_loss_coefficient: float | int = 2.0
     category_ids: list[int] | None = None
+    score_threshold: float | None = None
     is_encoder_decoder: bool = True
     if TYPE_CHECKING:  # transformers fills both whenever a config is made
         id2label: dict[int, str] = field(default_factory=dict)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -139,6 +142,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} is a probability, from 0 to below 1.")
         if not 0 < self.inverse_sigmoid_eps < 0.5:
             raise ValueError(f"inverse_sigmoid_eps={self.inverse_sigmoid_eps} must be between 0 and 0.5.")
+        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
+            raise ValueError(f"score_threshold={self.score_threshold} must be from 0 to 1.")
         if self.backbone_frozen_stages < -1:
             raise ValueError(f"backbone_frozen_stages={self.backbone_frozen_stages} must be at least -1 (train all).")
 

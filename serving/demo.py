@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any
 
-from deformable_detr_refine.inference.detections import THRESHOLD, Detections
+from deformable_detr_refine.inference.detections import Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling import load_image
@@ -54,7 +54,12 @@ def build_page(detector: Detector, title: str) -> Any:
                     label="Picture", type="filepath", sources=["upload", "clipboard"], height=420, elem_id="picture"
                 )
                 threshold = gradio.Slider(
-                    0.0, 1.0, THRESHOLD, step=0.01, label="Threshold: least score of a box", elem_id="threshold"
+                    0.0,
+                    1.0,
+                    detector.network.threshold,
+                    step=0.01,
+                    label="Threshold: least score of a box",
+                    elem_id="threshold",
                 )
                 classes = gradio.Dataframe(
                     headers=["class", "objects", "best score"], label="Classes", interactive=False, elem_id="classes"

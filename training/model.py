@@ -31,6 +31,7 @@ def build_model(
         "id2label": label_map.id2label,
         "label2id": label_map.label2id,
         "category_ids": list(label_map.category_ids),
+        "score_threshold": None,  # of other data
     }
     fields = _fields(args.model_config)
     if args.model is None:

@@ -1,5 +1,6 @@
 """A whole training run: settings, data, model, training, evaluation, report."""
 
+import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -115,7 +116,13 @@ def _check_steps(trainer: DetectionTrainer, checkpoint: Path | None, say: Callab
 def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Path) -> None:
     from deformable_detr_refine.data.row_image import row_image
     from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
-    from deformable_detr_refine.evaluation.report.report import origin, page_facts, useful_threshold, write_report
+    from deformable_detr_refine.evaluation.report.report import (
+        is_useful,
+        origin,
+        page_facts,
+        useful_threshold,
+        write_report,
+    )
     from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
 
     names, category_ids, images = data.label_map.names, data.label_map.category_ids, trainer.evaluated
@@ -133,6 +140,8 @@ def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Pa
         "device": str(args.device),
         "dtype": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
     }
+    if "box_score_threshold" in args.given or is_useful(images):
+        _keep_threshold(output, threshold)
     write_detections(output / "detections.json", images, category_ids)
     write_per_class(output / "per_class.csv", metrics["per_class"], by_label, category_ids)
     write_metrics(output / "metrics.json", {**metrics, "azure": by_azure, "about": about})
@@ -149,3 +158,10 @@ def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Pa
         threshold=threshold,
         facts=page_facts(about),
     )
+
+
+def _keep_threshold(folder: Path, threshold: float) -> None:
+    """The detector carries it: what draws or lists its boxes begins with it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with new_path(folder / "config.json") as new:
+        new.write_text(json.dumps({**config, "score_threshold": threshold}, indent=2, sort_keys=True) + "\n")

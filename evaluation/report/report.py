@@ -113,13 +113,22 @@ def useful_threshold(images: Sequence[EvaluatedImage]) -> float:
     return _threshold(_best(match(list(images), (0.5,))))
 
 
+def is_useful(images: Sequence[EvaluatedImage]) -> bool:
+    """Whether any score threshold is worth advising: the best F1 is not next to nothing."""
+    return _is_useful(_best(match(list(images), (0.5,))))
+
+
+def _is_useful(best: BestThreshold) -> bool:
+    return best.threshold is not None and best.f1 >= USEFUL_F1
+
+
 def _best(matches: Matches) -> BestThreshold:
     judged = matches.truths[0] != ON_CROWD
     return best_threshold(matches.scores[judged], matches.truths[0][judged] >= 0, len(matches.true_labels))
 
 
 def _threshold(best: BestThreshold) -> float:
-    return THRESHOLD if best.threshold is None or best.f1 < USEFUL_F1 else best.threshold
+    return best.threshold if best.threshold is not None and _is_useful(best) else THRESHOLD
 
 
 def _template() -> Any:
@@ -163,7 +172,7 @@ def _content(
         "objects": len(matches.true_labels),
         "boxes": int(np.count_nonzero(matches.scores > threshold)),
         "overall": overall,
-        "useful": overall.threshold is not None and overall.f1 >= USEFUL_F1,
+        "useful": _is_useful(overall),
         "threshold": threshold,
         "classes": classes,
         "most_objects": max((row["objects"] for row in classes), default=0),
@@ -273,4 +282,4 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-__all__ = ["origin", "page_facts", "useful_threshold", "write_report"]
+__all__ = ["is_useful", "origin", "page_facts", "useful_threshold", "write_report"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from deformable_detr_refine.files import check_new_file, new_path
-from deformable_detr_refine.inference.exported import FORMAT, INPUTS, names_of, processor_of
+from deformable_detr_refine.inference.exported import FORMAT, INPUTS, names_of, processor_of, threshold_of
 from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.inference.network import Network
 
@@ -71,7 +71,7 @@ def load_torch(path: str | Path) -> Network:
             ) from error
         return SimpleNamespace(logits=logits, pred_boxes=boxes)
 
-    return Network(forward, processor_of(known), names_of(known))
+    return Network(forward, processor_of(known), names_of(known), threshold_of(known))
 
 
 __all__ = ["export_torch", "load_torch"]

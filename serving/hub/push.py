@@ -11,9 +11,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx, validate_repo_id
 
 from deformable_detr_refine.files import sha256_of
-from deformable_detr_refine.inference.detections import THRESHOLD, Detections
+from deformable_detr_refine.inference.detections import Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import load_image
 
 from .card_facts import read_facts
@@ -34,7 +35,7 @@ def push(
     message: str | None = None,
     license: str | None = None,
     image: str | Path | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     metrics: str | Path | None = None,
 ) -> str:
     """Uploads a model folder with a model card made from the files in it (see `model_card`).
@@ -52,7 +53,7 @@ def push(
         message: of the commit.
         license: the Hub's id of the weights' licence, as 'apache-2.0'; that of a README.md in the folder if None.
         image: a photo to show in the card with what is found in it. It becomes public with the model.
-        threshold: least score that the card's examples and the Hub's widget show.
+        threshold: least score that the card's examples and the Hub's widget show; the detector's own if None.
         metrics: a metrics.json elsewhere than in the folder.
 
     Returns:
@@ -73,6 +74,7 @@ def push(
     facts = read_facts(folder, Path(metrics) if metrics else None)
     photo = load_image(image) if image else None
     detector, processor = load_detector(str(folder), "cpu")
+    threshold = Network.of(detector, processor).threshold if threshold is None else threshold
     with tempfile.TemporaryDirectory() as temporary:
         stage = Path(temporary)
         detector.save_pretrained(stage)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -161,7 +162,7 @@ def test_errors_are_one_line_with_exit_status_2(model_folder, tmp_path, capsys):
         ([str(other), photo], "is a model of type detr, expected deformable_detr_refine"),
         ([str(half), photo], "half"),
         ([model_folder, photo, "--device", "warp"], "There is no device warp here"),
-        ([model_folder, photo, "--output", str(tmp_path / "file")], "file: File exists"),
+        ([model_folder, photo, "--output", str(tmp_path / "file")], "file is a file, no folder to write in"),
     ]
     for arguments, message in cases:
         status = main(["detect", "--output", str(tmp_path / "out"), *arguments])
@@ -227,7 +228,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(model_folder, 
     monkeypatch.setattr(Detector, "_forward", lambda *args: pytest.fail("it began to work"))
     (tmp_path / "detections.json").mkdir()
     assert main(arguments) == 2
-    assert "detections.json is a folder" in capsys.readouterr().err
+    assert "holds other things than earlier results (detections.json/)" in capsys.readouterr().err
     (tmp_path / "detections.json").rmdir()
 
     def refuse(dir):
@@ -318,7 +319,7 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
 
 
 def test_the_commands_default_threshold_is_the_packages():
-    assert ddetr_arguments.THRESHOLD == THRESHOLD
+    assert ddetr_arguments.OWN_THRESHOLD.endswith(f"else {THRESHOLD}")
 
 
 def test_version(capsys):
@@ -347,14 +348,17 @@ def test_interrupt_ends_with_130(model_folder, tmp_path):
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("out/drawn/*.jpg")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(tmp_path.glob("out/.ddetr-new-*/drawn/*.jpg"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "ddetr detect: interrupted\n"
-    assert not (tmp_path / "out" / "detections.json").exists()
-    assert all(file.suffix == ".jpg" and not file.name.startswith(".") for file in (tmp_path / "out/drawn").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
@@ -450,6 +454,7 @@ def test_without_a_models_name_the_packages_own_detector_is_taken(words, model, 
         (tmp_path / name).write_bytes(b"")
     for name in ("photos", "detector"):
         (tmp_path / name).mkdir()
+    (tmp_path / "photos" / "photo.jpg").touch()
     (tmp_path / "detector" / "config.json").write_text("{}")
     chosen, images = model_and_images(words)
     if model is None:
@@ -457,6 +462,38 @@ def test_without_a_models_name_the_packages_own_detector_is_taken(words, model, 
         assert "package's own" in capsys.readouterr().err
     else:
         assert (chosen, images) == (model, words[1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["checkpoint.pth", "photo.jpg"], "checkpoint.pth is a checkpoint, no image: `ddetr convert checkpoint.pth"),
+        (["photo.jpg", "model.onnx"], "model.onnx is a model, which stands before the images"),
+        (["photo.jpg", "detector"], "detector is a model, which stands before the images"),
+        (["empty", "photo.jpg"], "The folder empty holds neither a model (config.json) nor images."),
+    ],
+)
+def test_what_is_no_image_is_never_left_to_the_packages_own_detector(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.jpg", "model.onnx", "checkpoint.pth"):
+        (tmp_path / name).touch()
+    for name in ("empty", "detector"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "detector" / "config.json").touch()
+    with pytest.raises(ValueError, match=re.escape(said)):
+        model_and_images(words)
+
+
+def test_an_output_folder_is_of_one_run(model_folder, tmp_path):
+    """Pictures of an earlier run do not stay beside the boxes of a later one."""
+    for extra in (["--draw"], []):
+        arguments = [str(PHOTOS / "10.jpg"), "--output", str(tmp_path / "out"), *extra]
+        assert main(["detect", model_folder, *arguments]) == 0
+        assert (
+            sorted(item.name for item in (tmp_path / "out").iterdir()) == ["detections.json", "drawn"][: 1 + len(extra)]
+        )
+    (tmp_path / "out" / "thesis.tex").touch()
+    assert main(["detect", model_folder, *arguments]) == 2
 
 
 def test_a_model_without_an_image_is_told(saved):

@@ -54,10 +54,17 @@ def test_names_of_any_bytes_and_length(model_folder, tmp_path):
     assert written(output) == records
 
 
-def test_a_picture_that_cannot_be_written_loses_nothing_else(model_folder, tmp_path, capsys):
+def test_a_picture_that_cannot_be_written_loses_nothing_else(model_folder, tmp_path, monkeypatch, capsys):
     photos = [str(save_photo(tmp_path / name)) for name in ("a.jpg", "b.jpg")]
     output = tmp_path / "found"
-    (output / "drawn" / "a.jpg" / "in the way").mkdir(parents=True)
+    save = Image.Image.save
+
+    def refuse(image, file, **options):
+        if Path(file).name == "a.jpg":
+            raise OSError("File name too long")
+        save(image, file, **options)
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
     assert main(["detect", str(model_folder), *photos, "--output", str(output), "--draw", "--threshold", "0"]) == 1
     assert [len(record["boxes"]) for record in written(output)] == [100, 100]
     assert (output / "drawn" / "b.jpg").is_file()
