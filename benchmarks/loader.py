@@ -16,7 +16,7 @@ from timing import write_numbers
 from torch.utils.data import DataLoader
 
 from deformable_detr_refine.data.augmentation.recipe import training_transform
-from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.training.model import build_model, build_processor
 from deformable_detr_refine.training.rates import loader_rate, model_rate
@@ -45,7 +45,6 @@ def rates(settings: str, annotations: str, workers: list[int]) -> list[float]:
             batches, rate = loader_rate(examples, args, count)
             found.append(rate)
         if model_args.model_config == "{}":
-            collate = Collator(processor)
             batches = list(DataLoader(torch.utils.data.Subset(examples, range(3)), 1, collate_fn=collate))
         model, _ = build_model(model_args, data.label_map)
         return [*found, model_rate(model.train(), batches, args)]

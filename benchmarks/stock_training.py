@@ -29,7 +29,7 @@ from deformable_detr_refine import (
     DeformableDetrRefineImageProcessor,
 )
 from deformable_detr_refine.data.augmentation.recipe import training_transform
-from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
 from deformable_detr_refine.evaluation.evaluated_image import evaluated_image
@@ -84,9 +84,7 @@ def evaluate(model: nn.Module, examples: Examples, names: list[str]) -> dict[str
     """COCO's metrics; detections of both kinds are read from their logits in the same way."""
     rows = examples.rows.remove_columns("image")
     shapes = [examples.processor.resized_shape(h, w) for h, w in zip(rows["height"], rows["width"], strict=True)]
-    loader = DataLoader(
-        examples, batch_sampler=EqualShapeBatches(shapes, 4), collate_fn=Collator(examples.processor), num_workers=1
-    )
+    loader = DataLoader(examples, batch_sampler=EqualShapeBatches(shapes, 4), collate_fn=collate, num_workers=1)
     images = []
     model.eval()
     for batch, indices in zip(loader, EqualShapeBatches(shapes, 4), strict=True):
@@ -107,7 +105,7 @@ def train(name: str, data: Any, args: argparse.Namespace) -> list[dict[str, floa
     augmentation = training_transform("light", args.size, round(args.size * 5 / 3), vertical_flip=True)
     examples, validation = Examples(data["train"], processor, augmentation), Examples(data["validation"], processor)
     sampler = OrientationSampler([True] * len(examples), batch_size=4, seed=0)
-    loader = DataLoader(examples, 4, sampler=sampler, collate_fn=Collator(processor), num_workers=1)
+    loader = DataLoader(examples, 4, sampler=sampler, collate_fn=collate, num_workers=1)
     model = detector(name, data.label_map.id2label, args.backbone_weights)
     slow = ["backbone", "sampling_offsets", "reference_points"]
     optimizer = torch.optim.AdamW(parameter_groups(model.named_parameters(), 2e-4, 1e-4, slow, 0.5))

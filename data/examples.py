@@ -1,6 +1,6 @@
 """What a data loader yields: images of a detection data set, ready for the model, with their labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
+from deformable_detr_refine.modeling.annotations import box_labels
+from deformable_detr_refine.modeling.boxes import xywh_to_xyxy
+from deformable_detr_refine.modeling.pixel_values import padded
 
 from .row_image import row_image
 
@@ -47,55 +50,44 @@ class Examples(Dataset):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
-        image, annotations = open_row(row)
+        image, (boxes, classes) = row_image(row), true_boxes(row)
         if self.augmentation is not None:
-            image, annotations = self._augmented(image, annotations, epoch, index)
-        features = self.processor(
-            images=image,
-            annotations={"image_id": row["image_id"], "annotations": annotations},
-            do_resize=self.augmentation is None,
-            return_tensors="pt",
-        )
-        return {"pixel_values": features["pixel_values"][0], "labels": features["labels"][0]}
+            image, boxes, classes = self._augmented(image, boxes, classes, epoch, index)
+        features = self.processor(images=image, do_resize=self.augmentation is None, return_tensors="pt")
+        pixels = features["pixel_values"][0]
+        labels = box_labels(boxes, classes, *F.get_size(image))
+        labels |= {"image_id": torch.tensor([row["image_id"]]), "size": torch.tensor(pixels.shape[-2:])}
+        return {"pixel_values": pixels, "labels": labels}
 
-    def _augmented(self, image: Any, annotations: list[dict], epoch: int, index: int) -> tuple[Tensor, list[dict]]:
-        xywh = torch.tensor([item["bbox"] for item in annotations], dtype=torch.float32).reshape(-1, 4)
-        xyxy = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), -1)
+    def _augmented(
+        self, image: Any, boxes: Tensor, classes: Tensor, epoch: int, index: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         target = {
-            "boxes": tv_tensors.BoundingBoxes(xyxy, format="XYXY", canvas_size=(image.height, image.width)),
-            "labels": torch.tensor([item["category_id"] for item in annotations], dtype=torch.int64),
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
+            "labels": classes,
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
             changed, target = self.augmentation(tv_tensors.Image(F.pil_to_tensor(image)), target)
-        boxes = target["boxes"].as_subclass(Tensor)
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        pairs = zip(torch.cat((boxes[:, :2], sizes), -1).tolist(), target["labels"].tolist(), strict=True)
-        return changed.as_subclass(Tensor), [{"bbox": bbox, "category_id": label} for bbox, label in pairs]
+        return changed.as_subclass(Tensor), target["boxes"].as_subclass(Tensor), target["labels"]
 
 
-def open_row(row: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
-    """A row's upright PIL image, and its objects without crowds as COCO annotations (bbox x, y, w, h in pixels)."""
+def true_boxes(row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """A row's objects without crowds: boxes (N, 4) xyxy in pixels of the original, and labels (N,)."""
     objects = row["objects"]
-    annotations = [
-        {"bbox": bbox, "category_id": category}
-        for bbox, category, crowd in zip(objects["bbox"], objects["category"], objects["iscrowd"], strict=True)
-        if not crowd
-    ]
-    return row_image(row), annotations
+    alone = [index for index, crowd in enumerate(objects["iscrowd"]) if not crowd]
+    xywh = torch.tensor([objects["bbox"][index] for index in alone], dtype=torch.float32).reshape(-1, 4)
+    return xywh_to_xyxy(xywh), torch.tensor([objects["category"][index] for index in alone], dtype=torch.int64)
 
 
-class Collator:
-    """Makes one batch of several examples: images padded to the largest, masks, a list of labels."""
+def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Makes one batch of several examples, padded to the largest.
 
-    def __init__(self, processor: DeformableDetrRefineImageProcessor) -> None:
-        self.processor = processor
+    Returns:
+        `pixel_values` (B, 3, height, width), `pixel_mask` (B, height, width) with 1 on the image, `labels`, a list.
+    """
+    pixels, mask = padded([example["pixel_values"] for example in examples])
+    return {"pixel_values": pixels, "pixel_mask": mask, "labels": [example["labels"] for example in examples]}
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """`pixel_values` (B, 3, height, width), `pixel_mask` (B, height, width) with 1 on the image, `labels`."""
-        images, masks = self.processor.pad([example["pixel_values"] for example in examples], return_mask=True)
-        return {
-            "pixel_values": torch.stack(list(images)),
-            "pixel_mask": torch.stack(list(masks)),
-            "labels": [example["labels"] for example in examples],
-        }
+
+__all__ = ["Examples", "collate"]

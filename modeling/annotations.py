@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .boxes import xyxy_to_cxcywh
+from .boxes import xywh_to_xyxy, xyxy_to_cxcywh
 
 FORM = "{'image_id': 7, 'annotations': [{'bbox': [x, y, width, height], 'category_id': 0}, ...]}"
 
@@ -36,12 +36,24 @@ def coco_labels(annotation: Mapping[str, Any], image: Tensor, index: int) -> dic
     ]
     height, width = image.shape[-2:]
     xywh = torch.tensor([box for box, _ in objects], dtype=torch.float32).reshape(-1, 4)
+    classes = torch.tensor([label for _, label in objects], dtype=torch.int64)
+    return labels | box_labels(xywh_to_xyxy(xywh), classes, height, width)
+
+
+def box_labels(boxes: Tensor, classes: Tensor, height: int, width: int) -> dict[str, Tensor]:
+    """The labels of an image, without boxes that have no area in it.
+
+    Args:
+        boxes: (N, 4) float32 xyxy in pixels of the image.
+        classes: (N,) int64.
+        height, width: of the image, in pixels.
+    """
     limits = torch.tensor([width, height] * 2, dtype=torch.float32)
-    xyxy = torch.cat((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), -1).clamp(min=0).minimum(limits)
-    kept = (xyxy[:, 2:] > xyxy[:, :2]).all(-1)
-    boxes = xyxy_to_cxcywh(xyxy[kept])
-    return labels | {
-        "class_labels": torch.tensor([label for _, label in objects], dtype=torch.int64)[kept],
+    boxes = boxes.clamp(min=0).minimum(limits)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(-1)
+    boxes = xyxy_to_cxcywh(boxes[kept])
+    return {
+        "class_labels": classes[kept],
         "boxes": boxes / limits,
         "area": boxes[:, 2:].prod(-1),
         "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),
@@ -80,4 +92,4 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
-__all__ = ["coco_labels"]
+__all__ = ["box_labels", "coco_labels"]

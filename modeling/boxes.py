@@ -21,6 +21,12 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat((0.5 * (low + high), high - low), -1)
 
 
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) x0, y0, width, height -> (..., 4) x0, y0, x1, y1, in the same units."""
+    low, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat((low, low + size), -1)
+
+
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of xyxy boxes, (..., 4) and (..., 4) broadcast against each other -> (...).
 

@@ -27,7 +27,7 @@ def check_pixels(image: Tensor, index: int, do_rescale: bool) -> None:
         )
 
 
-def padded(images: Sequence[Tensor], size: SizeDict | None) -> tuple[Tensor, Tensor]:
+def padded(images: Sequence[Tensor], size: SizeDict | None = None) -> tuple[Tensor, Tensor]:
     """Images at the upper left of one canvas, zero beyond them: (B, 3, height, width), and its mask, 1 on the image.
 
     transformers' own `pad` copies each image three times.

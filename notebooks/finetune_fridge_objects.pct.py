@@ -53,7 +53,7 @@ Image.open("output/look/contact_sheet.jpg")
 # %%
 from deformable_detr_refine.data import load_detection_data
 from deformable_detr_refine.data.augmentation.recipe import training_transform
-from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.training.arguments import DataArguments, DetectionTrainingArguments, ModelArguments
 from deformable_detr_refine.training.dry_run import grid, picture
 from deformable_detr_refine.training.model import build_model, build_processor
@@ -87,7 +87,7 @@ grid(
 # boxes as cxcywh, 0 to 1 of the image.
 
 # %%
-batch = Collator(processor)([examples[(0, index)] for index in range(3)])
+batch = collate([examples[(0, index)] for index in range(3)])
 print("pixels", tuple(batch["pixel_values"].shape), "mask", tuple(batch["pixel_mask"].shape))
 {name: value.tolist() for name, value in batch["labels"][0].items()}
 

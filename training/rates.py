@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.data.samplers import OrientationSampler
 
 from .arguments import DetectionTrainingArguments
@@ -29,7 +29,7 @@ def loader_rate(examples: Examples, args: DetectionTrainingArguments, workers: i
         examples,
         args.train_batch_size,
         sampler=_Epochs(training_order(examples, args)),
-        collate_fn=Collator(examples.processor),
+        collate_fn=collate,
         num_workers=workers,
     )
     # Workers take turns: whole rounds, so that none is counted with a batch that was half done.

@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import EvalLoopOutput
 
-from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage, evaluated_image
 from deformable_detr_refine.evaluation.merging import merge_images
@@ -55,7 +55,7 @@ class DetectionTrainer(Trainer):
         super().__init__(
             model,
             args,
-            data_collator=Collator(processor),
+            data_collator=collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,

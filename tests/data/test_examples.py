@@ -8,7 +8,7 @@ from PIL import Image
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
 from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.detection_data import features
-from deformable_detr_refine.data.examples import Collator, Examples
+from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
 from deformable_detr_refine.modeling.boxes import cxcywh_to_xyxy
 
@@ -90,7 +90,7 @@ def test_without_augmentation_it_is_the_image_processor(rows):
 def test_a_batch_is_padded_with_its_mask(rows):
     processor = DeformableDetrRefineImageProcessor(size=SIZE)
     examples = Examples(rows, processor)
-    batch = Collator(processor)([examples[0], examples[3]])
+    batch = collate([examples[0], examples[3]])
     heights, widths = zip(*(examples[i]["pixel_values"].shape[-2:] for i in (0, 3)), strict=True)
     assert batch["pixel_values"].shape == (2, 3, max(heights), max(widths))
     assert batch["pixel_mask"].sum((1, 2)).tolist() == [h * w for h, w in zip(heights, widths, strict=True)]
