@@ -144,7 +144,7 @@ def test_a_frozen_backbone_and_the_head_of_known_names_stay(trained, settings_fi
 
 
 def test_early_stopping_keeps_the_best_by_ap(settings_file, tmp_path):
-    best = {"early_stopping_patience": 1, "load_best_model_at_end": True, "learning_rate": 0.0}
+    best = {"early_stopping_patience": 1, "load_best_model_at_end": True, "learning_rate": 1e-12}
     train([str(settings_file(tmp_path / "out", num_train_epochs=6, **best))])
     epochs = [line["epoch"] for line in history(tmp_path / "out") if "eval_AP" in line]
     assert max(epochs) == 2  # nothing is learned, so the second evaluation is no better
