@@ -27,7 +27,7 @@ class Examples(Dataset):
     Args:
         rows: a `datasets.Dataset` in the canonical form (see `detection_data.features`).
         processor: makes the model's inputs; it resizes only where no augmentation does.
-        augmentation: a transform of (image, target), see `augmentation.py`.
+        augmentation: a transform of (image, target), see `training_transform`.
         seed: of the augmentation.
     """
 

@@ -23,7 +23,7 @@ _META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
 
 
 def detector_settings(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """`model` and `test_pipeline` of a MMDetection 3.x config, fit for `mmdet_runner.py`.
+    """`model` and `test_pipeline` of a MMDetection 3.x config, fit for `runner.py`.
 
     Args:
         config: as `read_config_text` or `read_config_file` gives it.

@@ -23,7 +23,7 @@ class MMDetectionRun:
     """What MMDetection is to load and to look at.
 
     Attributes:
-        settings: from `mmdet_job.detector_settings`.
+        settings: from `job.detector_settings`.
         checkpoint: a file that it may unpickle.
         images: numbers of the images that it sees one by one.
         batch: numbers of those that it sees once more, as one padded batch.

@@ -1,6 +1,6 @@
 """What the real MMDetection computes, written to files. Runs as a script in a process of its own, never imported.
 
-    PYTHONPATH=FOLDER_OF_MMDETECTION python mmdet_runner.py JOB
+    PYTHONPATH=FOLDER_OF_MMDETECTION python runner.py JOB
 
 JOB is a text file holding one Python literal: {"images": [PATH], "runs": [{"model": DICT, "test_pipeline": [DICT],
 "checkpoint": PATH, "groups": {NAME: [INDEX]}, "output": PATH}]}. The images of a group go through in one padded batch.
