@@ -12,7 +12,7 @@ IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
 WORKERS ?= 2
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve-env demo test test-fast conformity docs notebooks bench bench-full sanitize targets verify lint format clean
+.PHONY: help setup serve-env demo test test-fast conformity docs notebooks bench bench-full sanitize targets verify lint format dist clean
 
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench   time operator, detector, training, loader and start-up beside transformers' own and MMDetection"
 	@echo "             (make bench-full: curves over size and batch, torch.compile)"
 	@echo "make serve-env  an environment for Azure's server, in $(SERVE)"
+	@echo "make dist    the source package, and this machine's wheel from it, in dist/"
 	@echo "make lint    check style and types (make format mends style)"
 	@echo "make setup   only the environment, in $(VENV), with $(PYTHON) (make PYTHON=python3.12 setup)"
 
@@ -110,6 +111,13 @@ lint: $(DEV)
 format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist:
+	rm -rf dist
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet build
+	$(BIN)/python -m build
+	$(BIN)/python .github/check_release.py dist/*.whl
 
 clean:
 	rm -rf demo build dist notebooks/output *.egg-info .pytest_cache .ruff_cache

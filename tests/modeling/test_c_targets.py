@@ -1,6 +1,5 @@
 """The C library for every platform that wheels are built for, by zig, and its aarch64 build run against plain loops."""
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -10,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from support.packages import ROOT
+from support.scripts import load_script
 
 from deformable_detr_refine.modeling import c_library
 
-ROOT = Path(__file__).parents[2]
 # By zig's name: the builds, and which bytes at which offset say the format and the processor (PE's header may shift).
 ELF, MACH_O, PE = b"\x7fELF\x02\x01", b"\xcf\xfa\xed\xfe", b"MZ"
 TARGETS = {
@@ -31,11 +31,7 @@ needs_qemu = pytest.mark.skipif(not QEMU, reason="no qemu-aarch64, which runs th
 
 @pytest.fixture(scope="module")
 def build_backend():
-    """build_backend/c_library.py"""
-    spec = importlib.util.spec_from_file_location("c_library", ROOT / "build_backend" / "c_library.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("build_backend/c_library.py")
 
 
 def compile_with_zig(target: str, *words: str | Path) -> None:

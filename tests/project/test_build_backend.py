@@ -1,20 +1,16 @@
 """The C library gets into wheels where something can compile it, and installing never fails where nothing can."""
 
-import importlib.util
 import shutil
-from pathlib import Path
+import sys
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from support.scripts import load_script
 
 
 @pytest.fixture
 def c_library(monkeypatch):
     """build_backend/c_library.py, online and asked for the first time."""
-    spec = importlib.util.spec_from_file_location("c_library", ROOT / "build_backend" / "c_library.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("build_backend/c_library.py")
     for name in module.OFFLINE:
         monkeypatch.delenv(name, raising=False)
     return module
@@ -26,7 +22,7 @@ def no_compiler(monkeypatch, tmp_path):
     monkeypatch.delenv("CC", raising=False)
 
 
-needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
+needs_cc = pytest.mark.skipif(not shutil.which("cc") or sys.platform == "win32", reason="no usual C compiler here")
 
 
 @needs_cc

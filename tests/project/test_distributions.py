@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support.bare_python import make_bare_python
 from support.packages import FOLDERS, PROJECT, ROOT
+from support.scripts import load_script
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +119,8 @@ def test_the_wheel_has_the_library_where_something_can_compile_it(compiler, unpa
     assert made.name.endswith("-py3-none-any.whl") == (compiler is None)
     assert bool(libraries) == (compiler is not None)
     assert all(name.startswith("deformable_detr_refine/modeling/") for name in libraries)
+    problem = load_script(".github/check_release.py").problem_of(made)
+    assert problem == (None if compiler else f"{made} has no C library: nothing compiled it.")
 
 
 USE = """
