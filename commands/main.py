@@ -20,7 +20,7 @@ VERBS = {
     "batch": "find objects in many images: folders, tables; resumes",
     "serve": "answer requests over HTTP, in the schema of Azure ML",
     "demo": "open a page that draws the boxes into your pictures",
-    "convert": "turn a MMDetection checkpoint into a model folder, or back",
+    "convert": "turn a checkpoint of another code base into a model folder, or back",
     "verify": "compare a checkpoint's numbers with the real MMDetection",
     "data": "download, inspect and convert data sets",
     "export": "write a detector as ONNX, torch.export or MLflow, proved against the model",

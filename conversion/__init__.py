@@ -11,6 +11,7 @@ from .checkpoints.open_checkpoint import open_checkpoint
 from .conversion_report import ConversionReport
 from .convert import convert_checkpoint
 from .export import export_checkpoint
+from .load import detector_from
 from .mmdet.convert import convert_mmdet_checkpoint, export_mmdet_checkpoint
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ConversionReport",
     "convert_checkpoint",
     "convert_mmdet_checkpoint",
+    "detector_from",
     "export_checkpoint",
     "export_mmdet_checkpoint",
     "open_checkpoint",

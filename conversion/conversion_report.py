@@ -19,6 +19,7 @@ class ConversionReport:
         tensors, values: how many were copied.
         assumed: what neither shapes nor text nor a flag told, in sentences.
         notes: what else a user should know.
+        fetched_from: the address it was fetched from, or None; `published`: the short name of the published file it is.
         written_by: what the source says about its own origin.
     """
 
@@ -36,6 +37,8 @@ class ConversionReport:
     values: int
     assumed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fetched_from: str | None = None
+    published: str | None = None
     written_by: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

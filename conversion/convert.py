@@ -20,6 +20,9 @@ from .coco_rows import keep_80
 from .code_base import CodeBase
 from .code_bases import code_base_named, read_source
 from .conversion_report import ConversionReport
+from .download.place import Place, locate
+from .download.published import published_by_digest
+from .facts import ConfigFacts
 from .label_names import COCO_91_NAMES, COCO_IDS, COCO_NAMES, choose_names, read_label_file
 from .model_card import model_card
 from .settings import ModelSettings, resolve_settings
@@ -41,6 +44,7 @@ def convert_checkpoint(
     two_stage: bool | None = None,
     with_box_refine: bool | None = None,
     num_heads: int | None = None,
+    revision: str | None = None,
     force: bool = False,
 ) -> ConversionReport:
     """Convert a checkpoint of Deformable DETR; nothing in it is executed, and the code that wrote it is not needed.
@@ -48,7 +52,8 @@ def convert_checkpoint(
     Every tensor of the source is accounted for, and copied value by value. The folder appears whole or not at all.
 
     Args:
-        source: a file or a folder, see the guides.
+        source: a file or a folder; or, to be fetched, the name of a published checkpoint (`ddetr convert --list`), a
+            URL, or OWNER/NAME on the Hub.
         output: folder to write: config.json, model.safetensors, preprocessor_config.json, README.md.
         code_base: 'mmdet', 'original' or 'detrex'; found by looking if None.
         config: its config file, where the checkpoint carries none.
@@ -56,22 +61,57 @@ def convert_checkpoint(
         coco80: of a model with an output for each of COCO's 91 category ids, keep the 80 that are classes.
         raw_weights: of a checkpoint with averaged weights (EMA), take the raw ones.
         num_queries, two_stage, with_box_refine, num_heads: what shapes do not tell, where there is no config.
+        revision: branch, tag or commit, for a name on the Hub.
         force: replace `output`, if it is an earlier model folder.
 
     Raises:
         FileNotFoundError: an input file is missing.
+        OSError: it cannot be fetched.
         CheckpointError: the input is no such checkpoint, contradicts itself or the arguments, or `output` is taken.
     """
-    output = Path(output)
-    check_new_folder(output, force)
+    check_new_folder(Path(output), force)
+    return convert_place(
+        locate(source, revision),
+        Path(output),
+        code_base,
+        config=config,
+        classes=classes,
+        coco80=coco80,
+        raw_weights=raw_weights,
+        num_queries=num_queries,
+        two_stage=two_stage,
+        with_box_refine=with_box_refine,
+        num_heads=num_heads,
+    )
+
+
+def convert_place(
+    place: Place,
+    output: Path,
+    code_base: str | None = None,
+    *,
+    config: str | Path | None = None,
+    classes: str | Path | None = None,
+    coco80: bool = False,
+    raw_weights: bool = False,
+    **flags: Any,
+) -> ConversionReport:
+    """`convert_checkpoint` of what was located, into a folder that may be written."""
     names = [(read_label_file(classes), Path(classes).name)] if classes is not None else []
     given = None if code_base is None else code_base_named(code_base)
-    kind, found = read_source(Path(source), given, None if config is None else Path(config), raw_weights)
-    where = str(found.path)
-
-    flags = {"num_queries": num_queries, "two_stage": two_stage, "with_box_refine": with_box_refine}
+    kind, found = read_source(place.path, given, None if config is None else Path(config), raw_weights)
+    where, sha256 = str(found.path), sha256_of(*(found.parts or [found.path]))
+    published = place.published or published_by_digest(sha256)
+    if published and found.facts is None:
+        found.facts = ConfigFacts(published.fields, speaker=f"the name {published.name}")
+        found.facts_from = f"none in the file; it is the published {published.name}"
     notes = check_values(found)
-    settings = _settings(found, kind, {**flags, "num_heads": num_heads}, where)
+    settings = _settings(found, kind, flags, where)
+    for name, value in (published.fields if published else {}).items():
+        if settings.fields[name] != value:
+            raise CheckpointError(
+                f"{where} has {name}={settings.fields[name]}, but the published {published.name} has {value}."
+            )
     facts = found.facts
     candidates = [*names, *found.names, (facts.class_names if facts else None, f"the config ({found.facts_from})")]
     outputs = settings.fields.pop("num_labels")
@@ -90,7 +130,9 @@ def convert_checkpoint(
     report = ConversionReport(
         output=str(output),
         source=found.path.name,
-        sha256=sha256_of(*(found.parts or [found.path])),
+        sha256=sha256,
+        fetched_from=place.fetched_from,
+        published=published.name if published else None,
         code_base=kind.title,
         version=found.version,
         weights_from=found.weights_from,
@@ -144,4 +186,4 @@ def _load(model: DeformableDetrRefineForObjectDetection, weights: dict[str, Tens
                 tensor.copy_(weights[name])
 
 
-__all__ = ["convert_checkpoint"]
+__all__ = ["convert_checkpoint", "convert_place"]

@@ -5,25 +5,17 @@ from deformable_detr_refine.messages import plain
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 from .conversion_report import ConversionReport
+from .download.published import PUBLISHED
 from .label_names import COCO_NAMES
 
-# COCO val2017 box AP, from the tables of MMDetection 3.1 and 2.28; publishing names a file by its sha256's beginning.
+# COCO val2017 box AP of MMDetection's three configs, from the metafile of 3.1.0.
 _AP_OF_CONFIG = {"plain": 44.3, "refine": 46.2, "refine_twostage": 47.0}
-_AP_OF_FILE = {
-    "6bc7d21b": ("deformable-detr_r50_16xb2-50e_coco", 44.3),
-    "844e0f93": ("deformable-detr-refine_r50_16xb2-50e_coco", 46.2),
-    "acc8a5ff": ("deformable-detr-refine-twostage_r50_16xb2-50e_coco", 47.0),
-    "a12b9512": ("deformable_detr_r50_16x2_50e_coco", 44.5),
-    "5f5dff21": ("deformable_detr_refine_r50_16x2_50e_coco", 46.1),
-    "9d28ab72": ("deformable_detr_twostage_refine_r50_16x2_50e_coco", 46.8),
-}
 _FRONT_MATTER = """\
 library_name: transformers
 pipeline_tag: object-detection
 tags:
 - object-detection
-- deformable-detr
-- mmdetection"""
+- deformable-detr"""
 _USE = """\
 ```python
 import deformable_detr_refine  # registers the classes
@@ -46,6 +38,7 @@ def model_card(config: DeformableDetrRefineConfig, report: ConversionReport) -> 
     """
     source = [
         f"- file: `{plain(report.source)}`",
+        *([f"- fetched from: {plain(report.fetched_from)}"] if report.fetched_from else []),
         f"- sha256: `{report.sha256}`",
         f"- form: {report.form}, {report.weights_from}",
         f"- config: {report.config_from or 'none'}",
@@ -55,7 +48,7 @@ def model_card(config: DeformableDetrRefineConfig, report: ConversionReport) -> 
     ]
     notes = [*report.assumed, *report.notes] or ["Nothing: shapes and config text tell everything."]
     return card_text(
-        _FRONT_MATTER,
+        f"{_FRONT_MATTER}\n- mmdetection" if report.code_base == "MMDetection" else _FRONT_MATTER,
         [
             f"# Deformable DETR ({config.variant}), converted from {report.code_base}",
             f"A detector of {config.num_labels} classes in the form of transformers. The weights are those of the\n"
@@ -65,19 +58,22 @@ def model_card(config: DeformableDetrRefineConfig, report: ConversionReport) -> 
         [
             ("Source", "\n".join(source)),
             ("Assumed or different", "\n".join(f"- {note}" for note in notes)),
-            ("Figures", _figures(config, report.sha256)),
+            ("Figures", _figures(config, report)),
             ("Labels", label_list(config)),
         ],
     )
 
 
-def _figures(config: DeformableDetrRefineConfig, sha256: str) -> str:
-    if sha256[:8] in _AP_OF_FILE:
-        name, ap = _AP_OF_FILE[sha256[:8]]
-        return f"COCO box AP {ap}, as published by MMDetection for this file (`{name}`); not measured here."
+def _figures(config: DeformableDetrRefineConfig, report: ConversionReport) -> str:
+    if report.published is not None:
+        published = PUBLISHED[report.published]
+        return (
+            f"COCO box AP {published.ap}, as its authors report it for this file (`{published.address}`, "
+            f"{published.licence}); not measured here."
+        )
     reference = DeformableDetrRefineConfig()
     same = all(getattr(config, name) == getattr(reference, name) for name in _ARCHITECTURE.split())
-    if same and class_names(config) == list(COCO_NAMES):
+    if report.code_base == "MMDetection" and same and class_names(config) == list(COCO_NAMES):
         return (
             f"COCO box AP {_AP_OF_CONFIG[config.variant]} as published by MMDetection for this config, not measured "
             "here. Nothing in the file shows whether its weights are the published ones."

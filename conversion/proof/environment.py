@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ..download.cache import cache_folder
+
 # mmcv-lite has mmcv's Python without its compiled operators; mmdet 3.1 takes mmcv below 2.1.
 MMDETECTION = ("mmdet==3.1.0", "mmcv-lite==2.0.1", "mmengine==0.10.7")
 # What the three import when a detector is built. Named one by one and installed without dependencies, so that torch,
@@ -38,13 +40,6 @@ THEIR_IMPORTS = (
     "terminaltables==3.1.10",
     "yapf==0.43.0",
 )
-
-
-def cache_folder() -> Path:
-    """`DDETR_CACHE`, else `deformable-detr-refine` in the user's cache (`XDG_CACHE_HOME` or `~/.cache`)."""
-    if chosen := os.environ.get("DDETR_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deformable-detr-refine"
 
 
 def mmdet_folder() -> Path:
@@ -107,4 +102,4 @@ def _installer() -> list[str]:
     )
 
 
-__all__ = ["MMDETECTION", "cache_folder", "mmdet_folder", "set_up_mmdet"]
+__all__ = ["MMDETECTION", "mmdet_folder", "set_up_mmdet"]

@@ -1,5 +1,6 @@
 """A real web server on the loopback address, for what is read from URLs."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -8,11 +9,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def serving(files: dict[str, bytes], redirects: dict[str, str] | None = None) -> Iterator[str]:
-    """Serves `files` (path -> content), gives the address. '/drip' drips bytes, '/short...' break off."""
+def serving(
+    files: dict[str, bytes],
+    redirects: dict[str, str] | None = None,
+    cut: dict[str, int] | None = None,
+    seen: list[tuple[str, str]] | None = None,
+) -> Iterator[str]:
+    """Serves `files` (path -> content), gives the address. '/drip' drips bytes, '/short...' break off.
+
+    Ranges are given, of the version that If-Range names. The first answer for a path in `cut` breaks off after so many
+    bytes. `seen` gets (path, Range) of each request.
+    """
+    cut = dict(cut or {})
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if seen is not None:
+                seen.append((self.path, self.headers.get("Range", "")))
             if target := (redirects or {}).get(self.path):
                 self.send_response(302)
                 self.send_header("Location", target)
@@ -35,12 +48,26 @@ def serving(files: dict[str, bytes], redirects: dict[str, str] | None = None) ->
                 self.end_headers()
                 self.wfile.write(b"ff\r\nonly this")
             elif (body := files.get(self.path)) is not None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.give(body)
             else:
                 self.send_error(404, "Not Found")
+
+        def give(self, body):
+            tag = f'"{hashlib.sha256(body).hexdigest()}"'
+            start = 0
+            if (asked := self.headers.get("Range")) and self.headers.get("If-Range", tag) == tag:
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                if start >= len(body):
+                    self.send_error(416, "Range Not Satisfiable")
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            else:
+                self.send_response(200)
+            self.send_header("ETag", tag)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            self.wfile.write(body[start : cut.pop(self.path, len(body))])
 
         def handle(self):
             try:

@@ -63,6 +63,11 @@ class Hub:
         self.blobs[digest] = content
         return digest
 
+    def add(self, name: str, files: dict[str, bytes], branch: str = "main") -> str:
+        """A commit of these files to a public repository; gives its sha."""
+        repository = self.repositories.setdefault(name, Repository(private=False))
+        return repository.commit(branch, {path: self.keep(content) for path, content in files.items()}, "files")
+
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
         """The files of a revision with their content."""
         repository = self.repositories[name]

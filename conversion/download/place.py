@@ -1,0 +1,64 @@
+"""Where a checkpoint is that a user names: a file or folder here, a published one by its short name, a URL, the Hub."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.modeling.url_io import is_url
+
+from .fetch import download
+from .hub import fetch_from_hub, is_hub_name
+from .published import PUBLISHED, Published
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    Attributes:
+        path: the file or folder here.
+        fetched_from: the address it was fetched from, or None.
+        published: what is known of it, if it was named by a short name.
+    """
+
+    path: Path
+    fetched_from: str | None = None
+    published: Published | None = None
+
+
+def locate(source: str | Path, revision: str | None = None) -> Place:
+    """Finds a source here, or fetches it: only a short name, a URL or a name of the Hub asks the network.
+
+    Args:
+        source: what is here wins over what has its name elsewhere.
+        revision: branch, tag or commit of a name on the Hub.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        OSError: it cannot be fetched.
+        CheckpointError: what was fetched is not what it should be, or `revision` was given for something else.
+    """
+    if isinstance(source, Path) or Path(source).exists():
+        _check_no_revision(source, revision)
+        return Place(Path(source))
+    published = PUBLISHED.get(source)
+    address = published.address if published else source
+    if is_url(address):
+        _check_no_revision(source, revision)
+        try:
+            path = download(address, published.sha256 if published else None)
+        except OSError as error:
+            raise OSError(f"{error} Or fetch {address} elsewhere, and give the file in place of {source}.") from error
+        return Place(path, address, published)
+    if published or is_hub_name(address):
+        return Place(fetch_from_hub(address, revision), f"{address} on the Hub", published)
+    near = difflib.get_close_matches(source, PUBLISHED, n=1)
+    raise FileNotFoundError(f"There is no checkpoint {source}{f'; did you mean {near[0]}?' if near else '.'}")
+
+
+def _check_no_revision(source: str | Path, revision: str | None) -> None:
+    if revision is not None:
+        raise CheckpointError(f"{source} is not a name of the Hub, so it has no revisions: drop --revision.")
+
+
+__all__ = ["Place", "locate"]
