@@ -6,16 +6,17 @@ from pathlib import Path
 
 from .arguments import add_force, add_json, positive_int
 
-CODE_BASES = ("mmdet", "original", "detrex")
-WRITTEN = ("mmdet", "original")
+CODE_BASES = ("mmdet", "original", "transformers", "detrex")
+WRITTEN = ("mmdet", "original", "transformers")
 DESCRIPTION = """\
 Turns a checkpoint of Deformable DETR (plain, refine or refine-twostage) into a folder that transformers loads: one of
-MMDetection 3.x or 2.x, of the authors' repository (fundamentalvision/Deformable-DETR), or of detrex. Which one it is,
-is found by looking. Nothing in it is executed, the code that wrote it is not needed, and every value is accounted for.
+MMDetection 3.x or 2.x, of the authors' repository (fundamentalvision/Deformable-DETR), of transformers' own Deformable
+DETR, or of detrex. Which one it is, is found by looking. Nothing in it is executed, the code that wrote it is not
+needed, and every value is accounted for.
 
-SOURCE is a file; a folder (detrex's output, the MLflow folder of Azure's catalogue, a download of the Hub's); or, to be
-fetched, a name of --list, a URL, or OWNER/NAME on the Hub. Only these three ask the network. What was fetched is kept
-in $DDETR_CACHE, else deformable-detr-refine in your cache folder; of the Hub, in the Hub's own cache.
+SOURCE is a file; a folder (transformers', detrex's output, the MLflow folder of Azure's catalogue); or, to be fetched,
+a name of --list, a URL, or OWNER/NAME on the Hub. Only these three ask the network. What was fetched is kept in
+$DDETR_CACHE, else deformable-detr-refine in your cache folder; of the Hub, in the Hub's own cache.
 """
 EXAMPLES = """\
 examples:
@@ -23,13 +24,20 @@ examples:
   ddetr convert epoch_50.pth detector
   ddetr convert weights.pth detector --config deformable-detr-refine-twostage.py --classes names.txt
   ddetr convert output/model_final.pth detector            # detrex; config.yaml is read where it lies beside
+  ddetr convert SenseTime/deformable-detr detector --coco80
   ddetr convert --to mmdet detector again.pth
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="what to convert; with --to, a model folder")
-    parser.add_argument("output", metavar="OUT", nargs="?", type=Path, help="folder to write; with --to, the file")
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        nargs="?",
+        type=Path,
+        help="folder to write; with --to, the file or folder",
+    )
     parser.add_argument("--list", action="store_true", help="print the published checkpoints that have a name here")
     parser.add_argument("--from", dest="code_base", choices=CODE_BASES, help="do not look which code base wrote it")
     parser.add_argument("--to", choices=WRITTEN, help="the other way: write a checkpoint of this code base")

@@ -76,7 +76,7 @@ def _find_code_base(content: dict[str, Any], path: Path) -> CodeBase:
         names = [name.removeprefix(wrapper(names)) for name in names]
         if any(re.match(code_base.mark, name) for name in names):
             return code_base
-        seen = seen or names
+        seen += names
     known = ", ".join(code_base.title for code_base in CODE_BASES.values())
     if not seen:
         raise CheckpointError(f"{path} holds no weights of a model that can be converted (of {known}).")

@@ -55,7 +55,7 @@ def convert_checkpoint(
         source: a file or a folder; or, to be fetched, the name of a published checkpoint (`ddetr convert --list`), a
             URL, or OWNER/NAME on the Hub.
         output: folder to write: config.json, model.safetensors, preprocessor_config.json, README.md.
-        code_base: 'mmdet', 'original' or 'detrex'; found by looking if None.
+        code_base: 'mmdet', 'original', 'transformers' or 'detrex'; found by looking if None.
         config: its config file, where the checkpoint carries none.
         classes: file of class names, one a line or a JSON list. Wins over the checkpoint's own.
         coco80: of a model with an output for each of COCO's 91 category ids, keep the 80 that are classes.

@@ -19,7 +19,7 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
     Args:
         model_dir: folder of a converted or trained model.
         output: the file to write, or the folder for a code base that has folders.
-        code_base: 'mmdet'.
+        code_base: 'mmdet', 'original' or 'transformers'.
         force: replace it.
 
     Raises:

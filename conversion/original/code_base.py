@@ -36,6 +36,11 @@ class Original(CodeBase):
     }
     processor = {"size_rule": "original", "antialias": True, "clip_boxes": False}
 
+    def files(self, place: Path) -> Files | None:
+        # What main.py writes last; its checkpoint0049.pth and others are earlier.
+        last = place / "checkpoint.pth"
+        return Files(last) if last.is_file() else None
+
     def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:
         if raw_weights:
             raise CheckpointError(f"{path} has no averaged weights beside raw ones: drop --raw-weights.")
