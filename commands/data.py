@@ -131,7 +131,7 @@ def run_inspect(args: argparse.Namespace) -> int:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    from deformable_detr_refine.data.defects import command_line_words, count_defects
+    from deformable_detr_refine.data.defects import BOX_FORM, box_form_notes, command_line_words, count_defects
     from deformable_detr_refine.data.detection_data import import_datasets
     from deformable_detr_refine.data.formats.azure_jsonl import write_azure
     from deformable_detr_refine.data.formats.coco import write_coco
@@ -148,6 +148,8 @@ def run_convert(args: argparse.Namespace) -> int:
     splits = ", ".join(f"{len(dataset)} in {name}" for name, dataset in data.splits.items())
     images = sum(len(dataset) for dataset in data.splits.values())
     print(f"{data.source} ({data.format}) -> {args.output} ({args.to}): {images} images, {splits}")
-    if data.defects:
-        print("Left out or clipped: " + ", ".join(f"{kind} {n}" for kind, n in count_defects(data.defects).items()))
+    for text in box_form_notes(data.defects):
+        print(f"{text}.")
+    if others := [defect for defect in data.defects if defect.kind != BOX_FORM]:
+        print("Left out or clipped: " + ", ".join(f"{kind} {n}" for kind, n in count_defects(others).items()))
     return 0

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise ValueError(f'This needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
 
-    from deformable_detr_refine.data.defects import command_line_words
+    from deformable_detr_refine.data.defects import box_form_notes, command_line_words
     from deformable_detr_refine.data.formats.load import load_detection_data
     from deformable_detr_refine.data.label_map import LabelMap
     from deformable_detr_refine.data.row_image import row_image
@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
     with command_line_words():
         data = load_detection_data(args.data, split=args.split, defects=args.defects)
+    for text in box_form_notes(data.defects):
+        print(f"ddetr evaluate: {text}.", file=sys.stderr)
     ((split, dataset),) = data.splits.items()
     tried = None
     if args.limit and args.limit < len(dataset):

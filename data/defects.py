@@ -172,11 +172,20 @@ def refuse_losses(defects: Iterable[Defect], source: str) -> None:
     counts = Counter(defect.loses for defect in lost)
     what = " and ".join(counted(count, name) for name, count in sorted(counts.items()))
     kinds = ", ".join(f"{kind} {count}" for kind, count in count_defects(lost).items())
-    first = "\n".join(f"  {defect}" for defect in lost[:SHOWN_DEFECTS])
-    rest = f"\n  ... and {len(lost) - SHOWN_DEFECTS} more" if len(lost) > SHOWN_DEFECTS else ""
     raise DataError(
-        f'{source}: {what} would be lost ({kinds}); mend them, or leave them out with defects="skip".\n{first}{rest}'
+        f'{source}: {what} would be lost ({kinds}); mend them, or leave them out with defects="skip".{first_of(lost)}'
     )
+
+
+def box_form_notes(defects: Iterable[Defect]) -> list[str]:
+    """What has to be said even where nothing is lost: that boxes were not of the form that their file is known for."""
+    return [str(defect) for defect in defects if defect.kind == BOX_FORM]
+
+
+def first_of(defects: Sequence[Defect]) -> str:
+    """The first few, a line each, to stand behind a sentence; nothing when there is none."""
+    lines = "".join(f"\n  {defect}" for defect in defects[:SHOWN_DEFECTS])
+    return lines + (f"\n  ... and {len(defects) - SHOWN_DEFECTS} more" if len(defects) > SHOWN_DEFECTS else "")
 
 
 @contextmanager
@@ -223,9 +232,11 @@ __all__ = [
     "DataError",
     "Defect",
     "box_faults",
+    "box_form_notes",
     "command_line_words",
     "count_defects",
     "described",
     "fault_text",
+    "first_of",
     "refuse_losses",
 ]

@@ -42,19 +42,22 @@ class DetectionData:
         return f"DetectionData({self.format}: {sizes}; {len(self.label_map)} classes; defects: {defects or 'none'})"
 
 
-def features(names: Sequence[str]) -> "datasets.Features":
+def features(names: Sequence[str], source_ids: bool = False) -> "datasets.Features":
     """The columns of every split.
 
     `bbox` is x, y, width, height in pixels of the upright original image; `width` and `height` are of that image.
+    `image_id` is the data set's own number of the image, or the order.
 
     Args:
         names: the class names, in the order of the model's labels.
+        source_ids: with the column `source_id`, for a data set whose own ids of images are texts.
     """
     datasets = import_datasets()
     values = {name: datasets.Value(kind) for name, kind in (("float", "float32"), ("int", "int64"), ("flag", "int8"))}
     return datasets.Features(
         {
             "image_id": datasets.Value("int64"),
+            **({"source_id": datasets.Value("string")} if source_ids else {}),
             "file_name": datasets.Value("string"),
             "image": datasets.Image(decode=False),
             "width": datasets.Value("int32"),

@@ -1,6 +1,7 @@
 """The classes of a data set: names, order, and the data set's own ids."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ class LabelMap:
 
     Args:
         names: the class names, each once, in the order of the model's labels.
-        category_ids: the data set's own whole number of each class; without them 0, 1, 2, ...
+        category_ids: the data set's own id of each class, a whole number or a text; without them 0, 1, 2, ...
 
     Raises:
         DataError: no name, an empty name, a name or an id twice, or ids that do not go with the names.
@@ -32,15 +33,18 @@ class LabelMap:
     """
 
     names: tuple[str, ...]
-    category_ids: tuple[int, ...] = ()
+    category_ids: tuple[int | str, ...] = ()
 
     def __post_init__(self):
         names = tuple(str(name) for name in self.names)
-        ids = tuple(int(number) for number in self.category_ids) or tuple(range(len(names)))
+        given = (number if isinstance(number, str) else int(number) for number in self.category_ids)
+        ids = tuple(given) or tuple(range(len(names)))
         if not names:
             raise DataError("There is no class name: the data set holds no object, and names no class.")
         if not all(name.strip() for name in names):
             raise DataError(f"Class number {[bool(name.strip()) for name in names].index(False)} has an empty name.")
+        if broken := next((name for name in names if re.search("[\ud800-\udfff]", name)), None):
+            raise DataError(f"The class name {printable(broken)!r} holds half a character; write it anew.")
         if len(ids) != len(names):
             raise DataError(f"{len(ids)} category ids do not go with {len(names)} class names.")
         for what, values in (("class name", names), ("category id", ids)):
@@ -103,8 +107,8 @@ def merge(declared: Mapping[str, LabelMap | None], used: Iterable[str]) -> Label
         return LabelMap(tuple(sorted(set(used))))
     if all(label_map == maps[0][1] for _, label_map in maps):
         return maps[0][1]  # in the order of the file, where the ids do not rise
-    by_id: dict[int, str] = {}
-    ids: dict[str, int] = {}
+    by_id: dict[int | str, str] = {}
+    ids: dict[str, int | str] = {}
     for split, label_map in maps:
         for name, number in zip(label_map.names, label_map.category_ids, strict=True):
             if by_id.setdefault(number, name) != name:
@@ -118,7 +122,8 @@ def merge(declared: Mapping[str, LabelMap | None], used: Iterable[str]) -> Label
                     f"{printable(name)!r} is category {number} in {split} and {ids[name]} in another split; "
                     "one data set needs one set of classes."
                 )
-    return LabelMap(tuple(by_id[number] for number in sorted(by_id)), tuple(sorted(by_id)))
+    rising = sorted(by_id, key=lambda number: (isinstance(number, str), number))
+    return LabelMap(tuple(by_id[number] for number in rising), tuple(rising))
 
 
 def read_label_map(file: Path) -> LabelMap:

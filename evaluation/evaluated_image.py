@@ -17,7 +17,7 @@ class EvaluatedImage:
     are numpy copies.
 
     Args:
-        image_id: the data set's own id, any whole number.
+        image_id: the data set's own id, any whole number; where it has others, a number of the image.
         file_name: as the data set names it.
         size: (height, width) of the original image.
         boxes: (N, 4) float32, found.
@@ -27,6 +27,8 @@ class EvaluatedImage:
         true_labels: (M,) int64.
         true_crowd: (M,) bool; COCO's crowds: detections on them count neither as right nor as wrong.
         true_area: (M,) float64, by which COCO sorts objects into small, medium and large; the area of the box if None.
+
+        source_id: the data set's own id where that is a text; results are written with it.
 
     Raises:
         ValueError: shapes do not fit, or a number is not finite; the message names the image.
@@ -47,6 +49,7 @@ class EvaluatedImage:
     true_labels: np.ndarray
     true_crowd: np.ndarray | None = None
     true_area: np.ndarray | None = None
+    source_id: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "image_id", int(self.image_id))
@@ -60,6 +63,11 @@ class EvaluatedImage:
                 value = value.reshape(0, *columns)
             object.__setattr__(self, name, value.astype(kind))
         self._check()
+
+    @property
+    def own_id(self) -> int | str:
+        """The id that the data set itself gives to the image."""
+        return self.image_id if self.source_id is None else self.source_id
 
     def _default(self, name: str) -> np.ndarray:
         if name == "true_crowd":
@@ -123,6 +131,7 @@ def evaluated_image(result: Mapping[str, Any], row: Mapping[str, Any]) -> Evalua
         true_labels=objects["category"],
         true_crowd=objects.get("iscrowd"),
         true_area=objects.get("area"),
+        source_id=row.get("source_id"),
     )
 
 

@@ -107,7 +107,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     class_loss_coefficient: float | int = 2.0
     bbox_loss_coefficient: float | int = 5.0
     giou_loss_coefficient: float | int = 2.0
-    category_ids: list[int] | None = None
+    category_ids: list[int | str] | None = None
     score_threshold: float | None = None
     is_encoder_decoder: bool = True
     if TYPE_CHECKING:  # transformers fills both whenever a config is made

@@ -9,17 +9,18 @@ from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
 from deformable_detr_refine.data.defects import (
-    SHOWN_DEFECTS,
     DataError,
     Defect,
+    box_form_notes,
     command_line_words,
     count_defects,
+    first_of,
     refuse_losses,
 )
 from deformable_detr_refine.data.detection_data import DetectionData, split_every
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.inspection.damaged_images import damaged_images
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import counted, printable
 
 from .arguments import DataArguments
 
@@ -77,6 +78,7 @@ def read_run_data(args: DataArguments, say: Callable[[str], None]) -> RunData:
         rows = rows.select(kept)
     if not len(rows):
         raise DataError(f"{data.source}: {args.train_split} has no image to train on.")
+    _check_objects(rows, data.source, args.train_split)
     return RunData(data, rows, validation, source)
 
 
@@ -120,13 +122,28 @@ def usable_images(
     for name, rows in kept.items():
         if not len(rows):
             raise DataError(f"{found.data.source}: no image of {name} can be used; the first: {defects[0]}.")
+    _check_objects(kept["train"], found.data.source, "train")
     return replace(found, **kept)
+
+
+def _check_objects(rows: Any, source: str, split: str) -> None:
+    """Refuses rows without any object to learn from."""
+    crowds = 0
+    for batch in rows.select_columns("objects").iter(100):
+        for objects in batch["objects"]:
+            if not all(objects["iscrowd"]):
+                return
+            crowds += len(objects["iscrowd"])
+    what = f"only crowds ({crowds}), which are not trained on" if crowds else "no box"
+    raise DataError(f"{source}: {split} holds {what}: there is nothing to learn in {counted(len(rows), 'image')}.")
 
 
 def _loaded(
     source: str, args: DataArguments, say: Callable[[str], None], training: DetectionData | None = None
 ) -> DetectionData:
     data = load_detection_data(source, label_map=training.label_map if training else None, defects=args.defects)
+    for text in box_form_notes(data.defects):
+        say(f"{text}.")
     if data.defects and args.defects == "skip":
         counts = ", ".join(f"{kind} {count}" for kind, count in count_defects(data.defects).items())
         say(f"Left out or clipped{' of the validation data' if training else ''}: {counts}.")
@@ -152,6 +169,4 @@ def _too_thin(rows: Any, processor: Any) -> dict[int, Defect]:
 def _listed(defects: Iterable[Defect]) -> str:
     defects = list(defects)
     counts = ", ".join(f"{kind} {count}" for kind, count in count_defects(defects).items())
-    lines = "".join(f"\n  {defect}" for defect in defects[:SHOWN_DEFECTS])
-    more = f"\n  ... and {len(defects) - SHOWN_DEFECTS} more" if len(defects) > SHOWN_DEFECTS else ""
-    return counts + lines + more
+    return counts + first_of(defects)

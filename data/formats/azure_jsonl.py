@@ -18,9 +18,10 @@ from ..label_map import LabelMap
 from .image_files import ImageFiles, files_in
 from .mltable import MLTABLE, mltable_paths
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
-from .split_columns import SplitColumns, to_box
+from .split_columns import SplitColumns
 from .split_names import by_split, standard_split
 from .text_files import read_labels, write_labels
+from .values import to_box
 
 CORNERS = ("topX", "topY", "bottomX", "bottomY")
 _MLTABLE_TEXT = """\
@@ -76,7 +77,7 @@ def read(split: str, found: AzureSplit, root: Path) -> SplitColumns:
         found: its files.
         root: the data folder, below which images lie.
     """
-    columns = SplitColumns(split)
+    columns = SplitColumns(split, str(found), "xyxy", parts=True)
     columns.declared = read_labels((found.folder,))
     images = _Images(found.folder, root)
     for file in found.files:
@@ -152,21 +153,19 @@ def _add_line(columns: SplitColumns, item: Any, file: str, line: int, images: "_
     image = columns.add_image(name, path, width, height, file)
     for label in labels:
         try:
-            box, name = _box(label, width or 1, height or 1)
+            box, name = _box(label)
         except ValueError as error:
-            columns.add_defect(UNREADABLE_ANNOTATION, line, str(error), file=file, image=columns.file_names[image])
+            columns.add_unreadable(image, line, str(error))
             continue
         columns.category_names.setdefault(name, name)
         columns.add_box(image, box, name, line, crowd=label.get("isCrowd", 0))
 
 
-def _box(label: Any, width: int, height: int) -> tuple[array, str]:
-    """x, y, width, height in pixels, and the name of one entry of `label`, whose corners are 0..1."""
+def _box(label: Any) -> tuple[array, str]:
+    """The corners, 0..1, and the name of one entry of `label`."""
     if not isinstance(label, dict) or not isinstance(label.get("label"), str):
         raise ValueError(f"an entry of label has no name: {described(label)}")
-    x0, y0, x1, y1 = to_box([label.get(corner) for corner in CORNERS])
-    x0, y0, x1, y1 = x0 * width, y0 * height, x1 * width, y1 * height
-    return array("d", (x0, y0, x1 - x0, y1 - y0)), label["label"].strip()
+    return to_box([label.get(corner) for corner in CORNERS]), label["label"].strip()
 
 
 class _Images:

@@ -16,8 +16,9 @@ from ..label_map import LabelMap
 from .image_files import ImageFiles, files_in
 from .json_stream import stream_object
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
-from .split_columns import SplitColumns, is_whole, to_box
+from .split_columns import SplitColumns
 from .split_names import by_split, split_token, standard_split
+from .values import id_of, is_whole, to_box
 
 ROBOFLOW = "_annotations.coco.json"
 _ANNOTATION_FOLDERS = ("annotations", "Annotations")
@@ -52,8 +53,8 @@ def read(split: str, file: Path, root: Path) -> SplitColumns:
     Raises:
         DataError: it is no COCO JSON.
     """
-    columns = SplitColumns(split)
     name = str(file)
+    columns = SplitColumns(split, name)
     images: list[tuple] = []
     categories: list[tuple] = []
     numbers: dict[int | str, int] | None = None
@@ -66,9 +67,9 @@ def read(split: str, file: Path, root: Path) -> SplitColumns:
             text = f"an item of {key} is {described(item)}, not an object"
             columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=name, loses=loses)
         elif key == "images":
-            images.append((item.get("id"), item.get("file_name"), item.get("width"), item.get("height"), line))
+            images.append((id_of(item.get("id")), item.get("file_name"), item.get("width"), item.get("height"), line))
         elif key == "categories":
-            categories.append((item.get("id"), item.get("name"), line))
+            categories.append((id_of(item.get("id")), item.get("name"), line))
         elif not images:
             too_early = True
         else:
@@ -114,7 +115,11 @@ def write_coco(data: DetectionData, folder: str | Path) -> None:
 
 
 def _image_item(row: dict[str, Any], name: str) -> dict[str, Any]:
-    return {"id": row["image_id"], "file_name": name, "width": row["width"], "height": row["height"]}
+    return {"id": _own_id(row), "file_name": name, "width": row["width"], "height": row["height"]}
+
+
+def _own_id(row: dict[str, Any]) -> int | str:
+    return row.get("source_id", row["image_id"])
 
 
 def _annotation_items(dataset: Any, label_map: LabelMap) -> Iterator[dict[str, Any]]:
@@ -123,7 +128,7 @@ def _annotation_items(dataset: Any, label_map: LabelMap) -> Iterator[dict[str, A
             *bbox, area = (float(str(value)) for value in np.array([*bbox, area], np.float32))  # the fewest digits
             yield {
                 "id": box_id,
-                "image_id": row["image_id"],
+                "image_id": _own_id(row),
                 "category_id": label_map.category_ids[label],
                 "bbox": bbox,
                 "area": area,
@@ -138,7 +143,7 @@ def _write_items(file: TextIO, items: Iterable[dict[str, Any]]) -> None:
 
 
 def _add_annotation(columns: SplitColumns, item: dict, line: int, file: str, numbers: dict[int | str, int]) -> None:
-    box_id, image_id, category_id = item.get("id"), item.get("image_id"), item.get("category_id")
+    box_id, image_id, category_id = (id_of(item.get(key)) for key in ("id", "image_id", "category_id"))
     image = numbers.get(image_id) if isinstance(image_id, int | str) else None
     if image is None:
         text = f"the annotation {described(box_id)} is of image {described(image_id)}, which is not listed"
@@ -147,8 +152,7 @@ def _add_annotation(columns: SplitColumns, item: dict, line: int, file: str, num
     try:
         box = to_box(item.get("bbox"))
     except ValueError as error:
-        text = f"the annotation {described(box_id)} has no usable bbox: {error}"
-        columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=file, image=columns.file_names[image])
+        columns.add_unreadable(image, line, f"the annotation {described(box_id)} has no usable bbox: {error}")
         return
     category = category_id if isinstance(category_id, int | str) else repr(category_id)
     columns.add_box(image, box, category, line, item.get("area"), item.get("iscrowd", 0), box_id)
@@ -164,11 +168,9 @@ def _add_categories(columns: SplitColumns, categories: list[tuple[Any, Any, int]
             raise AnnotationError(file, line, f"the category {described(number)} is there twice")
         columns.category_names[number] = name.strip()
     try:
-        if all(is_whole(number) for number in columns.category_names):
-            ids = tuple(sorted(columns.category_names))
-            columns.declared = LabelMap(tuple(columns.category_names[number] for number in ids), ids)
-        else:
-            columns.declared = LabelMap(tuple(columns.category_names.values()))
+        ids = tuple(columns.category_names)
+        ids = tuple(sorted(ids)) if all(is_whole(number) for number in ids) else ids
+        columns.declared = LabelMap(tuple(columns.category_names[number] for number in ids), ids)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
 
@@ -209,7 +211,10 @@ def _looks_like_coco(file: Path) -> bool:
         return False
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and _COCO_KEY.search(head) is not None
+    keys = {match[1] for match in _COCO_KEY.finditer(head)}
+    # Label Studio's notes.json holds categories alone.
+    wanted = keys if len(head) == _HEAD else keys & {b"images", b"annotations"}
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(wanted)
 
 
 __all__ = ["find", "read", "write_coco"]

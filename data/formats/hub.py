@@ -2,24 +2,21 @@
 
 import os
 import re
-from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling.image_io import file_of, image_size, is_url
 
-from ..defects import ABSENT_IMAGE, BOX_FORM, OUTSIDE_FOLDER, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, DataError
+from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, UNREADABLE_IMAGE, DataError, described
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, read_label_map, write_label_map
-from .box_form import box_form
 from .image_files import files_in
 from .new_images import new_data_folder, rows_of
-from .split_columns import SplitColumns, is_whole, to_box
+from .split_columns import SplitColumns
 from .split_names import by_split, standard_split
+from .values import id_of, is_whole, to_box
 
 if TYPE_CHECKING:
     import datasets
@@ -30,7 +27,8 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _OBJECTS = ("objects", "annotations", "object")
 _BOXES = ("bbox", "bboxes", "boxes", "box")
 _CATEGORIES = ("category", "category_id", "categories", "label", "labels", "class", "classes", "class_id")
-_AREAS, _CROWDS, _IDS = ("area", "areas"), ("iscrowd", "is_crowd"), ("id", "ids", "bbox_id")
+_OPTIONAL = (("area", "areas"), ("iscrowd", "is_crowd"), ("id", "ids", "bbox_id"))
+_FIELDS = (_BOXES, _CATEGORIES, *_OPTIONAL)
 _FILE_NAMES = ("file_name", "filename", "image_path", "path")
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -115,13 +113,13 @@ def read(split: str, found: "datasets.Dataset", root: Path | None, source: str =
     datasets = import_datasets()
     image_column = _column(found, ("image", "images", "img"), "image", source)
     objects = _column(found, _OBJECTS, "objects", source)
-    columns = SplitColumns(split)
+    where = f"{source or root}/{split}"
+    columns = SplitColumns(split, where)
     images = found.with_format(None).select_columns([image_column])
     images = images.rename_column(image_column, "image") if image_column != "image" else images
     columns.images = images.cast_column("image", datasets.Image(decode=False))
-    where = f"{source or root}/{split}"
-    sizes = _add_images(columns, found.with_format(None), where, root)
-    _add_objects(columns, found.with_format(None).select_columns([objects]), sizes, where)
+    _add_images(columns, found.with_format(None), where, root)
+    _add_objects(columns, found.with_format(None).select_columns([objects]))
     _name_categories(columns, found.features[objects], root)
     return columns
 
@@ -156,16 +154,18 @@ def _findable(dataset: "datasets.Dataset") -> "datasets.Dataset":
     return dataset.map(embed, features=dataset.features) if escaped else dataset
 
 
-def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, root: Path | None) -> np.ndarray:
-    """Adds the images, and gives their sizes, (N, 2) width and height; 0 for one that cannot be used."""
+def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, root: Path | None) -> None:
+    """Adds the images, those too that cannot be used."""
 
     def stated(names: tuple[str, ...]) -> list:
         name = next((name for name in names if name in found.column_names), None)
         return [None] * len(found) if name is None else found[name][:]
 
-    rows = zip(*map(stated, (("width",), ("height",), ("image_id",), _FILE_NAMES)), strict=True)
-    sizes = np.zeros((len(found), 2), np.int64)
-    for row, ((width, height, image_id, name), (path, data)) in enumerate(zip(rows, _images(columns), strict=True)):
+    fields = (("width",), ("height",), ("image_id",), ("source_id",), _FILE_NAMES)
+    rows = zip(*map(stated, fields), strict=True)
+    for row, ((width, height, number, source_id, name), (path, data)) in enumerate(
+        zip(rows, _images(columns), strict=True)
+    ):
         name = str(name or os.path.basename(path or "") or f"{row:06d}")
         problem = None if data.is_valid else _path_problem(path, root)
         if problem is None and not (is_whole(width) and is_whole(height) and width > 0 and height > 0):
@@ -177,10 +177,9 @@ def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, ro
                 problem = UNREADABLE_IMAGE, printable(str(error).rstrip("."), 300)
         if problem is not None:
             columns.add_defect(problem[0], row, problem[1], file=where, image=name, loses="image")
-        else:
-            sizes[row] = width, height
-        columns.add_image(name, None if problem else path or name, *sizes[row].tolist(), where, image_id)
-    return sizes
+            width = height = 0
+        image_id = id_of(number) if source_id is None else source_id
+        columns.add_image(name, None if problem else path or name, width, height, where, image_id)
 
 
 def _images(columns: SplitColumns) -> "Iterator[tuple[str | None, Any]]":
@@ -206,69 +205,52 @@ def _path_problem(path: str | None, root: Path | None) -> tuple[str, str] | None
     return None if os.path.isfile(path) else (ABSENT_IMAGE, f"there is no image file {printable(path)}")
 
 
-def _add_objects(columns: SplitColumns, found: "datasets.Dataset", sizes: np.ndarray, where: str) -> None:
-    """Adds the boxes; their form is decided over all of them."""
-    numbers = array("d")
-    entries: list[tuple] = []  # row, category, area, crowd, id
+def _add_objects(columns: SplitColumns, found: "datasets.Dataset") -> None:
+    """Adds the boxes in the form that they have; rows whose lists do not go together lose their image."""
     for row, item in enumerate(next(iter(content.values())) for content in rows_of(found)):
-        item = _as_lists(item)
-        boxes = _values(item, _BOXES) or []
-        categories = _values(item, _CATEGORIES)
-        if categories is None or len(categories) != len(boxes):
-            if len(boxes):
-                text = f"{len(boxes)} boxes do not go with {len(categories or [])} categories"
-                name = columns.file_names[row]
-                columns.add_defect(UNREADABLE_ANNOTATION, row, text, file=where, image=name, loses="image")
-                columns.lose_image(row)
+        try:
+            objects = _objects(item)
+        except ValueError as error:
+            columns.lose_image(row, row, str(error))
             continue
-        others = [_values(item, names) or [None] * len(boxes) for names in (_AREAS, _CROWDS, _IDS)]
-        for box, category, *rest in zip(boxes, categories, *others, strict=True):
+        for box, category, area, crowd, box_id in objects:
             try:
-                numbers.extend(to_box(box))
+                columns.add_box(row, to_box(box), id_of(category), row, area, crowd, id_of(box_id))
             except ValueError as error:
-                name = columns.file_names[row]
-                columns.add_defect(UNREADABLE_ANNOTATION, row, f"bbox: {error}", file=where, image=name)
-                continue
-            entries.append((row, category, *rest))
-    boxes = np.frombuffer(numbers, np.float64).reshape(-1, 4)
-    boxes = _as_xywh(columns, boxes, sizes[[entry[0] for entry in entries]], [entry[2] for entry in entries], where)
-    for box, (row, category, area, crowd, box_id) in zip(boxes, entries, strict=True):
-        columns.add_box(row, array("d", box), category, row, area, crowd, box_id)
+                columns.add_unreadable(row, row, f"bbox: {error}")
 
 
-def _as_xywh(columns: SplitColumns, boxes: np.ndarray, sizes: np.ndarray, areas: list, where: str) -> np.ndarray:
-    there = (sizes > 0).all(1)
-    known = np.array([np.nan if area is None else area for area in areas], np.float64)
-    try:
-        form = box_form(boxes[there], sizes[there], None if np.isnan(known).any() else known[there])
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    if form == "either":
-        text = "the boxes are taken for x, y, width, height, but as corners they would all lie in their images"
-        columns.add_defect(BOX_FORM, 0, text, file=where, loses="")
-    if form == "xyxy":
-        text = "the boxes are taken for corners x0, y0, x1, y1: as x, y, width, height they cannot be meant"
-        columns.add_defect(BOX_FORM, 0, text, file=where, loses="")
-        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return boxes
+def _objects(item: Any) -> list[tuple]:
+    """(bbox, category, area, crowd, id) of each object of a row.
 
-
-def _as_lists(item: Any) -> dict[str, list]:
-    """The objects of a row as a dict of lists, also where they are a list of dicts."""
-    if isinstance(item, list):
-        keys = item[0].keys() if item else ()
-        return {key: [entry[key] for entry in item] for key in keys}
-    return item or {}
-
-
-def _values(item: dict[str, list], names: tuple[str, ...]) -> list | None:
-    return next((item[name] for name in names if item.get(name) is not None), None)
+    Raises:
+        ValueError: the row has no such lists, or lists of unlike lengths.
+    """
+    if item is None:
+        return []
+    if isinstance(item, list) and all(isinstance(entry, Mapping) for entry in item):  # a list of dicts
+        keys = dict.fromkeys(key for entry in item for key in entry)
+        item = {key: [entry.get(key) for entry in item] for key in keys}
+    if not isinstance(item, Mapping):
+        kind = "JSON text; parse it" if isinstance(item, str) else described(item)
+        raise ValueError(f"the objects are {kind}, where a dict of lists is expected: bbox, category")
+    found = [next((item[name] for name in names if item.get(name) is not None), None) for names in _FIELDS]
+    count = len(found[0]) if isinstance(found[0], list) else 0
+    for names, values in zip(_FIELDS, found, strict=True):
+        if values is None and (names in _OPTIONAL or not count):
+            continue
+        if not isinstance(values, list):
+            raise ValueError(f"{names[0]} is {described(values)}, where a list is expected, an entry for each box")
+        if len(values) != count:
+            raise ValueError(f"{count} boxes do not go with {len(values)} entries of {names[0]}")
+    return list(zip(*([None] * count if values is None else values for values in found), strict=True))
 
 
 def _name_categories(columns: SplitColumns, feature: Any, root: Path | None) -> None:
     """Gives the categories their names: those of a ClassLabel, their own, or their number."""
     datasets = import_datasets()
     fields = getattr(feature, "feature", feature)  # a list of dicts, or a dict of lists
+    fields = fields if isinstance(fields, Mapping) else {}
     category = next((fields[name] for name in _CATEGORIES if name in fields), None)
     category = getattr(category, "feature", category)
     if isinstance(category, datasets.ClassLabel):

@@ -7,10 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..defects import DataError, refuse_losses
+from ..defects import DataError, described, first_of, refuse_losses
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, merge
 from . import azure_jsonl, coco, hub, voc, yolo
+from .foreign import foreign_form
 from .split_columns import SplitColumns
 from .split_names import standard_split
 
@@ -54,14 +55,33 @@ def load_detection_data(
     wanted = list(found) if split is None else [_choose(split, found, name)]
     # The classes of all splits count, so all are read, unless the classes are known.
     columns = {key: read_split(key) for key in (wanted if label_map else found)}
-    try:
-        label_map = label_map or merge(
-            {key: part.declared for key, part in columns.items()},
-            (used for part in columns.values() for used in part.used_names),
-        )
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
+    label_map = label_map or _classes(columns, name)
+    _settle_forms(columns)
     return _finish({key: columns[key] for key in wanted}, label_map, name, form, defects)
+
+
+def _classes(columns: Mapping[str, SplitColumns], source: str) -> LabelMap:
+    """One label map for all splits; where no class is named, it says what became of the objects."""
+    declared = {key: part.declared for key, part in columns.items()}
+    used = {name for part in columns.values() for name in part.used_names}
+    if not used and not any(declared.values()):
+        defects = [defect for part in columns.values() for defect in part.defects]
+        keys = [key for part in columns.values() for key in part.used_keys]
+        why = "no object can be read" if defects else "it holds no object, and names no class"
+        why = f"the categories are {described(keys)}, neither whole numbers nor names" if keys else why
+        raise DataError(f"{source}: there is no class name: {why}.{first_of(defects)}")
+    try:
+        return merge(declared, used)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from error
+
+
+def _settle_forms(columns: Mapping[str, SplitColumns]) -> None:
+    """Splits with too few boxes to tell their form follow one that is sure."""
+    forms = {key: part.find_form() for key, part in columns.items()}
+    sure = {form for key, form in forms.items() if form not in ("either", columns[key].form)}
+    for key, part in columns.items():
+        part.take_form(next(iter(sure)) if forms[key] == "either" and len(sure) == 1 else forms[key])
 
 
 def _finish(
@@ -69,12 +89,11 @@ def _finish(
 ) -> DetectionData:
     datasets = import_datasets()
     parts = {key: part.to_dataset(label_map, skip=defects == "skip") for key, part in columns.items()}
-    noted = tuple(defect for part in columns.values() for defect in part.defects)
+    noted = tuple(dict.fromkeys(defect for part in columns.values() for defect in part.defects))
     if defects == "error":
         refuse_losses(noted, source)
     if not any(len(part) for part in parts.values()):
-        first = next((f" The first defect of {len(noted)} is {defect}." for defect in noted), "")
-        raise DataError(f"{source}: no image of {', '.join(parts)} can be used.{first}")
+        raise DataError(f"{source}: no image of {', '.join(parts)} can be used.{first_of(noted)}")
     return DetectionData(datasets.DatasetDict(parts), label_map, source, form, noted)
 
 
@@ -100,6 +119,8 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
         if len(folders) != 1:  # an archive often holds one folder with all in it
             break
         folder = folders[0]
+    if what := foreign_form(folder):
+        raise DataError(what)
     raise DataError(
         f"{path} is no data set of a known form. Known are COCO JSON (annotations/*.json), Pascal VOC "
         "(Annotations/*.xml), YOLO (data.yaml), Azure's MLTable with JSONL, and folders of `datasets` or parquet."

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,14 +10,24 @@ import numpy as np
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling.image_io import as_text, image_size, is_url
 
-from ..defects import UNKNOWN_LABEL, UNREADABLE_IMAGE, BoxFault, DataError, Defect, box_faults, described, fault_text
+from ..defects import (
+    BOX_FORM,
+    UNKNOWN_LABEL,
+    UNREADABLE_ANNOTATION,
+    UNREADABLE_IMAGE,
+    BoxFault,
+    DataError,
+    Defect,
+    box_faults,
+    fault_text,
+)
 from ..detection_data import features, import_datasets
 from ..label_map import LabelMap
+from .box_form import FORMS, as_xywh, box_form
+from .values import is_whole, side_of
 
 if TYPE_CHECKING:
     import datasets
-
-_MOST_PIXELS_A_SIDE = 2**31 - 1
 
 
 class SplitColumns:
@@ -24,6 +35,9 @@ class SplitColumns:
 
     Args:
         name: the split's name.
+        source: what its boxes stand in, for messages.
+        form: what the four numbers of a box are, a key of `box_form.FORMS`.
+        parts: they are parts of the upright image, 0..1, not its pixels.
 
     Attributes:
         declared: the classes that the split declares; None when its form declares none.
@@ -32,8 +46,8 @@ class SplitColumns:
         defects: what the reader found wrong.
     """
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, source: str, form: str = "xywh", parts: bool = False):
+        self.name, self.source, self.form, self.parts = name, source, form, parts
         self.declared: LabelMap | None = None
         self.category_names: dict[Hashable, str] = {}
         self.images: datasets.Dataset | None = None
@@ -50,6 +64,8 @@ class SplitColumns:
         self._box_ids: array | None = array("q")
         self._areas = array("d")
         self._crowd = array("b")
+        self._unread: dict[int, int] = {}  # of images with unreadable annotations the first one's place in `defects`
+        self._size_array: np.ndarray | None = None
         self._codes = array("q")
         self._code_of: dict[Hashable, int] = {}
 
@@ -68,11 +84,11 @@ class SplitColumns:
             width: of the upright image in pixels; what is no such number is read from the image's header.
             height: likewise.
             file: the file of its annotations.
-            image_id: the data set's own id.
+            image_id: the data set's own id, if it has one.
         """
         self.file_names.append(as_text(file_name))
         self._paths.append(path and as_text(path))
-        self._sizes.extend((_pixels(width), _pixels(height)))
+        self._sizes.extend((side_of(width), side_of(height)))
         self._lost.append(path is None)
         self._files.append(file)
         self._image_ids.append(image_id)
@@ -92,7 +108,7 @@ class SplitColumns:
 
         Args:
             image: the image's number.
-            box: four numbers, x, y, width, height in pixels of the upright image.
+            box: four numbers, as `form` and `parts` say.
             category: key of its class in `category_names`.
             line: line of the annotation in the image's file.
             area: of the object in pixels; width * height when it is no number.
@@ -118,8 +134,15 @@ class SplitColumns:
         where = as_text(file if line is None else f"{file}:{line}")
         self.defects.append(Defect(kind, where, printable(image), as_text(text), loses))
 
-    def lose_image(self, image: int) -> None:
-        """Leaves an image out after all; the caller notes why."""
+    def add_unreadable(self, image: int, line: int | None, text: str) -> None:
+        """Notes an annotation that cannot be read; an image without any other is left out, for it is not empty."""
+        self._unread.setdefault(image, len(self.defects))
+        self.add_defect(UNREADABLE_ANNOTATION, line, text, file=self._files[image], image=self.file_names[image])
+
+    def lose_image(self, image: int, line: int | None, text: str) -> None:
+        """Notes that nothing of an image's annotations can be read, and leaves it out."""
+        file, name = self._files[image], self.file_names[image]
+        self.add_defect(UNREADABLE_ANNOTATION, line, text, file=file, image=name, loses="image")
         self._lost[image] = True
 
     @property
@@ -132,6 +155,34 @@ class SplitColumns:
         """Names of the classes that boxes have."""
         return {self.category_names[key] for key in self._code_of if key in self.category_names}
 
+    def find_form(self) -> str:
+        """The form of the boxes by `box_form`, which may also be "either".
+
+        Raises:
+            DataError: they are of a unit that their file is not known for.
+        """
+        boxes, sizes = self._in_pixels()
+        there = (sizes > 0).all(1)
+        areas = np.frombuffer(self._areas, np.float64)
+        try:
+            stated = None if np.isnan(areas[there]).any() else areas[there]
+            return box_form(boxes[there], sizes[there], stated, self.form, self.parts)
+        except DataError as error:
+            raise DataError(f"{as_text(self.source)}: {error}") from error
+
+    def take_form(self, form: str) -> None:
+        """What `find_form` found, or what another split of the same data shows; notes it where it is not the stated."""
+        stated = FORMS[self.form]
+        other = " or ".join(FORMS[name] for name in ("xyxy", "xywh") if name != self.form)
+        if form == "either":
+            text = f"the boxes are taken for {stated}, but as {other} they would all lie in their images"
+        else:
+            text = f"the boxes are taken for {FORMS[form]}: as {stated} they cannot be meant"
+        if form != self.form:
+            self.add_defect(BOX_FORM, None, text, file=self.source, loses="")
+        if form != "either":
+            self.form = form
+
     def to_dataset(self, label_map: LabelMap, skip: bool) -> "datasets.Dataset":
         """Checks all, notes the defects in `defects`, and gives the rest in the canonical form.
 
@@ -142,9 +193,10 @@ class SplitColumns:
         import pyarrow as pa
 
         datasets = import_datasets()
+        self._lose_unread()
         sizes = self._image_sizes()
         lost = np.frombuffer(self._lost, np.int8).astype(bool)
-        boxes = np.frombuffer(self._boxes, np.float64).reshape(-1, 4).copy()
+        boxes = as_xywh(self._in_pixels()[0], self.form)
         image_of = np.frombuffer(self._box_images, np.int64)
         labels = self._labels(label_map)
         areas = np.frombuffer(self._areas, np.float64)
@@ -160,7 +212,8 @@ class SplitColumns:
         order = np.flatnonzero(kept)
         order = order[np.argsort(image_of[order], kind="stable")]
         offsets = np.concatenate([[0], np.cumsum(np.bincount(image_of[order], minlength=len(self)))])
-        columns = features(label_map.names)
+        numbers, texts = _image_ids(self._image_ids, lost)
+        columns = features(label_map.names, source_ids=texts is not None)
 
         def lists(values: Any, kind: Any) -> Any:
             return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
@@ -174,12 +227,14 @@ class SplitColumns:
             "iscrowd": lists(np.frombuffer(self._crowd, np.int8)[order], pa.int8()),
         }
         arrays = {
-            "image_id": pa.array(_image_ids(self._image_ids, lost), pa.int64()),
+            "image_id": pa.array(numbers, pa.int64()),
             "file_name": pa.array(self.file_names, pa.string()),
             "width": pa.array(sizes[:, 0], pa.int32()),
             "height": pa.array(sizes[:, 1], pa.int32()),
             "objects": pa.StructArray.from_arrays(objects.values(), names=list(objects)),
         }
+        if texts is not None:
+            arrays["source_id"] = pa.array(texts, pa.string())
         if self.images is None:
             nothing = pa.nulls(len(self), pa.binary())
             paths = pa.array([path or "" for path in self._paths], pa.string())
@@ -191,8 +246,24 @@ class SplitColumns:
             dataset = datasets.concatenate_datasets([dataset, self.images], axis=1).select_columns(list(columns))
         return dataset.select(np.flatnonzero(~lost)) if lost.any() else dataset
 
+    def _in_pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 4) the boxes in their form, and (N, 2) width and height of their images."""
+        boxes = np.frombuffer(self._boxes, np.float64).reshape(-1, 4)
+        sizes = self._image_sizes()[np.frombuffer(self._box_images, np.int64)]
+        return boxes * np.concatenate([sizes, sizes], axis=1) if self.parts else boxes, sizes
+
+    def _lose_unread(self) -> None:
+        """Leaves out images of which no annotation can be read."""
+        read = set(self._box_images) if self._unread else ()
+        for image, place in self._unread.items():
+            if image not in read:
+                self._lost[image] = True
+                self.defects[place] = replace(self.defects[place], loses="image")
+
     def _image_sizes(self) -> np.ndarray:
         """(N, 2) width and height; where the annotation states none, from the image's header."""
+        if self._size_array is not None:
+            return self._size_array
         sizes = np.frombuffer(self._sizes, np.int64).reshape(-1, 2).copy()
         for image in np.flatnonzero((sizes < 1).any(1) & (np.frombuffer(self._lost, np.int8) == 0)):
             path, name = self._paths[image], printable(self.file_names[image])
@@ -204,6 +275,7 @@ class SplitColumns:
                 self._lost[image] = True
                 where, text = as_text(self._files[image]), printable(str(error).rstrip("."), 300)
                 self.defects.append(Defect(UNREADABLE_IMAGE, where, name, text, "image"))
+        self._size_array = sizes
         return sizes
 
     def _labels(self, label_map: LabelMap) -> np.ndarray:
@@ -238,21 +310,6 @@ class SplitColumns:
         return np.arange(1, len(self._codes) + 1)  # from 1: COCOeval takes an object of id 0 for none
 
 
-def to_box(values: Any) -> array:
-    """Four numbers of an annotation, as `add_box` takes them.
-
-    Raises:
-        ValueError: they are no four numbers.
-    """
-    try:
-        box = array("d", values)
-    except (TypeError, OverflowError, ValueError) as error:
-        raise ValueError(f"{described(values)} are not four numbers") from error
-    if len(box) != 4 or isinstance(values, bytes | bytearray):
-        raise ValueError(f"{described(values)} are not four numbers")
-    return box
-
-
 def _clip(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, rows: np.ndarray) -> None:
     """Cuts the boxes of these rows at the edges of their images, in place."""
     low = boxes[rows, :2].clip(0)
@@ -261,23 +318,19 @@ def _clip(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, rows: np.ndar
     areas[rows] = np.minimum(areas[rows], boxes[rows, 2] * boxes[rows, 3])
 
 
-def _image_ids(ids: list[Any], lost: np.ndarray) -> np.ndarray:
-    """The data set's own ids when all are whole numbers, each once; else 0, 1, 2, ... over the images that are left."""
+def _image_ids(ids: list[Any], lost: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
+    """A number of each image, and the data set's own ids where they are none.
+
+    The numbers are the data set's own when all are whole and each is there once; else 0, 1, 2, ... over the images that
+    are left.
+    """
     kept = [image_id for image_id, gone in zip(ids, lost, strict=True) if not gone]
-    if all(is_whole(image_id) for image_id in kept) and len(set(kept)) == len(kept):
-        return np.array([0 if gone else image_id for image_id, gone in zip(ids, lost, strict=True)], np.int64)
-    return np.where(lost, 0, np.cumsum(~lost) - 1)
+    distinct = len(set(map(str, kept))) == len(kept)
+    if distinct and all(is_whole(image_id) for image_id in kept):
+        numbers = np.array([0 if gone else image_id for image_id, gone in zip(ids, lost, strict=True)], np.int64)
+        return numbers, None
+    texts = [as_text(str(image_id)) for image_id in ids] if distinct and None not in kept else None
+    return np.where(lost, 0, np.cumsum(~lost) - 1), texts
 
 
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number that a column can hold."""
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-
-
-def _pixels(value: Any) -> int:
-    """A side of an image, 0 when it is none."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return int(value) if number and 1 <= value <= _MOST_PIXELS_A_SIDE and value == int(value) else 0
-
-
-__all__ = ["SplitColumns", "is_whole", "to_box"]
+__all__ = ["SplitColumns"]

@@ -17,6 +17,9 @@ from .split_columns import SplitColumns
 from .split_names import by_split, standard_split
 from .text_files import read_labels, read_lines, write_labels
 
+_ROOT = re.compile(rb"<annotation[\s/>]")
+_OTHER_SHAPES = {"robndbox": "a rotated box", "polygon": "a polygon", "keypoints": "key points"}
+_FILES_LOOKED_AT = 10
 _ANNOTATION_FOLDERS = ("Annotations", "annotations", "")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -44,6 +47,7 @@ class VocObject:
 
     line: int
     texts: dict[str, str] = field(default_factory=dict)
+    shape: str = ""  # another one than a box, as the tag says it
 
     @property
     def name(self) -> str:
@@ -55,6 +59,10 @@ class VocObject:
         Raises:
             ValueError: one is missing or no number.
         """
+        if self.shape and "xmin" not in self.texts:
+            raise ValueError(
+                f"the object {printable(self.name)} is {_OTHER_SHAPES[self.shape]} ({self.shape}), no bndbox"
+            )
         for text in ("name", *_CORNERS):
             if text not in self.texts or (text == "name" and not self.name):
                 raise ValueError(f"the object {printable(self.name)} has no {text}".replace("  ", " "))
@@ -80,17 +88,22 @@ def read_voc_file(path: str | Path) -> VocFile:
     Raises:
         AnnotationError: it is no XML; the message says the line.
     """
-    found, stack, text = VocFile(), [], []
+    found, stack, texts = VocFile(), [], []
     parser = expat.ParserCreate()
 
     def start(tag: str, _: dict) -> None:
         stack.append(tag)
-        text.clear()
+        texts.clear()
+        if len(stack) == 1 and tag != "annotation":
+            text = f"the document is <{printable(tag)}>, not Pascal VOC's <annotation>"
+            raise AnnotationError(path, parser.CurrentLineNumber, text)
         if len(stack) == len(_OBJECT) and tuple(stack) == _OBJECT:
             found.objects.append(VocObject(parser.CurrentLineNumber))
+        if len(stack) == len(_OBJECT) + 1 and tag in _OTHER_SHAPES and tuple(stack[:-1]) == _OBJECT:
+            found.objects[-1].shape = tag
 
     def end(_: str) -> None:
-        path_here, value = tuple(stack[:5]), "".join(text).strip()  # no deeper, or the cost is the square of the depth
+        path_here, value = tuple(stack[:5]), "".join(texts).strip()  # no deeper, or the cost is the square of the depth
         if path_here in _OBJECT_TEXTS:
             found.objects[-1].texts[path_here[-1]] = value
         elif path_here in _TEXTS:
@@ -99,13 +112,13 @@ def read_voc_file(path: str | Path) -> VocFile:
             else:
                 setattr(found, path_here[-1], int(value) if value.isascii() and value.isdigit() else 0)
         stack.pop()
-        text.clear()
+        texts.clear()
 
     def refuse(*_: object) -> None:
         raise AnnotationError(path, parser.CurrentLineNumber, "a DTD in an annotation is refused; take it out")
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = text.append
+    parser.CharacterDataHandler = texts.append
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
     try:
         with open(path, "rb") as file:
@@ -113,6 +126,13 @@ def read_voc_file(path: str | Path) -> VocFile:
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise AnnotationError(path, error.lineno, f"this is not valid XML: {reason}") from error
+    except OSError as error:
+        raise AnnotationError(path, 1, f"the file cannot be read: {error.strerror or error}") from error
+    except AnnotationError:
+        raise
+    except (LookupError, ValueError) as error:  # of codecs that Python does not know, or that XML cannot have
+        line = parser.CurrentLineNumber
+        raise AnnotationError(path, line, f"the XML's encoding is not read ({error}); save it as UTF-8") from error
     return found
 
 
@@ -136,7 +156,7 @@ def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
         found: its files.
         root: the data folder, below which images lie.
     """
-    columns = SplitColumns(split)
+    columns = SplitColumns(split, str(found.folder), "xyxy")
     columns.declared = read_labels((found.folder, root))
     for file, line, stem in found.missing:
         text = f"the image {printable(stem)} is listed, but has no annotation"
@@ -155,13 +175,12 @@ def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
         image = columns.add_image(file_name, path, voc.width, voc.height, name)
         for item in voc.objects:
             try:
-                x0, y0, x1, y1 = item.corners()
+                corners = item.corners()
             except ValueError as error:
-                columns.add_defect(UNREADABLE_ANNOTATION, item.line, str(error), file=name, image=file_name)
+                columns.add_unreadable(image, item.line, str(error))
                 continue
             columns.category_names.setdefault(item.name, item.name)
-            box = array("d", (x0, y0, x1 - x0, y1 - y0))
-            columns.add_box(image, box, item.name, item.line, crowd=item.texts.get("iscrowd", 0))
+            columns.add_box(image, corners, item.name, item.line, crowd=item.texts.get("iscrowd", 0))
     return columns
 
 
@@ -240,7 +259,7 @@ def _image(columns: SplitColumns, voc: VocFile, file: Path, images: ImageFiles) 
 def _xml_files(folder: Path) -> list[Path]:
     for name in _ANNOTATION_FOLDERS:
         files = files_in(folder / name, "*.xml")
-        if files and _looks_like_voc(files[0]):
+        if any(map(_looks_like_voc, files[:_FILES_LOOKED_AT])):
             return files
     return []
 
@@ -265,7 +284,7 @@ def _by_lists(folder: Path, files: list[Path]) -> dict[str, VocSplit]:
 
 def _looks_like_voc(file: Path) -> bool:
     with file.open("rb") as opened:
-        return b"<annotation" in opened.read(2**16)
+        return _ROOT.search(opened.read(2**16)) is not None
 
 
 __all__ = ["VocFile", "VocObject", "find", "read", "read_voc_file", "write_voc"]

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Any
 import yaml
 
 from deformable_detr_refine.messages import printable
-from deformable_detr_refine.modeling.image_io import image_size
+from deformable_detr_refine.modeling.image_io import as_text, image_size, is_image_name
 
 from ..defects import (
+    ABSENT_IMAGE,
     NO_IMAGE_NAME,
-    UNREADABLE_ANNOTATION,
     UNREADABLE_IMAGE,
     AnnotationError,
     DataError,
@@ -29,19 +28,25 @@ from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import standard_split
 from .text_files import read_lines
+from .yolo_lines import TRACK, box_of, doubt_of, looks_like_labels, numbers_of
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _LARGEST_YAML = 2**20
+_ENOUGH_LINES = 10
 
 
 @dataclass
 class YoloSplit:
-    """One split of a data.yaml: where its images are (folders, or lists of images), and the class names by number."""
+    """One split of a data.yaml: where its images are (folders, or lists of images), and the class names by number.
+
+    `key_points` is how many numbers of key points follow a box; None where data.yaml tells of none.
+    """
 
     config: Path
     places: list[str]
     names: dict[int, str]
     root: Path
+    key_points: int | None = None
 
 
 def find(source: Path) -> dict[str, YoloSplit]:
@@ -55,6 +60,7 @@ def find(source: Path) -> dict[str, YoloSplit]:
     file, config = found[0]
     names = _names(config["names"], file)
     root = _root(config.get("path"), file)
+    key_points = _key_points(config.get("kpt_shape"), file)
     splits: dict[str, YoloSplit] = {}
     for key in _SPLITS:
         places = config.get(key)
@@ -63,15 +69,17 @@ def find(source: Path) -> dict[str, YoloSplit]:
             continue
         if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
             raise DataError(f"{file}: {key} is {described(places)}, not a folder or a list of folders.")
-        splits[standard_split(key)] = YoloSplit(file, places, names, root)
+        splits[standard_split(key)] = YoloSplit(file, places, names, root, key_points)
     return splits
 
 
 def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
     """Reads one split. The size of each image is read from its header, since the boxes are given in parts of it.
 
-    A line may also be a polygon, as for segmentation; its box is the one around it. An image without a file of labels
-    has no objects, as YOLO has it.
+    A line may also be a polygon, as for segmentation and turned boxes; its box is the one around it. Key points behind
+    a box are passed over where data.yaml's kpt_shape tells of them; what is neither is a defect. An image without a
+    file of labels has no objects, as YOLO has it; one whose file cannot be read is left out. Labels without an image
+    are a defect.
 
     Args:
         split: its name.
@@ -81,31 +89,51 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
     Raises:
         DataError: a place is not there or is empty, or no image has labels.
     """
-    columns = SplitColumns(split)
+    columns = SplitColumns(split, str(found.config), "cxcywh", parts=True)
     numbers = tuple(sorted(found.names))
     columns.declared = LabelMap(tuple(found.names[number] for number in numbers), numbers)
     columns.category_names.update(found.names)
-    labelled = 0
+    labelled, polygons, doubtful, places = 0, 0, [], {}
     for name, path in _images(columns, found, root):
         labels = labels_path(path)
+        places[os.path.dirname(labels)] = os.path.dirname(path)
         try:
             width, height = image_size(path)
         except (OSError, ValueError) as error:
             columns.add_defect(UNREADABLE_IMAGE, 1, str(error).rstrip("."), file=path, image=name, loses="image")
             continue
         image = columns.add_image(name, path, width, height, labels)
-        if not os.path.isfile(labels):
+        if not os.path.lexists(labels):
             continue
         labelled += 1
-        for line, text in enumerate(read_lines(labels), 1):
-            if not text.strip():
+        try:
+            lines = read_lines(labels)
+        except (OSError, ValueError) as error:
+            columns.lose_image(image, None, f"the labels cannot be read: {getattr(error, 'strerror', None) or error}")
+            continue
+        for line, text in enumerate(lines, 1):
+            if not (words := text.split()):
                 continue
             try:
-                number, box = _box(text.split(), width, height)
+                number, values = numbers_of(words)
+                box = box_of(values, found.key_points)
             except ValueError as error:
-                columns.add_defect(UNREADABLE_ANNOTATION, line, str(error), file=labels, image=name)
+                columns.add_unreadable(image, line, str(error))
                 continue
+            doubt = doubt_of(values) if len(values) > 4 and found.key_points is None else None
+            polygons += len(values) > 4 and doubt is None
+            if doubt:
+                doubtful.append((doubt, image, box, number, line))
+            else:
+                columns.add_box(image, box, number, line)
+    # Where most lines can only be polygons, the doubtful ones are too.
+    certain = len(doubtful) >= max(_ENOUGH_LINES, 10 * polygons)
+    for doubt, image, box, number, line in doubtful:
+        if certain or (not polygons and doubt == TRACK):
+            columns.add_unreadable(image, line, doubt)
+        else:
             columns.add_box(image, box, number, line)
+    _note_labels_without_image(columns, found, root, places)
     if not labelled:
         raise DataError(
             f"{found.config}: no image of {split} has a file of labels; YOLO has labels/1.txt for images/1.jpg."
@@ -166,28 +194,34 @@ def labels_path(image: str | Path) -> str:
     return os.path.splitext(path)[0] + ".txt"
 
 
-def _box(words: list[str], width: int, height: int) -> tuple[int, array]:
-    """Class number and x, y, width, height in pixels of one line."""
-    try:
-        values = [float(word) for word in words[1:]]
-        number = int(words[0]) if words[0].isascii() and words[0].isdigit() else int(words[0].removesuffix(".0"))
-    except ValueError as error:
-        raise ValueError(f"the line is not made of numbers: {printable(' '.join(words))}") from error
-    if len(values) == 4:
-        cx, cy, w, h = values
-        x0, y0 = cx - w / 2, cy - h / 2
-    elif len(values) >= 6 and len(values) % 2 == 0:
-        x0, y0 = min(values[::2]), min(values[1::2])
-        w, h = max(values[::2]) - x0, max(values[1::2]) - y0
-    else:
-        raise ValueError(f"the line has {len(words)} numbers; a box has 5 (class cx cy w h), a polygon 7 or more, odd")
-    return number, array("d", (x0 * width, y0 * height, w * width, h * height))
+def _note_labels_without_image(columns: SplitColumns, found: YoloSplit, root: Path, places: dict[str, str]) -> None:
+    """Notes each file of labels that no image goes with.
+
+    Args:
+        columns: of the split.
+        found: its places.
+        root: the data folder.
+        places: folders of labels, and the folders of their images.
+    """
+    for place in found.places:
+        if (path := _place(found, place, root)) is not None and path.is_dir():
+            top = os.path.dirname(labels_path(path / "any"))
+            for folder, folders, _ in os.walk(top):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                places.setdefault(folder, os.path.join(path, os.path.relpath(folder, top)))
+    for folder, of_images in places.items():
+        labels = files_in(Path(folder), "*.txt")
+        images = {file.stem for file in files_in(Path(of_images), "*") if is_image_name(file)} if labels else ()
+        for file in labels:
+            if file.stem not in images and looks_like_labels(file):
+                text = f"there is no image of these labels in {as_text(of_images)}"
+                columns.add_defect(ABSENT_IMAGE, None, text, file=str(file), image=file.stem, loses="image")
 
 
 def _images(columns: SplitColumns, found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
     """Name and path of each image of a split; what is none is noted."""
     for place in found.places:
-        path = _below(found.root, place, root) or _below(found.root, place.removeprefix("../"), root)
+        path = _place(found, place, root)
         if path is None:
             raise DataError(
                 f"{found.config}: {printable(place)} is not in {found.root}; "
@@ -216,6 +250,10 @@ def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
             if path is None:
                 raise AnnotationError(file, number, text)
             yield name.removeprefix("./"), path
+
+
+def _place(found: YoloSplit, place: str, root: Path) -> Path | None:
+    return _below(found.root, place, root) or _below(found.root, place.removeprefix("../"), root)
 
 
 def _below(folder: Path, place: str, root: Path) -> Path | None:
@@ -256,6 +294,15 @@ def _names(names: Any, file: Path) -> dict[int, str]:
         if not isinstance(name, str | int | float) or isinstance(name, bool):
             raise DataError(f"{file}: the name of class {number} is {described(name)}; put it in quotes.")
     return {number: str(name).strip() for number, name in names.items()}
+
+
+def _key_points(shape: Any, file: Path) -> int | None:
+    """How many numbers of key points follow a box, from kpt_shape: [points, 2 or 3]."""
+    if shape is None:
+        return None
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
+        raise DataError(f"{file}: kpt_shape is {described(shape)}, expected [number of key points, 2 or 3].")
+    return shape[0] * shape[1]
 
 
 __all__ = ["find", "labels_path", "read", "write_yolo"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from deformable_detr_refine.messages import printable
 
-from ..defects import Defect, count_defects
+from ..defects import BOX_FORM, Defect, count_defects
 from ..detection_data import DetectionData
 from .image_checks import LEAK, OTHER_SIZE, check_images, unlisted_images
 from .split_summary import SAME_OBJECT_IOU, SplitSummary, summarize
@@ -43,8 +43,8 @@ class Inspection:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing gets lost, no split holds an image of another, and all sizes are as stated."""
-        return not any(defect.loses or defect.kind in (LEAK, OTHER_SIZE) for defect in self.defects)
+        """Whether nothing gets lost, no split holds an image of another, and sizes and forms of boxes are as stated."""
+        return not any(defect.loses or defect.kind in (LEAK, OTHER_SIZE, BOX_FORM) for defect in self.defects)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in JSON's types."""

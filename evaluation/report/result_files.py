@@ -25,7 +25,7 @@ def write_per_class(
     path: Path,
     per_class: Mapping[str, Mapping[str, Any]],
     by_azure: Mapping[str, Mapping[str, float]],
-    category_ids: Sequence[int | None],
+    category_ids: Sequence[int | str | None],
 ) -> None:
     """Writes a row for each class; what is undefined is left empty.
 
@@ -44,7 +44,7 @@ def write_per_class(
             table.writerow((name, "" if category_id is None else category_id, row["objects"], *numbers))
 
 
-def write_detections(path: Path, images: Iterable[EvaluatedImage], category_ids: Sequence[int | None]) -> int:
+def write_detections(path: Path, images: Iterable[EvaluatedImage], category_ids: Sequence[int | str | None]) -> int:
     """Writes all detections in the form that COCO's tools and servers take, one image per line.
 
     Args:
@@ -62,13 +62,13 @@ def write_detections(path: Path, images: Iterable[EvaluatedImage], category_ids:
             results = list(coco_results(image, category_ids))
             if results:
                 file.write(",\n" if count else "\n")
-                file.write(",".join(json.dumps(result) for result in results))
+                file.write(",".join(json.dumps(result, ensure_ascii=False) for result in results))
             count += len(results)
         file.write("\n]\n")
     return count
 
 
-def coco_results(image: EvaluatedImage, category_ids: Sequence[int | None]) -> Iterator[dict[str, Any]]:
+def coco_results(image: EvaluatedImage, category_ids: Sequence[int | str | None]) -> Iterator[dict[str, Any]]:
     """One image's detections in COCO's form; `bbox` is x, y, width, height in pixels of the original image.
 
     Example:
@@ -79,7 +79,7 @@ def coco_results(image: EvaluatedImage, category_ids: Sequence[int | None]) -> I
     boxes = corners_to_xywh(image.boxes).astype("float32")
     for box, score, label in zip(boxes, image.scores, image.labels.tolist(), strict=True):
         if category_ids[label] is not None:
-            result = {"image_id": image.image_id, "category_id": category_ids[label]}
+            result = {"image_id": image.own_id, "category_id": category_ids[label]}
             yield {**result, "bbox": short_floats(box), "score": short_floats(score)}
 
 

@@ -131,8 +131,18 @@ def test_the_files_are_what_help_says(model, data, tmp_path, capsys):
     assert f"{metrics['AP']:.3f}" in printed and "precision>0.4" in printed and "report.html" in printed
 
 
-def test_cocoeval_gives_the_same_from_the_files(model, data, tmp_path, report):
-    """The written detections and the data set's own file, through pycocotools alone."""
+@pytest.mark.parametrize("ids", ["numbers", "texts"])
+def test_cocoeval_gives_the_same_from_the_files(ids, model, data, tmp_path, tmp_path_factory, report):
+    """The written detections and the data set's own file, with its own ids, through pycocotools alone."""
+    if ids == "texts":
+        data = shutil.copytree(data, tmp_path_factory.mktemp("texts") / "data")
+        file = data / "annotations" / "instances_val.json"
+        content = json.loads(file.read_text())
+        for item in [*content["images"], *content["categories"]]:
+            item["id"] = f"№ {item['id']}"
+        for item in content["annotations"]:
+            item |= {key: f"№ {item[key]}" for key in ("image_id", "category_id")}
+        file.write_text(json.dumps(content))
     main(["evaluate", str(model), str(data), "--output", str(tmp_path)])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     with contextlib.redirect_stdout(io.StringIO()):
@@ -142,8 +152,11 @@ def test_cocoeval_gives_the_same_from_the_files(model, data, tmp_path, report):
         evaluation.accumulate()
         evaluation.summarize()
     assert [metrics[key] for key in TWELVE] == pytest.approx(evaluation.stats.tolist(), abs=1e-9)
-    results = json.loads((tmp_path / "detections.json").read_text())
-    assert {result["category_id"] for result in results} == {3, 7}
+    results = json.loads((tmp_path / "detections.json").read_text(encoding="utf-8"))
+    assert {result["category_id"] for result in results} == ({3, 7} if ids == "numbers" else {"№ 3", "№ 7"})
+    if ids == "texts":
+        assert {result["image_id"] for result in results} <= {item["id"] for item in content["images"]}
+        return
     assert [result["image_id"] for result in results] == sorted(result["image_id"] for result in results)
 
 

@@ -16,6 +16,7 @@ from support.data_sets import (
     write_json,
 )
 
+from deformable_detr_refine.data import write_coco, write_datasets
 from deformable_detr_refine.data.defects import OUTSIDE_FOLDER as OUTSIDE
 from deformable_detr_refine.data.defects import UNREADABLE_ANNOTATION as UNREADABLE
 from deformable_detr_refine.data.defects import DataError
@@ -102,6 +103,11 @@ def test_string_image_ids(tmp_path):
         annotation |= {"image_id": str(annotation["image_id"]), "segmentation": [], "ignore": 0}
     data = load_detection_data(write_json(tmp_path / "odFridgeObjects_coco.json", content | {"type": ["instances"]}))
     assert data["train"]["image_id"][:] == [0, 1, 2, 3, 4]
+    assert data["train"]["source_id"][:] == [image["id"] for image in content["images"]]
+    for write in (write_coco, write_datasets):  # where ids are kept, these are
+        write(data, tmp_path / write.__name__)
+        same_rows(load_detection_data(tmp_path / write.__name__)["train"], data["train"], without=("file_name",))
+        assert load_detection_data(tmp_path / write.__name__)["train"]["source_id"][:] == data["train"]["source_id"][:]
     assert data["train"]["file_name"][:] == numbers["file_name"][:]
     assert data["train"]["objects"][:] == numbers["objects"][:]
     assert data.label_map.category_ids == (1, 2, 3, 4)
@@ -137,7 +143,7 @@ def test_category_ids_that_are_no_numbers(tmp_path):
             annotation["category_id"] = f"c{annotation['category_id']}"
 
     data = load_detection_data(one_set(tmp_path, change))
-    assert (data.label_map.names, data.label_map.category_ids) == (NAMES, (0, 1, 2))
+    assert (data.label_map.names, data.label_map.category_ids) == (NAMES, ("c1", "c4", "c44"))
     assert data["train"][0]["objects"]["category"] == [0, 2]
 
 
@@ -243,7 +249,7 @@ def test_an_absolute_path_below_the_folder_is_taken(tmp_path):
 
 def test_when_no_image_is_found_that_is_said_at_once(tmp_path):
     write_json(tmp_path / "a.json", coco_content(SPLITS["train"]))
-    with pytest.raises(DataError, match=r"no image of train can be used. The first defect of 3 is .*a.json:2"):
+    with pytest.raises(DataError, match=r"no image of train can be used.\n  .*a.json:2: .*\n  .*\n  .*"):
         load_detection_data(tmp_path, defects="skip")
 
 

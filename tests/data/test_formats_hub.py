@@ -183,7 +183,13 @@ DEFECTS = {
     "three numbers": ([BOXES[0], [], [[1, 2, 3]]], LABELS, "unreadable annotation", 2, "[1.0, 2.0, 3.0] are not four"),
     "no number": ([BOXES[0], [], [[1, None, 3, 4]]], LABELS, "unreadable annotation", 2, "not four numbers"),
     "no category": (BOXES, [[0, 2], [], [None]], "unknown label", 2, "'None' is none"),
-    "one category too few": (BOXES, [[0], [], [2]], "unreadable annotation", 0, "2 boxes do not go with 1 categories"),
+    "one category too few": (
+        BOXES,
+        [[0], [], [2]],
+        "unreadable annotation",
+        0,
+        "2 boxes do not go with 1 entries of category",
+    ),
 }
 
 

@@ -77,8 +77,8 @@ def test_numbers_of_classes_with_gaps(tmp_path):
 
 
 def test_a_polygon_becomes_the_box_around_it(tmp_path):
-    write_yolo_set(tmp_path, "images", "labels", {"train": "images", "names": ["a"]}, {"1": "0 .5 .25 .25 .5 .75 1"})
-    assert load_detection_data(tmp_path)["train"][0]["objects"]["bbox"] == [[10, 5, 20, 15]]
+    write_yolo_set(tmp_path, "images", "labels", {"train": "images", "names": ["a"]}, {"1": "0 .5 .25 .25 .5 .75 .75"})
+    assert load_detection_data(tmp_path)["train"][0]["objects"]["bbox"] == [[10, 5, 20, 10]]
 
 
 # Lines of 1.txt, and the defects: kind, line, text.

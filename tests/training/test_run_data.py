@@ -1,5 +1,6 @@
 """Images that cannot be used are found before the first step, and are an error or left out."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from support.training_runs import SIZE, TRAIN_BOXES
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
+from deformable_detr_refine.data.defects import DataError
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.inspection.damaged_images import damaged_images
 from deformable_detr_refine.training.arguments import DataArguments
@@ -81,6 +83,39 @@ def test_an_image_too_thin_to_be_resized_is_found_without_decoding(boxes_data, t
     args = DataArguments(data=str(folder), check_images=False)
     with pytest.raises(ValueError, match=r"(?s)too thin 1.*3\.png"):
         usable_images(read_run_data(args, print), DeformableDetrRefineImageProcessor(), args, OneProcess, print)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda item: None, "train holds no box: there is nothing to learn in 10 images"),
+        (lambda item: {**item, "iscrowd": 1}, r"train holds only crowds \(17\), which are not trained on"),
+    ],
+)
+def test_data_without_an_object_are_refused_before_the_first_step(change, said, boxes_data, tmp_path):
+    folder = tmp_path / "empty"
+    shutil.copytree(boxes_data, folder)
+    file = folder / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [changed for item in content["annotations"] if (changed := change(item))]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=said):
+        read_run_data(DataArguments(data=str(folder)), print)
+
+
+def test_boxes_of_another_form_are_told(boxes_data, tmp_path):
+    folder = tmp_path / "corners"
+    shutil.copytree(boxes_data, folder)
+    for file in folder.glob("*/*.json"):
+        content = json.loads(file.read_text())
+        for item in content["annotations"]:
+            x, y, width, height = item["bbox"]
+            item["bbox"] = [x, y, x + width, y + height]
+        file.write_text(json.dumps(content))
+    said: list[str] = []
+    found = read_run_data(DataArguments(data=str(folder)), said.append)
+    assert found.train["objects"][:] == load_detection_data(boxes_data)["train"]["objects"][:]
+    assert len(said) == 2 and all("the boxes are taken for corners" in text for text in said)
 
 
 def test_what_is_left_out_of_the_validation_data_is_told(boxes_data, tmp_path):
