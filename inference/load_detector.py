@@ -9,7 +9,7 @@ from deformable_detr_refine.machine import choose_device
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.modeling.ops import backend_report
 
-from .load_model import load_model
+from .load_model import load_model, load_processor
 
 
 def load_detector(
@@ -31,8 +31,6 @@ def load_detector(
         ValueError: it is another kind of model, its files are damaged or do not fit together, the device is not
             there, or DDETR_BACKEND asks for a backend that does not run on it.
     """
-    if not Path(model).exists() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
-        raise FileNotFoundError(f"There is no model folder {model}.")
     where = choose_device(device)
     if not any(row["chosen"] for row in backend_report(where)):
         name = os.environ.get("DDETR_BACKEND")
@@ -40,12 +38,13 @@ def load_detector(
     logging.disable_progress_bar()
     try:
         detector = load_model(model, revision=revision)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
     except OSError as error:
         if Path(model).exists():
             raise
         raise OSError(f"{model} is no folder here, and the Hub does not give it: {error}") from error
-    processor = DeformableDetrRefineImageProcessor.from_pretrained(model, revision=revision)
-    return detector.eval().to(where), processor
+    return detector.eval().to(where), load_processor(model, revision=revision)
 
 
 __all__ = ["load_detector"]

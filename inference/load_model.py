@@ -1,8 +1,12 @@
 """A model folder, or a model of the Hub, that must be whole: loaded, or refused in one sentence."""
 
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
@@ -10,7 +14,11 @@ from transformers.utils import logging
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
 from deformable_detr_refine.messages import one_line, printable
-from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
+from deformable_detr_refine.modeling import (
+    DeformableDetrRefineConfig,
+    DeformableDetrRefineForObjectDetection,
+    DeformableDetrRefineImageProcessor,
+)
 
 _SHOWN = 3
 
@@ -23,10 +31,11 @@ def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObje
         options: of `from_pretrained`: revision, local_files_only, dtype, ...
 
     Raises:
-        OSError: a file is missing, or the Hub does not give it.
+        OSError: there is no such model, a file is missing, or the Hub does not give it.
         CheckpointError: it is another kind of model, config.json asks for one that cannot be, or the weights are
             damaged or do not fit it.
     """
+    options = {**_where(model), **options}
     config = _config(model, options)
     verbosity = logging.get_verbosity()
     # Its report on weights that do not fit is a table; the sentence below replaces it.
@@ -46,6 +55,50 @@ def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObje
     if wrong:
         raise CheckpointError(f"{model}: the weights do not fit config.json ({'; '.join(wrong)}).")
     return detector
+
+
+def load_processor(model: str | Path, **options: Any) -> DeformableDetrRefineImageProcessor:
+    """Loads the image processor of a model folder, or of a model of the Hub.
+
+    Args:
+        options: of `from_pretrained`: revision, size, ...
+
+    Raises:
+        OSError: there is no such model, preprocessor_config.json is missing, or the Hub does not give it.
+    """
+    return DeformableDetrRefineImageProcessor.from_pretrained(model, **{**_where(model), **options})
+
+
+def _where(model: str | Path) -> dict[str, Any]:
+    """Options that say where a model is looked for: here, or on the Hub.
+
+    Raises:
+        FileNotFoundError: it is in neither place, by its name alone.
+    """
+    path, name = Path(model), str(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{model} is no model folder (no config.json in it): `ddetr convert` makes one of a checkpoint, or of "
+                "the MLflow folder of Azure's catalogue."
+            )
+        return {"local_files_only": True}
+    if path.exists():
+        raise NotADirectoryError(f"{model} is a file, not a model folder; `ddetr convert` makes one of a checkpoint.")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise FileNotFoundError(f"There is no model folder {model}.")
+    # Without a network transformers would ask for half a minute before it looks into its cache.
+    return {} if _hub_has_an_address() else {"local_files_only": True}
+
+
+def _hub_has_an_address() -> bool:
+    if getproxies():  # which know addresses that this machine does not
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def _config(model: str | Path, options: dict[str, Any]) -> DeformableDetrRefineConfig:
@@ -87,4 +140,4 @@ def _line(error: BaseException) -> str:
     return printable(one_line(error), 300)
 
 
-__all__ = ["load_model"]
+__all__ = ["load_model", "load_processor"]

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.inference.load_model import load_model
+from deformable_detr_refine.inference.load_model import load_model, load_processor
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -65,15 +65,10 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments) -> Def
     if model_args.model is None:
         return DeformableDetrRefineImageProcessor(**sizes)
     name = model_args.model
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-        raise FileNotFoundError(f"There is no model folder {name} (--model).")
-    if Path(name).exists() and not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"There is no model folder {name} (no config.json in it): `ddetr convert` makes one of a MMDetection "
-            "checkpoint, or of the MLflow folder of Azure's catalogue."
-        )
     try:
-        return DeformableDetrRefineImageProcessor.from_pretrained(name, revision=model_args.revision, **sizes)
+        return load_processor(name, revision=model_args.revision, **sizes)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"--model: {error}") from error
     except OSError as error:
         if Path(name).exists():
             raise

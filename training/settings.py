@@ -95,7 +95,8 @@ def _check(settings_parser: SettingsParser, where: str, setting: list[str]) -> N
     key, name = key.partition("=")[0], key.partition("=")[0].removeprefix("--")
     action = settings_parser.action(key)
     if action is None:
-        near = get_close_matches(name.replace("-", "_"), settings_parser.names, 1)
+        names, asked = settings_parser.names, name.replace("-", "_")
+        near = [name for name in names if name.startswith(asked)] or get_close_matches(asked, names, 1)
         raise ValueError(
             f"{where}: there is no setting {name!r}{f', did you mean {near[0]!r}?' if near else '.'} "
             "`ddetr train --help-all` lists all."
