@@ -23,10 +23,10 @@ command goes on, and nothing is lost or written twice.
 """
 EXAMPLES = """\
 examples:
-  ddetr batch detector photos/ --output found.jsonl
-  ddetr batch detector 'shards/*.parquet' --output found.parquet --threshold 0.3
-  ddetr batch detector images.csv --output predictions.csv --error-threshold 0
-  RAY_ADDRESS=auto ddetr batch detector /mnt/photos --output found.parquet --engine ray
+  ddetr batch detector photos/ --output found/cells.jsonl
+  ddetr batch detector 'shards/*.parquet' --output found/photos.parquet --threshold 0.3
+  ddetr batch detector images.csv --output found/predictions.csv --error-threshold 0
+  RAY_ADDRESS=auto ddetr batch detector /mnt/photos --output found/photos.parquet --engine ray
 """
 FORMATS = ("jsonl", "parquet", "predictions")
 ENGINES = ("here", "ray")

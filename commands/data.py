@@ -24,7 +24,7 @@ format is found by looking), or OWNER/NAME on the Hub.
 EXAMPLES = """\
 examples:
   ddetr data fridge --output datasets/fridge
-  ddetr data inspect datasets/fridge --output looked-at
+  ddetr data inspect datasets/fridge --output runs/look
   ddetr data convert datasets/fridge fridge-coco --to coco
 """
 DOWNLOAD = """\

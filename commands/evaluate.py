@@ -30,9 +30,9 @@ files in DIR:
 """
 EXAMPLES = """\
 examples:
-  ddetr evaluate detector datasets/bccd --output evaluated
-  ddetr evaluate detector coco/ --split val --output evaluated --batch-size 8 --device cuda --dtype bfloat16
-  ddetr evaluate detector datasets/bccd --output evaluated --limit 20 --json | python -m json.tool
+  ddetr evaluate detector datasets/bccd --output runs/evaluated
+  ddetr evaluate detector coco/ --split val --output runs/evaluated --batch-size 8 --device cuda --dtype bfloat16
+  ddetr evaluate detector datasets/bccd --output runs/evaluated --limit 20 --json | python -m json.tool
 """
 NEEDED = ("datasets", "pycocotools", "matplotlib", "jinja2")
 FILES = ("report.html", "metrics.json", "per_class.csv", "detections.json")

@@ -20,9 +20,9 @@ and of the whole:
 """
 EXAMPLES = """\
 examples:
-  ddetr visualize detector photo.jpg --output inside
-  ddetr visualize detector photo.jpg --output inside --query 4 17
-  ddetr visualize detector photo.jpg --output inside --point 320,240 --level 1
+  ddetr visualize detector photo.jpg --output runs/inside
+  ddetr visualize detector photo.jpg --output runs/inside --query 4 17
+  ddetr visualize detector photo.jpg --output runs/inside --point 320,240 --level 1
 """
 
 
