@@ -65,8 +65,13 @@ class Section:
         return list(value)
 
     def kind(self, default: str) -> str:
-        """The `type`, without the registry's scope ('mmdet.ResNet' is 'ResNet')."""
+        """The `type`, without a registry's scope or a module: 'ResNet' of 'mmdet.ResNet'."""
         return str(self.any("type", default)).rpartition(".")[2]
+
+    def kind_must_be(self, allowed: tuple[str, ...], default: str) -> None:
+        """Check that the `type` is one that this package's model has."""
+        if self.kind(default) not in allowed:
+            self.must_be("type", allowed, default)
 
     def must_be(self, key: str, allowed: tuple[Any, ...], default: Any) -> None:
         """Check that a value is one that this package's model has; anything else would change what it computes."""
@@ -92,7 +97,9 @@ def _equal(value: Any, one: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """What a message shows of a value of any size and depth."""
-    return printable(reprlib.repr(value))
+    shown = reprlib.Repr()
+    shown.maxstring = 100
+    return printable(shown.repr(value))
 
 
 def _is_number(value: Any) -> bool:

@@ -54,12 +54,12 @@ def describe_config(config: dict[str, Any], where: str) -> ConfigFacts:
 
 
 def _backbone(backbone: Section) -> dict[str, Any]:
-    backbone.must_be("type", ("ResNet", "mmdet.ResNet"), "ResNet")
+    backbone.kind_must_be(("ResNet",), "ResNet")
     for key, only in (("num_stages", 4), ("strides", (1, 2, 2, 2)), ("dilations", (1, 1, 1, 1)), ("style", "pytorch")):
         backbone.must_be(key, (only,), only)
     for key in ("deep_stem", "avg_down", "dcn", "plugins"):
         backbone.must_be(key, (None, False), None)
-    backbone.section("norm_cfg").must_be("type", ("BN", "SyncBN"), "BN")
+    backbone.section("norm_cfg").kind_must_be(("BN", "SyncBN", "BatchNorm2d", "SyncBatchNorm"), "BN")
     depth = backbone.integer("depth")
     return {
         "backbone": None if depth is None else f"resnet{depth}",
@@ -72,7 +72,7 @@ def _layers(part: Section, name: str, attention_name: str) -> dict[str, Any]:
     layer = part.section("layer_cfg")
     attention, ffn = layer.section(attention_name), layer.section("ffn_cfg")
     ffn.must_be("num_fcs", (2,), 2)
-    ffn.section("act_cfg").must_be("type", ("ReLU",), "ReLU")
+    ffn.section("act_cfg").kind_must_be(("ReLU",), "ReLU")
     heads = attention.integer("num_heads")
     if name == "decoder" and (other := layer.section("self_attn_cfg").integer("num_heads")) is not None:
         if other != (heads or 8):
@@ -93,10 +93,10 @@ def _layers(part: Section, name: str, attention_name: str) -> dict[str, Any]:
 def _neck_and_positions(model: Section, said: dict[str, Any]) -> None:
     neck = model.section("neck")
     if neck.values:
-        neck.must_be("type", ("ChannelMapper", "mmdet.ChannelMapper"), "ChannelMapper")
+        neck.kind_must_be(("ChannelMapper",), "ChannelMapper")
         neck.must_be("kernel_size", (1,), 3)
         neck.must_be("act_cfg", (None,), "ReLU (MMDetection's default)")
-        neck.section("norm_cfg").must_be("type", ("GN",), None)
+        neck.section("norm_cfg").kind_must_be(("GN", "GroupNorm"), "none")
         neck.section("norm_cfg").must_be("num_groups", (32,), None)
         if (levels := neck.integer("num_outs")) is not None:
             said["num_feature_levels"] = levels

@@ -54,12 +54,22 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return _merge(base, _assignments(module, base), str(path))
 
 
+def _reads_bases(statement: ast.stmt) -> bool:
+    """`with read_base():` or `if '_base_':` around imports."""
+    match statement:
+        case ast.With():
+            return "read_base" in ast.dump(statement)
+        case ast.If(test=ast.Constant(value="_base_")):
+            return True
+    return False
+
+
 def _base_names(module: ast.Module, path: Path) -> list[str]:
     for statement in module.body:
-        if isinstance(statement, ast.With) and "read_base" in ast.dump(statement):
+        if _reads_bases(statement):
             raise CheckpointError(
                 f"{path} is a config of MMEngine's pure Python style (read_base), which would have to be executed; "
-                "give the dumped config that training writes into its work directory."
+                "give the text that training writes of it into its work directory, or none if the checkpoint has it."
             )
         if _assigned(statement) != "_base_":
             continue

@@ -16,6 +16,8 @@ _KNOWN = {
     *("FocalLoss", "L1Loss", "SmoothL1Loss", "GIoULoss", "IoULoss", "DIoULoss", "CIoULoss"),
     *("HungarianAssigner", "FocalLossCost", "BBoxL1Cost", "IoUCost"),
 }
+# What a path to one of PyTorch's own classes ends in, and what mmcv calls it.
+_REGISTERED = {"BatchNorm2d": "BN", "SyncBatchNorm": "SyncBN", "GroupNorm": "GN"}
 # Weights come from the checkpoint; these name others, to be downloaded.
 _LEFT_OUT = frozenset(("init_cfg", "pretrained"))
 _DEFAULT_STEPS = [{"type": "Resize", "scale": (1333, 800), "keep_ratio": True}]
@@ -46,17 +48,24 @@ def _plain(value: Any, where: str) -> Any:
             return type(value)(_plain(item, f"{where}[{number}]") for number, item in enumerate(value))
         case dict():
             kind = value.get("type")
-            name = kind.removeprefix("mmdet.") if isinstance(kind, str) else kind
+            name = _last(kind) if isinstance(kind, str) else kind
             if kind is not None and name not in _KNOWN:
                 raise CheckpointError(
                     f"{where} has the type {kind!r}, which MMDetection would import and call; `verify` passes on only "
                     "the parts that Deformable DETR is made of."
                 )
-            return {key: _plain(item, f"{where}.{key}") for key, item in value.items() if key not in _LEFT_OUT}
+            kept = {key: _plain(item, f"{where}.{key}") for key, item in value.items() if key not in _LEFT_OUT}
+            return kept if kind is None else {**kept, "type": name}
         case Unknown():
             line = f" (line {value.line})" if value.line else ""
             raise CheckpointError(f"{where}{line} is not a literal, and what would compute it is not executed.")
     raise CheckpointError(f"{where} is a {type(value).__name__}, not a plain value.")
+
+
+def _last(kind: str) -> str:
+    """A type's name in MMDetection's registry: of 'mmdet.ResNet' and of a module's path the last part."""
+    name = kind.rpartition(".")[2]
+    return _REGISTERED.get(name, name)
 
 
 def _pipeline(config: dict[str, Any], where: str) -> list[dict[str, Any]]:
@@ -69,7 +78,7 @@ def _pipeline(config: dict[str, Any], where: str) -> list[dict[str, Any]]:
         raise CheckpointError(f"{where}: the test pipeline is not a list of literal steps.")
     middle = []
     for step in steps:
-        kind = str(step.get("type")).removeprefix("mmdet.")
+        kind = _last(str(step.get("type")))
         if kind == "Resize":
             middle.append({"type": kind, **_plain({k: v for k, v in step.items() if k != "type"}, f"{where}: {kind}")})
         elif kind not in ("LoadImageFromFile", "LoadAnnotations", "PackDetInputs"):

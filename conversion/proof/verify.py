@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.inference.comparison import Found
 from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling import (
@@ -21,6 +22,7 @@ from deformable_detr_refine.modeling import (
 )
 from deformable_detr_refine.modeling.ops import backend_report
 
+from ..code_bases import read_source
 from .difference import Prediction, compare
 from .environment import set_up_mmdet
 from .inputs import Inputs, prepare
@@ -64,6 +66,12 @@ def verify_checkpoint(
         raise ValueError("verify needs at least one image.")
     # Before the minutes begin: an image that cannot be read is told now.
     pictures = [load_image(path) for path in paths]
+    kind, _ = read_source(Path(checkpoint), config=None if config is None else Path(config))
+    if kind.name in ("original", "detrex"):
+        raise CheckpointError(
+            f"{checkpoint} is {kind.possessive}, whose code no package index has, so it cannot be run beside; this "
+            "package's own tests compare with what that code computed of weights drawn at random."
+        )
     with _folder(keep) as folder:
         say(f"converting {checkpoint}")
         inputs = prepare(Path(checkpoint), None if config is None else Path(config), folder, say)

@@ -8,6 +8,7 @@ from deformable_detr_refine.conversion import CheckpointError
 from deformable_detr_refine.conversion.mmdet_config.facts import describe_config
 from deformable_detr_refine.conversion.mmdet_config.text import read_config_file, read_config_text
 from deformable_detr_refine.conversion.mmdet_config.writer import mmdet_config_text
+from deformable_detr_refine.conversion.proof.job import detector_settings
 
 TEXT_2X = """
 img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
@@ -160,3 +161,27 @@ def test_training_differences_are_noted():
         TEXT_2X.replace("type='GIoULoss'", "type='CIoULoss'").replace("ffn_dropout=0.1", "ffn_dropout=0.0")
     ).notes
     assert any("CIoULoss" in note for note in notes) and any("dropout" in note for note in notes)
+
+
+def test_the_last_part_of_a_type_is_its_name():
+    """MMEngine's pure Python style, dumped: every type is the path of its class."""
+    paths = {
+        "type='DeformableDETR'": "type='mmdet.models.detectors.deformable_detr.DeformableDETR'",
+        "type='ResNet'": "type='mmdet.models.backbones.resnet.ResNet'",
+        "type='ChannelMapper'": "type='mmdet.models.necks.channel_mapper.ChannelMapper'",
+        "type='GN'": "type='torch.nn.modules.normalization.GroupNorm'",
+        "type='BN'": "type='torch.nn.modules.batchnorm.BatchNorm2d'",
+        "type='FocalLoss'": "type='mmdet.models.losses.focal_loss.FocalLoss'",
+        "type='FocalLossCost'": "type='mmdet.models.task_modules.assigners.match_cost.FocalLossCost'",
+        "type='Resize'": "type='mmcv.transforms.processing.Resize'",
+    }
+    text = (GOLDENS / "tiny_refine_twostage_config.py").read_text()
+    dumped = text
+    for short, path in paths.items():
+        dumped = dumped.replace(short, path)
+    assert dumped.count("mmdet.models.") >= 5
+    found, expected = describe(dumped), describe(text)
+    assert (found.fields, found.processor, found.notes) == (expected.fields, expected.processor, expected.notes)
+    with pytest.raises(CheckpointError, match=r"backbone\.type is 'mmdet\.models\.backbones\.swin\.SwinTransformer'"):
+        describe(dumped.replace("backbones.resnet.ResNet", "backbones.swin.SwinTransformer"))
+    assert detector_settings(read_config_text(dumped, "x"), "x") == detector_settings(read_config_text(text, "x"), "x")
