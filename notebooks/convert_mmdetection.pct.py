@@ -100,7 +100,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, "../tests")
-from goldens_mmdet import golden_arrays, golden_batch
+from support.goldens_mmdet import golden_arrays, golden_batch
 
 theirs = golden_arrays("r50_refine_twostage_detect")
 batch = golden_batch("r50_inputs", 2)
