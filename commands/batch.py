@@ -11,8 +11,9 @@ from .output import make_writable
 DESCRIPTION = """\
 Finds objects in all images of INPUT and writes a row for each, in the order of the input:
   a folder with images, also in folders below it;
-  a table, several by a pattern, or a folder with an MLTable: CSV with a header, Parquet, or JSON lines. The images'
-  column holds base64 or bytes, paths (from the table's folder on) or http(s) URLs of public addresses.
+  a table, several by a pattern, or a folder with an MLTable: CSV (a first row that holds an image is no header),
+  Parquet, or JSON lines. The images' column holds base64 or bytes, paths (from the table's folder on) or http(s) URLs
+  of public addresses.
 FILE tells the format:
   .jsonl    {"index", "image", "width", "height", "boxes": [[x0, y0, x1, y1]], "scores", "labels"}, boxes in pixels of
             the upright original image, best first

@@ -129,7 +129,7 @@ def open_input(source: str, column: str | None = None) -> FileInput | TableInput
 
     Args:
         source: a folder (its images, also those in folders below; else its tables), a file, a glob pattern, or a folder
-            with an MLTable. Tables are CSV with a header, Parquet, or JSON lines.
+            with an MLTable. Tables are CSV, Parquet, or JSON lines.
         column: the tables' column with the images: bytes, base64, paths from the table's folder on, or URLs. Without it
             one is chosen by its name.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from deformable_detr_refine.inference.detections import short_floats
 from deformable_detr_refine.inference.detector import DetectionFailure, Result
+from deformable_detr_refine.modeling.image_io import as_text
 
 from .tables import import_parquet
 
@@ -79,7 +80,7 @@ def _record(row: BatchRow) -> dict[str, Any]:
     height, width = row.result.image_size or (None, None)
     record = {"index": row.index, "image": row.name, "width": width, "height": height}
     if isinstance(row.result, DetectionFailure):
-        return {**record, "boxes": [], "scores": [], "labels": [], "error": row.result.error}
+        return {**record, "boxes": [], "scores": [], "labels": [], "error": as_text(row.result.error)}
     boxes, scores = short_floats(row.result.boxes), short_floats(row.result.scores)
     return {**record, "boxes": boxes, "scores": scores, "labels": row.result.names}
 

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from deformable_detr_refine.inference.detector import DetectionFailure
 from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.modeling.image_io import file_of, is_image_name
+from deformable_detr_refine.modeling.url_io import is_url
 
 STEP = 8
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -23,6 +25,8 @@ _COLUMNS = (
     *("url", "bytes", "image_bytes", "content"),
 )
 _LONGEST_CELL = 2**28
+_LONGEST_NAME = 64  # of a column; base64 of the smallest image is longer
+_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,16 @@ class Table:
 
     Args:
         path: the file.
-        column: which column holds the images, by name.
+        column: which column holds the images, by name; "column 1" in a CSV without a header.
         rows: how many rows it has.
+        place: of that column in a CSV, from 0.
         positions: byte of every eighth row, in a file of text.
     """
 
     path: Path
     column: str
     rows: int
+    place: int = 0
     positions: array = field(default_factory=lambda: array("q"), repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -52,7 +58,8 @@ class Table:
 
     def rows_from(self, row: int, count: int) -> "Rows":
         """`count` rows from `row` on, which is a multiple of eight."""
-        return Rows(self.path, self.column, row, count, self.positions[row // STEP] if self.positions else 0)
+        position = self.positions[row // STEP] if self.positions else 0
+        return Rows(self.path, self.column, row, count, position, self.place)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Rows:
     first: int
     count: int
     position: int
+    place: int = 0
 
     def cells(self) -> Iterator[Any]:
         """The images' cells; a `DetectionFailure` where a row is broken."""
@@ -103,7 +111,8 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for line in self.file:
             self.position += len(line)
-            yield line.decode("utf-8", errors="replace")
+            # A name's bytes that are no UTF-8 stay what they are, and find its file.
+            yield line.decode("utf-8", errors="surrogateescape")
 
 
 def _csv_reader(lines: _Lines) -> Any:
@@ -114,11 +123,21 @@ def _csv_reader(lines: _Lines) -> Any:
 def _scan_csv(path: Path, column: str | None) -> Table:
     positions, rows = array("q"), 0
     with path.open("rb") as file:
+        file.seek(_start_of_text(file))
         lines = _Lines(file)
         reader = _csv_reader(lines)
         try:
-            column = _choose(_header(next(reader, [])), column, path)
-            position = lines.position
+            cells = next((row for row in reader if row), [])
+            place = None if column else _image_cell(cells, path.parent)
+            if place is None:
+                names = [name.strip() for name in cells]
+                column = _choose(names, column, path)
+                place, position = names.index(column), lines.position
+            else:  # no header: the first row holds an image
+                column, position = f"column {place + 1}", _start_of_text(file)
+                file.seek(position)
+                lines = _Lines(file)
+                reader = _csv_reader(lines)
             for row in reader:
                 if row:
                     if rows % STEP == 0:
@@ -127,20 +146,34 @@ def _scan_csv(path: Path, column: str | None) -> Table:
                 position = lines.position
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num}: this is no CSV ({error}).") from error
-    return Table(path, column, rows, positions)
+    return Table(path, column, rows, place, positions=positions)
+
+
+def _image_cell(cells: Sequence[str], folder: Path) -> int | None:
+    """Which cell of a table's first row is an image, and so no name of a column; None if the row is a header."""
+    if any(cell.strip() in _COLUMNS for cell in cells):
+        return None
+    return next((place for place, cell in enumerate(cells) if _is_image(cell.strip(), folder)), None)
+
+
+def _is_image(cell: str, folder: Path) -> bool:
+    remote = is_url(cell) or cell.startswith("data:image/")
+    return remote or is_image_name(cell) or len(cell) > _LONGEST_NAME or bool(cell and file_of(folder / cell).is_file())
+
+
+def _start_of_text(file: BinaryIO) -> int:
+    """The first byte behind the mark of UTF-8, if there is one."""
+    file.seek(0)
+    return len(_MARK) if file.read(len(_MARK)) == _MARK else 0
 
 
 def _csv_cells(rows: Rows) -> Iterator[Any]:
     with rows.path.open("rb") as file:
-        place = _header(next(_csv_reader(_Lines(file)))).index(rows.column)
         file.seek(rows.position)
         for cells in _csv_reader(_Lines(file)):
             if cells:
-                yield cells[place] if place < len(cells) else DetectionFailure(f"The row has no {rows.column}.")
-
-
-def _header(cells: Sequence[str]) -> list[str]:
-    return [name.removeprefix("\ufeff").strip() for name in cells]
+                there = rows.place < len(cells)
+                yield cells[rows.place] if there else DetectionFailure(f"The row has no {rows.column}.")
 
 
 def _scan_json(path: Path, column: str | None) -> Table:
@@ -151,11 +184,11 @@ def _scan_json(path: Path, column: str | None) -> Table:
             if line.strip():
                 if rows % STEP == 0:
                     positions.append(position)
-                if not rows and isinstance(found := _parsed(line), dict):
+                if not first and isinstance(found := _parsed(line), dict):
                     first = found
                 rows += 1
             position += len(line)
-    return Table(path, _choose(list(first), column, path), rows, positions)
+    return Table(path, _choose(list(first), column, path), rows, positions=positions)
 
 
 def _json_cells(rows: Rows) -> Iterator[Any]:
