@@ -7,10 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from support.small_detector import save_small_detector
+from support.small_detector import save_small_detector, save_small_images
 
 from deformable_detr_refine.serving.batch.run import run_batch
 
@@ -29,14 +27,7 @@ def saved(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Images of two shapes, the fifth of them damaged."""
-    root = tmp_path_factory.mktemp("images")
-    generator = np.random.default_rng(0)
-    for i in range(COUNT):
-        shape = (36, 48, 3) if i % 2 else (48, 36, 3)
-        Image.fromarray(generator.integers(0, 255, shape, dtype=np.uint8)).save(root / f"{i}.png")
-    (root / "4.png").write_bytes(b"damaged")
-    return root
+    return save_small_images(tmp_path_factory.mktemp("images"), COUNT)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from deformable_detr_refine import (
     DeformableDetrRefineConfig,
@@ -42,4 +44,14 @@ def save_small_detector(folder: Path, size: dict[str, int] = SIZE) -> Path:
             torch.nn.init.normal_(head.weight, std=0.2)
     detector.save_pretrained(folder)
     DeformableDetrRefineImageProcessor(size=size).save_pretrained(folder)
+    return folder
+
+
+def save_small_images(folder: Path, count: int) -> Path:
+    """Writes 0.png, 1.png, ... of two shapes in turn; the fifth is damaged."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        shape = (36, 48, 3) if number % 2 else (48, 36, 3)
+        Image.fromarray(generator.integers(0, 255, shape, dtype=np.uint8)).save(folder / f"{number}.png")
+    (folder / "4.png").write_bytes(b"damaged")
     return folder
