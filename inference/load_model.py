@@ -112,9 +112,14 @@ def _config(model: str | Path, options: dict[str, Any]) -> DeformableDetrRefineC
         raise CheckpointError(f"{model}: config.json is refused: {_line(error.__cause__ or error)}") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
         raise CheckpointError(f"{model}: config.json does not describe a model: {_line(error)}.") from error
+    if kind == "deformable_detr":
+        raise CheckpointError(
+            f"{model} is a model of transformers' own Deformable DETR: `ddetr convert {model} FOLDER` makes a folder "
+            "of it that this package loads."
+        )
     raise CheckpointError(
         f"{model} is a model of type {printable(str(kind))}, expected {DeformableDetrRefineConfig.model_type}; "
-        "`ddetr convert` turns a MMDetection checkpoint into one."
+        "`ddetr convert` makes one of a checkpoint of Deformable DETR."
     )
 
 

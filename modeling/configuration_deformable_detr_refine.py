@@ -147,6 +147,16 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         if self.backbone_frozen_stages < -1:
             raise ValueError(f"backbone_frozen_stages={self.backbone_frozen_stages} must be at least -1 (train all).")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        # transformers would only warn, and build a model with none of the weights.
+        if config_dict.get("model_type") == "deformable_detr":
+            raise ValueError(
+                "This is a model of transformers' own Deformable DETR (model_type deformable_detr): "
+                "`ddetr convert MODEL FOLDER` makes a folder of it that this package loads."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
         if output.get("auto_map"):

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.goldens_other import OTHER, other_weights
 
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.conversion import CheckpointError, convert_checkpoint, export_checkpoint
 from deformable_detr_refine.conversion.code_bases import read_source
 from deformable_detr_refine.conversion.stock.config import describe_config
 from deformable_detr_refine.conversion.stock.names import to_common
 from deformable_detr_refine.conversion.stock.processor import processor_settings
+from deformable_detr_refine.inference.load_model import load_model
 
 VARIANTS = ("plain", "refine", "refine_twostage", "single_scale")
 
@@ -370,3 +372,11 @@ def test_names_of_sensetimes_folders_are_distinct(folder, weights, tmp_path):
     wrong = {"0": "a", "2": "b"}
     report = convert_checkpoint(folder("refine", id2label=wrong), tmp_path / "other")
     assert report.labels[0] == "LABEL_0" and any("id2label" in note for note in report.notes)
+
+
+def test_an_unconverted_folder_says_how_to_convert_it(folder):
+    place = folder("plain", {})
+    with pytest.raises(ValueError, match=r"transformers' own Deformable DETR .* `ddetr convert"):
+        DeformableDetrRefineForObjectDetection.from_pretrained(place)
+    with pytest.raises(CheckpointError, match=r"stock is a model of transformers' own .* `ddetr convert"):
+        load_model(place)
