@@ -128,7 +128,7 @@ def box_faults(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return faults.astype(np.int8)
 
 
-def fault_text(fault: int, name: str, box: Sequence[float], size: Sequence[int]) -> str:
+def fault_text(fault: int, name: str, box: Sequence[float] | np.ndarray, size: Sequence[int] | np.ndarray) -> str:
     """What is wrong with one box, for a person.
 
     Args:

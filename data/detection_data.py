@@ -24,7 +24,7 @@ class DetectionData:
             over the edge of their image clipped, when it was loaded with defects="skip".
     """
 
-    splits: "datasets.DatasetDict"
+    splits: "dict[str, datasets.Dataset]"
     label_map: LabelMap
     source: str
     format: str
@@ -88,7 +88,7 @@ def split_every(dataset: "datasets.Dataset", n: int = 5) -> "datasets.DatasetDic
         raise DataError(f"{len(dataset)} images cannot be split by {n}: both must be at least 2.")
     train = [index for index in range(len(dataset)) if index % n]
     validation = range(0, len(dataset), n)
-    return datasets.DatasetDict(train=dataset.select(train), validation=dataset.select(validation))
+    return datasets.DatasetDict({"train": dataset.select(train), "validation": dataset.select(validation)})
 
 
 def import_datasets():

@@ -52,23 +52,26 @@ class Examples(Dataset):
         row = self.rows[index]
         image, (boxes, classes) = row_image(row), true_boxes(row)
         if self.augmentation is not None:
-            image, boxes, classes = self._augmented(image, boxes, classes, epoch, index)
-        features = self.processor(images=image, do_resize=self.augmentation is None, return_tensors="pt")
+            image, boxes, classes = self._augmented(self.augmentation, image, boxes, classes, epoch, index)
+        features = self.processor.preprocess(images=image, do_resize=self.augmentation is None, return_tensors="pt")
         pixels = features["pixel_values"][0]
         labels = box_labels(boxes, classes, *F.get_size(image))
         labels |= {"image_id": torch.tensor([row["image_id"]]), "size": torch.tensor(pixels.shape[-2:])}
         return {"pixel_values": pixels, "labels": labels}
 
     def _augmented(
-        self, image: Any, boxes: Tensor, classes: Tensor, epoch: int, index: int
+        self, augmentation: Callable, image: Any, boxes: Tensor, classes: Tensor, epoch: int, index: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         target = {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
+            # Tensor's own signature hides that of the class.
+            "boxes": tv_tensors.BoundingBoxes(  # pyright: ignore[reportCallIssue]
+                boxes, format="XYXY", canvas_size=(image.height, image.width)
+            ),
             "labels": classes,
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]))
-            changed, target = self.augmentation(tv_tensors.Image(F.pil_to_tensor(image)), target)
+            changed, target = augmentation(tv_tensors.Image(F.pil_to_tensor(image)), target)
         return changed.as_subclass(Tensor), target["boxes"].as_subclass(Tensor), target["labels"]
 
 

@@ -68,8 +68,8 @@ class Detections:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"image_size is {size}, expected (height, width) of at least one pixel.")
 
-        _refuse_first(~np.isfinite(boxes).all(1), "its corners are not finite", boxes)
-        _refuse_first((boxes[:, 2:] < boxes[:, :2]).any(1), "expected x0 <= x1 and y0 <= y1", boxes)
+        _refuse_first(~np.all(np.isfinite(boxes), axis=1), "its corners are not finite", boxes)
+        _refuse_first(np.any(boxes[:, 2:] < boxes[:, :2], axis=1), "expected x0 <= x1 and y0 <= y1", boxes)
         _refuse_first(~((scores >= 0) & (scores <= 1)), "expected 0..1", scores, "score")
         unknown = ~np.isin(labels, list(id2label))
         _refuse_first(unknown, f"id2label names {len(id2label)} other labels only", labels, "label")
@@ -121,8 +121,6 @@ class Detections:
         arrays = ("boxes", "scores", "labels")
         same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
         return same and self.id2label == other.id2label and self.image_size == other.image_size
-
-    __hash__ = None
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -241,7 +239,7 @@ def short_floats(values: np.ndarray | np.floating) -> Any:
         >>> short_floats(np.array([0.3, 1067.0], dtype=np.float32))
         [0.3, 1067.0]
     """
-    if np.ndim(values):
+    if isinstance(values, np.ndarray) and values.ndim:
         return [short_floats(value) for value in values]
     return float(str(np.float32(values)))
 

@@ -32,7 +32,8 @@ def class_color(label: int) -> Color:
     """
     turn, index = divmod(int(label), len(PALETTE))
     target, share = ((0, 0.0), (255, 0.38), (0, 0.38))[turn % 3]
-    return tuple(round(channel * (1 - share) + target * share) for channel in PALETTE[index])
+    red, green, blue = (round(channel * (1 - share) + target * share) for channel in PALETTE[index])
+    return red, green, blue
 
 
 def text_color(background: Color) -> Color:
@@ -50,9 +51,9 @@ def text_color(background: Color) -> Color:
 def draw_boxes(
     image: Image.Image,
     boxes: np.ndarray,
-    labels: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     texts: Sequence[str],
-    scores: Sequence[float],
+    scores: Sequence[float] | np.ndarray,
     colors: Sequence[Color] | None = None,
 ) -> Image.Image:
     """Draws N boxes with a text chip each into a copy of an RGB image.

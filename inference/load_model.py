@@ -41,7 +41,8 @@ def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObje
     # Its report on weights that do not fit is a table; the sentence below replaces it.
     logging.set_verbosity_error()
     try:
-        detector, info = DeformableDetrRefineForObjectDetection.from_pretrained(
+        # A pair, with this option.
+        loaded: Any = DeformableDetrRefineForObjectDetection.from_pretrained(
             model, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except SafetensorError as error:
@@ -50,6 +51,7 @@ def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObje
         raise CheckpointError(f"{model}: the weights cannot be loaded ({_line(error)}).") from error
     finally:
         logging.set_verbosity(verbosity)
+    detector, info = loaded
     kinds = (("missing", "missing"), ("unexpected", "not of this model"), ("mismatched", "of another shape"))
     wrong = [_names(words, info[f"{kind}_keys"]) for kind, words in kinds if info[f"{kind}_keys"]]
     if wrong:

@@ -4,8 +4,8 @@ import os
 import shutil
 import tempfile
 import warnings
+from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def copy_code(folder: Path) -> Path:
     """Copies what of this package's code answers requests, as it lies in an installation."""
     for part in (None, *_PARTS):
         name = PACKAGE if part is None else f"{PACKAGE}.{part}"
-        source = Path(find_spec(name).submodule_search_locations[0])
+        source = Path(import_module(name).__path__[0])
         target = folder.joinpath(*(part or "").split("."))
         target.mkdir()
         # With the compiled operator: where it does not load, PyTorch's own operations take its place.

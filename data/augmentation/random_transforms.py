@@ -103,14 +103,15 @@ class RandomCrop(v2.Transform):
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         first, second = self.crop_size
-        if self.crop_type == "absolute_range":
-            return tuple(integer(min(side, first), min(side, second)) for side in (height, width))
-        if self.crop_type == "absolute":
-            return min(second, height), min(first, width)
-        parts = (second, first)
+        if self.crop_type.startswith("absolute"):
+            first, second = int(first), int(second)
+            if self.crop_type == "absolute":
+                return min(second, height), min(first, width)
+            return integer(min(height, first), min(height, second)), integer(min(width, first), min(width, second))
+        parts = [second, first]
         if self.crop_type == "relative_range":
             parts = [least + float(torch.rand(())) * (1 - least) for least in (first, second)]
-        return tuple(max(1, int(side * part + 0.5)) for side, part in zip((height, width), parts, strict=True))
+        return max(1, int(height * parts[0] + 0.5)), max(1, int(width * parts[1] + 0.5))
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return F.crop(inpt, **params)
@@ -124,7 +125,8 @@ def _keeps_one(boxes: torch.Tensor, place: dict[str, int]) -> bool:
 
 def canvas(flat_inputs: list[Any]) -> tuple[int, int]:
     """(height, width) of the image among a transform's inputs."""
-    return next(tuple(F.get_size(item)) for item in flat_inputs if isinstance(item, tv_tensors.Image))
+    height, width = next(F.get_size(item) for item in flat_inputs if isinstance(item, tv_tensors.Image))
+    return height, width
 
 
 def integer(low: int, high: int) -> int:

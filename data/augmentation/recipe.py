@@ -113,7 +113,7 @@ class RandomZoom(v2.Transform):
     ImageNet's pixels, which is 0 after normalisation as padding is.
     """
 
-    grey = (124, 116, 104)
+    grey: list[float] = [124, 116, 104]
 
     def __init__(self, least: float, most: float, shortest_edge: int, longest_edge: int) -> None:
         super().__init__()
@@ -143,7 +143,9 @@ class KeepBoxesWithArea(v2.Transform):
     def forward(self, image: tv_tensors.Image, target: dict[str, Any]) -> tuple[tv_tensors.Image, dict[str, Any]]:
         boxes = F.clamp_bounding_boxes(target["boxes"])
         kept = (boxes[:, 2:] > boxes[:, :2]).all(-1)
-        return image, {**target, "boxes": tv_tensors.wrap(boxes[kept], like=boxes), "labels": target["labels"][kept]}
+        # torchvision's decorator hides the signature.
+        kept_boxes = tv_tensors.wrap(boxes[kept], like=boxes)  # pyright: ignore[reportCallIssue]
+        return image, {**target, "boxes": kept_boxes, "labels": target["labels"][kept]}
 
 
 def _between(side: int, window: int) -> int:

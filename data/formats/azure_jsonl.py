@@ -138,7 +138,8 @@ def _add_line(columns: SplitColumns, item: Any, file: str, line: int, images: "_
     url, labels = item["image_url"], item.get("label")
     if not isinstance(labels, list):
         raise AnnotationError(file, line, f"label is no list of boxes, but {described(labels)}")
-    details = item.get("image_details") if isinstance(item.get("image_details"), dict) else {}
+    details = item.get("image_details")
+    details = details if isinstance(details, dict) else {}
     width, height = (_side(details.get(side)) for side in ("width", "height"))
     name, path, kind, text = images.find(url)
     if path is not None and not (width and height):
@@ -187,17 +188,18 @@ class _Images:
             tried = ["/".join(parts[start:]) for start in range(len(parts))]
         else:
             tried = [re.sub(r"^(file://|(\./)+)", "", url)]
-        problem = None
+        problems: list[tuple[str, str]] = []
         for name in tried:
             for _, files in self._files:
                 path, kind, text = files.find(name)
                 if path is not None:
                     return self._name(path), path, "", ""
-                problem = problem or (kind, text)
+                problems.append((kind, text))
         if remote:
             text = f"the image {printable(url)} is not below the folder; download the data store's folder to it"
-            problem = ABSENT_IMAGE, text
-        return url, None, *problem
+            return url, None, ABSENT_IMAGE, text
+        kind, text = problems[0]
+        return url, None, kind, text
 
     def _name(self, path: str) -> str:
         """The name below the folder of images, or below the data folder."""

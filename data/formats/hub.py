@@ -117,8 +117,9 @@ def read(split: str, found: "datasets.Dataset", root: Path | None, source: str =
     columns = SplitColumns(split, where)
     images = found.with_format(None).select_columns([image_column])
     images = images.rename_column(image_column, "image") if image_column != "image" else images
-    columns.images = images.cast_column("image", datasets.Image(decode=False))
-    _add_images(columns, found.with_format(None), where, root)
+    images = images.cast_column("image", datasets.Image(decode=False))
+    columns.images = images
+    _add_images(columns, found.with_format(None), images, where, root)
     _add_objects(columns, found.with_format(None).select_columns([objects]))
     _name_categories(columns, found.features[objects], root)
     return columns
@@ -154,7 +155,9 @@ def _findable(dataset: "datasets.Dataset") -> "datasets.Dataset":
     return dataset.map(embed, features=dataset.features) if escaped else dataset
 
 
-def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, root: Path | None) -> None:
+def _add_images(
+    columns: SplitColumns, found: "datasets.Dataset", images: "datasets.Dataset", where: str, root: Path | None
+) -> None:
     """Adds the images, those too that cannot be used."""
 
     def stated(names: tuple[str, ...]) -> list:
@@ -164,7 +167,7 @@ def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, ro
     fields = (("width",), ("height",), ("image_id",), ("source_id",), _FILE_NAMES)
     rows = zip(*map(stated, fields), strict=True)
     for row, ((width, height, number, source_id, name), (path, data)) in enumerate(
-        zip(rows, _images(columns), strict=True)
+        zip(rows, _images(images), strict=True)
     ):
         name = str(name or os.path.basename(path or "") or f"{row:06d}")
         problem = None if data.is_valid else _path_problem(path, root)
@@ -172,7 +175,7 @@ def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, ro
             try:
                 if not data.is_valid and is_url(path):
                     raise DataError("the row states no width and height, and images behind URLs are not fetched.")
-                width, height = image_size(data.as_py() if data.is_valid else path)
+                width, height = image_size(data.as_py() if data.is_valid else path or "")
             except (OSError, ValueError) as error:
                 problem = UNREADABLE_IMAGE, printable(str(error).rstrip("."), 300)
         if problem is not None:
@@ -182,9 +185,9 @@ def _add_images(columns: SplitColumns, found: "datasets.Dataset", where: str, ro
         columns.add_image(name, None if problem else path or name, width, height, where, image_id)
 
 
-def _images(columns: SplitColumns) -> "Iterator[tuple[str | None, Any]]":
+def _images(images: Any) -> "Iterator[tuple[str | None, Any]]":
     """Path and bytes (an arrow scalar, so that they stay where they are) of each image."""
-    for batch in columns.images.with_format("arrow").iter(batch_size=100):
+    for batch in images.with_format("arrow").iter(batch_size=100):
         for chunk in batch["image"].chunks:
             fields = dict(zip(chunk.type.names, chunk.flatten(), strict=True))
             yield from zip(fields["path"].to_pylist(), fields["bytes"], strict=True)
@@ -261,8 +264,8 @@ def _name_categories(columns: SplitColumns, feature: Any, root: Path | None) -> 
             columns.declared = known if known.names == columns.declared.names else columns.declared
         return
     used = columns.used_keys
-    if used and all(is_whole(key) for key in used):
-        ids = tuple(sorted(used))
+    ids = tuple(sorted(filter(is_whole, used)))
+    if used and len(ids) == len(used):
         columns.category_names = {number: str(number) for number in ids}
         columns.declared = LabelMap(tuple(str(number) for number in ids), ids)
         return

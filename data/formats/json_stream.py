@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from deformable_detr_refine.messages import printable
 
@@ -84,7 +84,8 @@ class _Window:
     def peek(self) -> str:
         """The next character that is no space; '' at the end."""
         while True:
-            self._at = _SPACE.match(self._text, self._at).end()
+            if space := _SPACE.match(self._text, self._at):
+                self._at = space.end()
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 
@@ -114,7 +115,7 @@ class _Window:
         self._counted = self._at
         return self._line
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> NoReturn:
         raise AnnotationError(self._path, self.line_here(), f"this is not valid JSON: {reason}")
 
     def _more(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..defects import DataError, described, first_of, refuse_losses
 from ..detection_data import DetectionData, import_datasets
@@ -88,13 +88,14 @@ def _finish(
     columns: Mapping[str, SplitColumns], label_map: LabelMap, source: str, form: str, defects: str
 ) -> DetectionData:
     datasets = import_datasets()
-    parts = {key: part.to_dataset(label_map, skip=defects == "skip") for key, part in columns.items()}
+    parts: dict[Any, Any] = {key: part.to_dataset(label_map, skip=defects == "skip") for key, part in columns.items()}
     noted = tuple(dict.fromkeys(defect for part in columns.values() for defect in part.defects))
     if defects == "error":
         refuse_losses(noted, source)
     if not any(len(part) for part in parts.values()):
         raise DataError(f"{source}: no image of {', '.join(parts)} can be used.{first_of(noted)}")
-    return DetectionData(datasets.DatasetDict(parts), label_map, source, form, noted)
+    splits = cast("dict[str, datasets.Dataset]", datasets.DatasetDict(parts))
+    return DetectionData(splits, label_map, source, form, noted)
 
 
 def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[str, Any]]:
@@ -139,7 +140,7 @@ def _root_of(file: Path) -> Path:
 
 def _choose(split: str, found: Mapping[str, Any], source: str) -> str:
     for name in (split, standard_split(split)):
-        if name in found:
+        if name and name in found:
             return name
     raise DataError(f"{source} has no split {split!r}, but {', '.join(found)}.")
 

@@ -267,6 +267,8 @@ class SplitColumns:
         sizes = np.frombuffer(self._sizes, np.int64).reshape(-1, 2).copy()
         for image in np.flatnonzero((sizes < 1).any(1) & (np.frombuffer(self._lost, np.int8) == 0)):
             path, name = self._paths[image], printable(self.file_names[image])
+            if path is None:
+                continue  # it is lost already
             try:
                 if is_url(path):
                     raise DataError(f"the annotation states no size of {name}, and images behind URLs are not fetched.")
@@ -280,7 +282,7 @@ class SplitColumns:
 
     def _labels(self, label_map: LabelMap) -> np.ndarray:
         """(N,) the label of each box, -1 where the label map has none."""
-        names = [self.category_names.get(key) for key in self._code_of]
+        names = [self.category_names.get(key, "") for key in self._code_of]
         labels = np.array([label_map.label2id.get(name, -1) for name in names] or [-1], np.int64)
         return labels[np.frombuffer(self._codes, np.int64)]
 

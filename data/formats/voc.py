@@ -271,8 +271,8 @@ def _by_lists(folder: Path, files: list[Path]) -> dict[str, VocSplit]:
     lists = [path for path in lists if not _CLASS_LIST.search(path.stem)]
     if len(lists) > 1:  # trainval is train and val once more
         lists = [path for path in lists if path.stem != "trainval"]
-    splits = by_split((path.stem, path) for path in lists)
-    for split, path in splits.items():
+    splits = {}
+    for split, path in by_split((path.stem, path) for path in lists).items():
         splits[split] = VocSplit(folder, [])
         for number, line in enumerate(read_lines(path, of_names=True), 1):
             if stem := next((stem for stem in (line.strip(), *line.split()[:1]) if stem in by_stem), None):

@@ -69,7 +69,7 @@ def find(source: Path) -> dict[str, YoloSplit]:
             continue
         if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
             raise DataError(f"{file}: {key} is {described(places)}, not a folder or a list of folders.")
-        splits[standard_split(key)] = YoloSplit(file, places, names, root, key_points)
+        splits[standard_split(key) or key] = YoloSplit(file, places, names, root, key_points)
     return splits
 
 

@@ -68,7 +68,7 @@ def decoded_images(
             decoded = (
                 image
                 for start in range(0, len(rows), AT_A_TIME)  # a future for each of COCO's images would take 100 MB
-                for image in pool.map(lambda row: _decode(*row, source), rows[start : start + AT_A_TIME])
+                for image in pool.map(lambda row: _decode(source, *row), rows[start : start + AT_A_TIME])
             )
             yield from tqdm(decoded, "checking images", len(rows), unit="image", disable=None if progress else True)
         except BaseException:
@@ -100,7 +100,7 @@ def unlisted_images(data: DetectionData) -> Iterator[Defect]:
                 )
 
 
-def _decode(split: str, dataset: "datasets.Dataset", index: int, source: str) -> DecodedImage:
+def _decode(source: str, split: str, dataset: "datasets.Dataset", index: int) -> DecodedImage:
     row = dataset[index]
     image, name = row["image"], printable(row["file_name"])
     where = f"{split}, image {index}" if image["bytes"] is not None else _place(image["path"], source)

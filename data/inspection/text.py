@@ -40,7 +40,9 @@ def report(
 
 
 def _split_rows(splits: Mapping[str, SplitSummary]) -> list[Sequence[str]]:
-    rows = [("split", "images", "without boxes", "boxes", "crowds", "boxes an image: fewest, median, most")]
+    rows: list[Sequence[str]] = [
+        ("split", "images", "without boxes", "boxes", "crowds", "boxes an image: fewest, median, most")
+    ]
     for name, split in splits.items():
         fewest, median, most = split.boxes_an_image
         counts = (split.images, split.images_without_boxes, split.boxes, split.crowds)
@@ -49,7 +51,7 @@ def _split_rows(splits: Mapping[str, SplitSummary]) -> list[Sequence[str]]:
 
 
 def _class_rows(splits: Mapping[str, SplitSummary]) -> list[Sequence[str]]:
-    rows = [
+    rows: list[Sequence[str]] = [
         (
             "class",
             *(f"{printable(name)} boxes" for name in splits),
