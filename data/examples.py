@@ -55,7 +55,8 @@ class Examples(Dataset):
             image, boxes, classes = self._augmented(self.augmentation, image, boxes, classes, epoch, index)
         features = self.processor.preprocess(images=image, do_resize=self.augmentation is None, return_tensors="pt")
         pixels = features["pixel_values"][0]
-        labels = box_labels(boxes, classes, *F.get_size(image))
+        # It takes PIL images too.
+        labels = box_labels(boxes, classes, *F.get_size(image))  # pyright: ignore[reportArgumentType]
         labels |= {"image_id": torch.tensor([row["image_id"]]), "size": torch.tensor(pixels.shape[-2:])}
         return {"pixel_values": pixels, "labels": labels}
 

@@ -168,8 +168,8 @@ def _add_categories(columns: SplitColumns, categories: list[tuple[Any, Any, int]
             raise AnnotationError(file, line, f"the category {described(number)} is there twice")
         columns.category_names[number] = name.strip()
     try:
-        ids = tuple(columns.category_names)
-        ids = tuple(sorted(ids)) if all(is_whole(number) for number in ids) else ids
+        whole = tuple(sorted(filter(is_whole, columns.category_names)))
+        ids: tuple[Any, ...] = whole if len(whole) == len(columns.category_names) else tuple(columns.category_names)
         columns.declared = LabelMap(tuple(columns.category_names[number] for number in ids), ids)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error

@@ -1,7 +1,7 @@
 """Single values out of the files of others."""
 
 from array import array
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..defects import described
 
@@ -23,7 +23,7 @@ def to_box(values: Any) -> array:
     return box
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Whether it is a whole number that a column can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 

@@ -92,7 +92,7 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
     columns = SplitColumns(split, str(found.config), "cxcywh", parts=True)
     numbers = tuple(sorted(found.names))
     columns.declared = LabelMap(tuple(found.names[number] for number in numbers), numbers)
-    columns.category_names.update(found.names)
+    columns.category_names.update(found.names.items())
     labelled, polygons, doubtful, places = 0, 0, [], {}
     for name, path in _images(columns, found, root):
         labels = labels_path(path)
