@@ -1,6 +1,6 @@
 """Before a release: do tag, versions and changelog agree, and does a wheel's C library open on this machine?
 
-    python .github/check_release.py --tag v0.1.0
+    python .github/check_release.py v0.1.0
     python .github/check_release.py dist/*.whl
 
 Prints what is wrong, and ends with 1 then. Needs nothing but Python 3.11.
@@ -51,11 +51,10 @@ def problem_of(wheel: Path) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheels", nargs="*", type=Path)
-    parser.add_argument("--tag")
-    arguments = parser.parse_args()
-    problems = disagreements(ROOT, arguments.tag) if arguments.tag else []
-    problems += filter(None, map(problem_of, arguments.wheels))
+    parser.add_argument("what", nargs="+", help="a tag, or files that end with .whl")
+    problems = []
+    for word in parser.parse_args().what:
+        problems += filter(None, [problem_of(Path(word))]) if word.endswith(".whl") else disagreements(ROOT, word)
     for problem in problems:
         print(problem, file=sys.stderr)
     return bool(problems)
