@@ -53,7 +53,9 @@ $(SERVE)/.ready: $(DEV)
 	$(SERVE)/bin/python -c 'import sysconfig, pathlib; below = pathlib.Path("$(VENV)").resolve().glob("lib/python*/site-packages"); \
 		pathlib.Path(sysconfig.get_path("purelib"), "below.pth").write_text(f"import site; site.addsitedir({str(next(below))!r})\n")'
 	$(SERVE)/bin/python -m pip install --disable-pip-version-check --quiet "deformable-detr-refine[serve]"
+	$(SERVE)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --ignore-installed --editable .
 	@touch $@
+	@echo "Serve a detector: $(SERVE)/bin/ddetr serve samples/blood-cells --port 5001"
 
 demo: $(READY)
 	$(BIN)/python samples/demo.py demo

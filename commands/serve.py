@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     # Before torch is imported, which takes seconds.
     if find_spec("azureml_inference_server_http") is None:
         raise ValueError(
-            "Serving needs azureml-inference-server-http, apart from mlflow: "
+            "Serving needs azureml-inference-server-http, in an environment apart from mlflow: in a checkout "
+            "`make serve-env`, then `.venv-serve/bin/ddetr serve`; elsewhere "
             'pip install "deformable-detr-refine[serve]".'
         )
 
