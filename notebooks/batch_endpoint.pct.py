@@ -16,7 +16,7 @@
 # Azure ML.
 #
 # ```sh
-# pip install "deformable-detr-refine[train]"
+# pip install ".[notebooks]"  # in the checkout
 # ```
 #
 # ## The input of the catalogue's sample
@@ -192,5 +192,5 @@ for line in lines:
 #
 # ## Where to go from here
 #
-# - ten million images, on paper: `serving/README.md`
-# - single requests: `online_endpoint.ipynb`
+# - ten million images, on paper: [serving](../serving/README.md)
+# - single requests: [online_endpoint.ipynb](online_endpoint.ipynb)

@@ -16,7 +16,7 @@
 # this package opens it as data.
 #
 # ```sh
-# pip install deformable-detr-refine
+# pip install .  # in the checkout
 # ```
 #
 # ## The three published checkpoints

@@ -15,7 +15,7 @@
 # with bfloat16, the operator in C with its specification in plain PyTorch.
 #
 # ```sh
-# pip install "deformable-detr-refine[train]"
+# pip install ".[notebooks]"  # in the checkout
 # ```
 #
 # The detector is the one that comes with the package; it finds blood cells. The data is three images of its validation
@@ -209,6 +209,6 @@ print(f"AP {found['AP']:.3f}, AP50 {found['AP50']:.3f}")
 # %% [markdown]
 # ## Where to go from here
 #
-# - why was it found, or not: `look_inside.ipynb`
-# - a detector of your own: `finetune_fridge_objects.ipynb`
+# - why was it found, or not: [look_inside.ipynb](look_inside.ipynb)
+# - a detector of your own: [finetune_fridge_objects.ipynb](finetune_fridge_objects.ipynb)
 # - how fast it is on your machine: `ddetr benchmark`

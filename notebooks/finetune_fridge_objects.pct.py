@@ -16,7 +16,7 @@
 # way: COCO, Pascal VOC, YOLO, Azure's JSONL and `datasets` are read as they are.
 #
 # ```sh
-# pip install "deformable-detr-refine[train]"
+# pip install ".[notebooks]"  # in the checkout
 # ```
 #
 # ## The data
@@ -237,6 +237,6 @@ assert ddetr(["train", *words]) == 0
 # %% [markdown]
 # ## Where to go from here
 #
-# - what to change when it does not learn: the guide 'Small data sets' in `docs/`
-# - figures, curves and confusion of a detector: `evaluate.ipynb`
-# - serve it: `online_endpoint.ipynb`; over many images: `batch_endpoint.ipynb`; to the Hub: `push_to_hub.ipynb`
+# - what to change when it does not learn: [Small data sets](../docs/guides/small-data-sets.md)
+# - figures, curves and confusion of a detector: [evaluate.ipynb](evaluate.ipynb)
+# - serve it: [online_endpoint.ipynb](online_endpoint.ipynb); over many images: [batch_endpoint.ipynb](batch_endpoint.ipynb); to the Hub: [push_to_hub.ipynb](push_to_hub.ipynb)

@@ -15,7 +15,7 @@
 # response, supervision.
 #
 # ```sh
-# pip install "deformable-detr-refine[train]" supervision
+# pip install ".[notebooks]"  # in the checkout
 # ```
 #
 # The detector here is the one that comes with the package: it finds blood cells under the microscope. **Not a medical
@@ -209,7 +209,7 @@ sv.LabelAnnotator(text_scale=0.4, text_padding=3).annotate(sv.BoxAnnotator().ann
 # %% [markdown]
 # ## Where to go from here
 #
-# - your own classes: `finetune_fridge_objects.ipynb`
-# - how good is it: `evaluate.ipynb`
-# - what does it see: `look_inside.ipynb`
+# - your own classes: [finetune_fridge_objects.ipynb](finetune_fridge_objects.ipynb)
+# - how good is it: [evaluate.ipynb](evaluate.ipynb)
+# - what does it see: [look_inside.ipynb](look_inside.ipynb)
 # - faster: `ddetr benchmark` shows what this machine does in float32 and bfloat16; `ddetr export` writes ONNX

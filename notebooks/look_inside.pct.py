@@ -16,7 +16,7 @@
 # what the first stage proposes; and how a box is refined until it is a detection.
 #
 # ```sh
-# pip install "deformable-detr-refine[train]"
+# pip install ".[notebooks]"  # in the checkout
 # ```
 #
 # The detector is the one that comes with the package. It finds blood cells under the microscope, is small (6.5 million

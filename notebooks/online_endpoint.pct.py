@@ -15,7 +15,7 @@
 # (`azureml-inference-server-http`), the one that runs in its containers; here it runs on this machine.
 #
 # ```sh
-# pip install "deformable-detr-refine[serve]"
+# make serve-env  # in the checkout
 # ```
 #
 # It cannot live in one environment with MLflow, so it may have one of its own: in a checkout, `make serve-env` makes
@@ -213,5 +213,5 @@ print("ended with status", server.wait(timeout=120))
 #
 # ## Where to go from here
 #
-# - thousands of images: `batch_endpoint.ipynb`
-# - MLflow, ONNX, Hugging Face's endpoints, a page to drop pictures on: the guide 'Deploy' in `docs/`
+# - thousands of images: [batch_endpoint.ipynb](batch_endpoint.ipynb)
+# - MLflow, ONNX, Hugging Face's endpoints, a page to drop pictures on: [Deploy](../docs/guides/deploy.md)

@@ -14,7 +14,7 @@
 # A detector with its code and a card, so that others load it by its name, also where this package is not installed.
 #
 # ```sh
-# pip install "deformable-detr-refine[train]"
+# pip install ".[notebooks]"  # in the checkout
 # ```
 #
 # ## A hub to try with
@@ -154,5 +154,5 @@ local.close()  # the server on this machine; with the real Hub leave this out to
 #
 # ## Where to go from here
 #
-# - serve it: `online_endpoint.ipynb`
+# - serve it: [online_endpoint.ipynb](online_endpoint.ipynb)
 # - all that `ddetr push` takes: `ddetr push --help`

@@ -111,8 +111,7 @@ def _results(metrics: Mapping[str, Any] | None) -> list[EvalResult]:
 
 def _use(repo_id: str, threshold: float) -> str:
     return f"""\
-With [deformable-detr-refine](https://pypi.org/project/deformable-detr-refine/) installed, which runs the attention in
-C on a CPU and in Triton on a GPU:
+With deformable-detr-refine installed, which runs the attention in C on a CPU and in Triton on a GPU:
 
 ```python
 import deformable_detr_refine  # registers the classes

@@ -137,7 +137,7 @@ def run_blocks(chosen) -> None:
 def check_command(words: list[str], where: str) -> None:
     """Holds a command against the real parsers; what is not ours, as far as it can be known here."""
     program, *rest = words
-    if program == "ddetr":
+    if program.removeprefix(".venv-serve/bin/") == "ddetr":
         if rest[0] == "train":
             check_settings(rest[1:], where)
         else:
