@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from deformable_detr_refine.errors import CheckpointError
 
 from .checkpoints.open_checkpoint import open_checkpoint
@@ -72,7 +75,8 @@ def _find_code_base(content: dict[str, Any], path: Path) -> CodeBase:
             found, _ = code_base.entry(content, path, raw_weights=False)
         except CheckpointError:
             continue
-        names = [name for name in found if isinstance(name, str)]
+        weights = {name: value for name, value in found.items() if isinstance(value, Tensor | np.ndarray)}
+        names = [name for name in weights if isinstance(name, str)]
         names = [name.removeprefix(wrapper(names)) for name in names]
         if any(re.match(code_base.mark, name) for name in names):
             return code_base

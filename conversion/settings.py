@@ -8,6 +8,8 @@ from deformable_detr_refine.errors import CheckpointError
 from .code_base import CodeBase
 from .facts import ConfigFacts
 
+# A crafted config may ask for any number, and in a two-stage model no shape contradicts it.
+_MOST_QUERIES = 100_000
 _FLAGS = {"num_queries": "--num-queries", "two_stage": "--two-stage", "with_box_refine": "--box-refine"}
 _HEADS = ("encoder_attention_heads", "decoder_attention_heads")
 
@@ -66,6 +68,8 @@ def resolve_settings(
 
     _assume(settings, text, code_base)
     settings.fields = code_base.fields | settings.fields
+    if settings.fields["num_queries"] > _MOST_QUERIES:
+        raise CheckpointError(f"{where} says num_queries={settings.fields['num_queries']:.3g}, which no model has.")
     _decide_refinement(settings, unequal_copy, where)
     for part in ("encoder", "decoder"):
         _points(settings.fields, part, shapes[f"{part}_samples"], where)

@@ -65,7 +65,9 @@ def _names(path: Path, stream: BinaryIO) -> set[str]:
     if kind := other_kind(start):
         raise CheckpointError(f"{path} {kind}.")
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        raise CheckpointError(f"{path} is a safetensors file; a checkpoint of MMDetection is a .pth file.")
+        raise CheckpointError(
+            f"{path} is a safetensors file: it converts as part of a transformers folder, else a .pth file does."
+        )
     if start.startswith(_ZIP_START):
         stream, pickles = io.BytesIO(_zip_pickle(path)), 1
     elif start.startswith(_LEGACY_START):

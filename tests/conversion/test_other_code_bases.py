@@ -246,3 +246,14 @@ def test_verify_says_what_cannot_be_run(small, tmp_path, samples):
     path = saved(small, tmp_path / "checkpoint.pth")
     with pytest.raises(CheckpointError, match=r"is the authors', whose code no package index has"):
         verify_checkpoint(path, [samples / "10.jpg"])
+
+
+def test_queries_without_end(tmp_path, refuses):
+    model = small_model(two_stage=True, d_model=256)
+    args = argparse.Namespace(**{**args_of(model.config), "num_queries": 10**30})
+    refuses(saved(model, tmp_path / "checkpoint.pth", args=args), r"says num_queries=1e\+30, which no model has")
+
+
+def test_files_without_weights(tmp_path, refuses):
+    torch.save({"model": {}, "args": argparse.Namespace(), "epoch": 1, "optimizer": {}}, tmp_path / "empty.pth")
+    refuses(tmp_path / "empty.pth", "holds no weights of a model that can be converted")
