@@ -239,4 +239,5 @@ assert ddetr(["train", *words]) == 0
 #
 # - what to change when it does not learn: [Small data sets](../docs/guides/small-data-sets.md)
 # - figures, curves and confusion of a detector: [evaluate.ipynb](evaluate.ipynb)
-# - serve it: [online_endpoint.ipynb](online_endpoint.ipynb); over many images: [batch_endpoint.ipynb](batch_endpoint.ipynb); to the Hub: [push_to_hub.ipynb](push_to_hub.ipynb)
+# - serve it: [online_endpoint.ipynb](online_endpoint.ipynb); over many images:
+#   [batch_endpoint.ipynb](batch_endpoint.ipynb); to the Hub: [push_to_hub.ipynb](push_to_hub.ipynb)
