@@ -78,6 +78,8 @@ def box_form(
         unfit = {form: int((box_faults(as_xywh(boxes, form), sizes) != 0).sum()) for form in FORMS}
     others = sorted((count, form) for form, count in unfit.items() if form != stated)
     sure = [form for count, form in others if count <= _DEFECTIVE_SHARE * unfit[stated]]
+    if len(sure) > 1 and stated != "cxcywh":
+        sure.remove("cxcywh")  # what fits as both is far likelier no centre
     if unfit[stated] >= max(_ENOUGH_BOXES, _ENOUGH_SHARE * len(boxes)) and len(sure) == 1:
         return sure[0]
     maybe = [form for count, form in others if not count and form != "cxcywh"]
