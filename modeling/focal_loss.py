@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .plain_calls import transformed
+
 
 def focal_loss(logits: Tensor, positives: tuple[Tensor, ...], alpha: float, gamma: float) -> Tensor:
     """Sum of the sigmoid focal loss, in fp32.
@@ -16,7 +18,20 @@ def focal_loss(logits: Tensor, positives: tuple[Tensor, ...], alpha: float, gamm
         logits: (..., K).
         positives: the indices, one tensor per dimension, of the logits whose target is 1; all others have 0.
     """
-    return _FocalLoss.apply(logits, alpha, gamma, *positives)
+    return (
+        _of_torch(logits, alpha, gamma, positives)
+        if transformed()
+        else _FocalLoss.apply(logits, alpha, gamma, *positives)
+    )
+
+
+def _of_torch(logits: Tensor, alpha: float, gamma: float, positives: tuple[Tensor, ...]) -> Tensor:
+    def wrong(x: Tensor) -> Tensor:
+        return x.sigmoid() ** gamma * F.softplus(x)
+
+    logits = logits.float()
+    chosen = logits[positives]
+    return (1 - alpha) * (wrong(logits).sum() - wrong(chosen).sum()) + alpha * wrong(-chosen).sum()
 
 
 class _FocalLoss(torch.autograd.Function):

@@ -3,11 +3,17 @@
 Batch norm that never trains is a factor and a summand for each channel, and a convolution can have both in its own
 weight and bias. Nothing else changes: names, values and gradients stay, a saved model knows nothing of it. It saves a
 pass over every feature map and, in training, the copy of each that the norm would keep for its gradient.
+
+A pair does so only while both stand where they stood and nobody has a part in their calls; else each does its own work.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .plain_calls import plain_modules, plain_tensors
 
 
 def fold_frozen_norms(network: nn.Module) -> int:
@@ -29,30 +35,62 @@ def fold_frozen_norms(network: nn.Module) -> int:
             continue
         conv = modules[str(before.target)]
         if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats:
-            _fold(conv, norm)
+            # Not through __setattr__, which would register the other module's parameters' names a second time.
+            conv.__dict__.update(norm=norm, place=_Place(network, str(before.target)))
+            norm.__dict__.update(conv=conv, place=_Place(network, str(node.target)), plain_class=type(norm))
+            conv.__class__, norm.__class__ = _ConvWithNorm, _NormDoneByConv
             pairs += 1
     return pairs
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    conv.__class__ = _ConvWithNorm
-    # Not through __setattr__, which would register the norm, and its parameters' names, a second time.
-    conv.__dict__["norm"] = norm
-    norm.__class__ = _DoneByConv
+class _Place:
+    """Where a module stands in its parent."""
+
+    def __init__(self, network: nn.Module, target: str) -> None:
+        parent, _, self.name = target.rpartition(".")
+        self.parent: nn.Module | None = network.get_submodule(parent)
+
+    def holds(self, module: nn.Module) -> bool:
+        return self.parent is not None and self.parent._modules.get(self.name) is module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Place":
+        """A copy of the network has a place of its own; that of a module alone has none, and drags no network along."""
+        copied = object.__new__(_Place)
+        copied.name, copied.parent = self.name, memo.get(id(self.parent))
+        return copied
 
 
 class _ConvWithNorm(nn.Conv2d):
-    norm: nn.BatchNorm2d
+    place: _Place
+    norm: "_NormDoneByConv | None" = None  # of one that somebody makes anew, as LoRA does from a layer's class
+
+    def folds(self) -> bool:
+        """Whether this convolution does its norm's work now."""
+        norm = self.norm
+        return (
+            norm is not None
+            and type(self) is _ConvWithNorm
+            and type(norm) is _NormDoneByConv
+            and not norm.training
+            and self.place.holds(self)
+            and norm.place.holds(norm)
+            and plain_modules(self, norm)
+            and (plain_tensors(self._parameters["weight"]) or torch.compiler.is_compiling())
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        # A call, not a look at its tensors: hooks that bring offloaded tensors run at calls only.
-        factor, summand = self.norm(None)
+        if not self.folds():
+            return super().forward(x)
+        norm = self.norm
+        assert norm is not None  # it folds
+        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        summand = norm.bias - norm.running_mean * factor
         if self.bias is not None:
             summand = summand + self.bias * factor
         return self._conv_forward(x, self.weight * factor.view(-1, 1, 1, 1), summand)
 
 
-class _DoneByConv(nn.BatchNorm2d):
+class _NormDoneByConv(nn.BatchNorm2d):
     """What is left of the norm: its parameters and, where timm made them one module, the activation after it."""
 
     # Only norms that track them are folded.
@@ -60,11 +98,13 @@ class _DoneByConv(nn.BatchNorm2d):
     running_var: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]
     act: nn.Module
     drop: nn.Module
+    place: _Place
+    conv: _ConvWithNorm | None = None
+    plain_class: type[nn.BatchNorm2d] = nn.BatchNorm2d
 
-    def forward(self, x: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-        if x is None:  # the convolution asks
-            factor = self.weight * torch.rsqrt(self.running_var + self.eps)
-            return factor, self.bias - self.running_mean * factor
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv is None or not self.conv.folds():
+            return self.plain_class.forward(self, x)
         return self.act(self.drop(x)) if hasattr(self, "act") else x
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from .c_library import library, loaded_library, run_in_threads
+from .plain_calls import plain_modules, plain_operations
 
 # Elements of a pass that takes about 0.1 ms: for fewer, waking another thread takes longer than it saves.
 _ELEMENTS_WORTH_THREADS = 200_000
 # Of few tokens PyTorch's many passes are as fast.
 _MANY_ROWS = 128
-_PLAIN = (Tensor, nn.Parameter)
 
 
 class Norm(NamedTuple):
@@ -46,29 +46,19 @@ class Dropout(ctypes.Structure):
 
 
 def fused_path_applies(x: Tensor, *modules: nn.Module) -> bool:
-    """Whether the fused passes may do the modules' work on x: the library is here, and nobody else takes part in it.
-
-    A graph is better left to its compiler; whoever replaced a module's forward or hung a hook on it wants it called.
-    """
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] (documented, but not in __all__)
-    if torch.compiler.is_compiling() or tracing or torch.is_autocast_enabled("cpu"):
+    """Whether the fused passes may do the work of these modules, of known types, on x."""
+    if not plain_modules(*modules) or torch.is_autocast_enabled("cpu"):
         return False
+    tensors = (x, *(p for m in modules for p in m.parameters()))
     return (
-        library()[0] is not None
+        plain_operations(*tensors)
+        and library()[0] is not None
         and x.numel() >= _MANY_ROWS * x.shape[-1]
         and x.shape[-1] % 8 == 0
-        and not any(map(_is_watched, modules))
+        and all(None not in m._parameters.values() for m in modules)
         and all(getattr(m, "p", 0) < 1 for m in modules)  # a dropout of everything has no scale
-        and all(
-            tensor.device.type == "cpu" and tensor.dtype == torch.float32 and type(tensor) in _PLAIN
-            for tensor in (x, *(p for m in modules for p in m.parameters()))
-        )
+        and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
     )
-
-
-def _is_watched(m: nn.Module) -> bool:
-    hooks = m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks
-    return any(hooks) or "forward" in vars(m)
 
 
 def fused_dropout_(x: Tensor, dropout: Dropout, first: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import initialization as init
 
 from .attention import DeformableAttention, SelfAttention
-from .backbone import Neck
+from .backbone import ConvSame, Neck
 from .feed_forward import FeedForward
 from .first_stage import FirstStage
 from .heads import BoxHead, ClassHead
@@ -21,7 +21,7 @@ def initialize(module: nn.Module) -> None:
     """Draw a module's own weights; called for children before parents, so a parent overrides the general rule."""
     if isinstance(module, nn.Linear):
         _linear(module)
-    elif isinstance(module, nn.Conv2d):
+    elif isinstance(module, nn.Conv2d | ConvSame):
         init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
             init.zeros_(module.bias)

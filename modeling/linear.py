@@ -8,34 +8,32 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .plain_calls import plain_modules, plain_operations
+
 # Below so many tokens the two ways take the same time.
 _MANY_TOKENS = 128
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class Linear(nn.Linear):
-    """nn.Linear, the same numbers up to rounding."""
+    """nn.Linear, the same numbers up to rounding. Another module from (..., in) to (..., out) may take its place."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return _OneDNN.apply(x, self.weight, self.bias, False) if worth_onednn(x, self.weight) else super().forward(x)
+        return _OneDNN.apply(x, self.weight, self.bias, False) if worth_onednn(x, self) else super().forward(x)
 
 
-class LinearReLU(nn.Linear):
-    """A linear layer, then a ReLU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out), 0 and more."""
-        return (
-            _OneDNN.apply(x, self.weight, self.bias, True)
-            if worth_onednn(x, self.weight)
-            else super().forward(x).relu()
-        )
+def linear_relu(x: Tensor, layer: nn.Module) -> Tensor:
+    """relu(layer(x)), in one pass where the layer is a `Linear` that nobody else has a part in."""
+    if type(layer) is Linear and plain_modules(layer) and worth_onednn(x, layer):
+        return _OneDNN.apply(x, layer.weight, layer.bias, True)
+    return layer(x).relu()
 
 
-def worth_onednn(x: Tensor, weight: Tensor) -> bool:
+def worth_onednn(x: Tensor, layer: nn.Linear) -> bool:
+    weight = layer.weight
     return (
-        not torch.compiler.is_compiling()  # inductor makes its own choice
+        plain_operations(x, weight, layer.bias)
         and _HAS_ONEDNN
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .boxes import cxcywh_to_xyxy, generalized_iou
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
+from .plain_calls import transformed
 
 
 @torch.no_grad()
@@ -40,7 +41,8 @@ def match(
         raise FloatingPointError(_not_finite(finite.bool(), labels, layer))
     pairs = []
     for cost, flat_cost in zip(costs, flat_costs, strict=True):
-        queries, targets = linear_sum_assignment(flat_cost.view(cost.shape).numpy())
+        matrix = flat_cost.view(cost.shape)
+        queries, targets = linear_sum_assignment(matrix.tolist() if transformed() else matrix.numpy())
         pairs.append((torch.as_tensor(queries, device=boxes.device), torch.as_tensor(targets, device=boxes.device)))
     return pairs
 

@@ -76,8 +76,8 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
     def _backbone(self) -> Backbone:
         return next(module for module in self.modules() if isinstance(module, Backbone))
 
-    def get_input_embeddings(self) -> nn.Module:
-        raise NotImplementedError("A detector takes pixels and has no input embeddings, nor settings that change them.")
+    def get_input_embeddings(self) -> None:
+        """None: a detector takes pixels, not tokens. FSDP and torchao's quantisation ask."""
 
     def _asked(self, name: str, given: bool | None) -> bool:
         """Whether an optional output is wanted: as given in the call, else as in the config."""
@@ -120,6 +120,10 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
                 config says.
             return_dict: False gives the output's filled fields as a tuple; None: as the config says.
         """
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] (documented, but not in __all__)
+            raise NotImplementedError(
+                "TorchScript does not take this model: use torch.compile, or `ddetr export` (ONNX, torch.export)."
+            )
         hidden_asked = self._asked("output_hidden_states", output_hidden_states)
         attentions_asked = self._asked("output_attentions", output_attentions)
         pyramid = self._pyramid(pixel_values, pixel_mask)

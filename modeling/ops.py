@@ -17,6 +17,7 @@ from .ops_c import c_backward, c_forward, c_unavailable
 from .ops_reference import deformable_attention_reference
 from .ops_torch import torch_backward, torch_forward
 from .ops_triton import triton_backward, triton_forward, triton_unavailable
+from .plain_calls import transformed
 
 
 class Backend(NamedTuple):
@@ -73,7 +74,7 @@ def deformable_attention(
         >>> deformable_attention(value, [(2, 3)], centre, weight)
         tensor([[[1., 1.]]])
     """
-    if _requested == REFERENCE:
+    if _requested == REFERENCE or transformed():
         _check_inputs(value, spatial_shapes, sampling_locations, attention_weights)
         return deformable_attention_reference(value, spatial_shapes, sampling_locations, attention_weights)
     flat_shapes = [side for shape in spatial_shapes for side in shape]

@@ -11,6 +11,7 @@ def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout)
     """x and y (..., D) -> norm(x + dropout(y)), in one pass where the C library can."""
     if (
         type(norm) is nn.LayerNorm
+        and type(dropout) is nn.Dropout
         and x.shape == y.shape
         and fused_path_applies(y, norm, dropout)
         and fused_path_applies(x)

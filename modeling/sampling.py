@@ -6,7 +6,7 @@ B batch, Q queries, D width, H heads, L levels, P points.
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .fused_passes import SamplingShape, fused_path_applies, fused_sampling, fused_sampling_backward
@@ -20,27 +20,35 @@ _CHUNK = 1024
 def sampling(
     x: Tensor,  # (B, Q, D)
     position: Tensor,  # (B or 1, Q, D), added to x
-    offsets: Linear,  # to H * L * P * 2 numbers, in pixels or, for boxes, in halves of their sides, divided by P
-    logits: Linear,  # to H * L * P numbers
+    offsets: nn.Module,  # to H * L * P * 2 numbers, in pixels or, for boxes, in halves of their sides, divided by P
+    logits: nn.Module,  # to H * L * P numbers
     reference: Tensor,  # (B or 1, Q, L, 2) points or (B or 1, Q, L, 4) cxcywh boxes, 0..1 of the padded level
     spatial_shapes: Sequence[tuple[int, int]],
     heads: int,
 ) -> tuple[Tensor, Tensor]:
     """Returns locations (B, Q, H, L, P, 2), 0..1 of the padded level, and weights (B, Q, H, L, P)."""
     L, sides = len(spatial_shapes), reference.shape[-1]
-    points = logits.out_features // (heads * L)
-    ours = type(offsets) is type(logits) is Linear and reference.dtype == torch.float32 and not reference.requires_grad
-    if ours and worth_onednn(x, offsets.weight) and fused_path_applies(x, offsets, logits):
+    ours = reference.dtype == torch.float32 and not reference.requires_grad
+    if (
+        ours
+        and type(offsets) is Linear
+        and type(logits) is Linear
+        and worth_onednn(x, offsets)
+        and fused_path_applies(x, offsets, logits)
+    ):
+        points = logits.out_features // (heads * L)
         pixel = x.new_tensor([(1 / w, 1 / h) for h, w in spatial_shapes]) if sides == 2 else None
         weight, bias = torch.cat((offsets.weight, logits.weight)), torch.cat((offsets.bias, logits.bias))
         return _Sampling.apply(
             x, position, weight, bias, reference.contiguous(), SamplingShape(heads, L, points, pixel)
         )
     query = x + position
+    steps, weights = offsets(query), logits(query)
+    points = weights.shape[-1] // (heads * L)
     shape = (*x.shape[:2], heads, L, points)
     # Half-precision offsets would move samples by up to a third of a pixel: coordinates are at least fp32.
-    steps = offsets(query).view(*shape, 2).to(reference.dtype)
-    weights = logits(query).view(*shape[:3], L * points).softmax(-1).view(shape)
+    steps = steps.view(*shape, 2).to(reference.dtype)
+    weights = weights.view(*shape[:3], L * points).softmax(-1).view(shape)
     reference = reference[:, :, None, :, None]  # (B or 1, Q, 1, L, 1, 2 or 4)
     if sides == 2:
         pixel = (1 / level_sizes(spatial_shapes, x.device)).to(reference.dtype).view(L, 1, 2)

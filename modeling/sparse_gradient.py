@@ -7,12 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .heads import BoxHead
+from .linear import Linear
+from .plain_calls import plain_modules, plain_operations
+
+# Work on each row by itself and draw nothing at random: rows may be computed again, alone.
+_ROW_BY_ROW = {BoxHead, Linear, nn.ReLU}
+
 
 def with_sparse_gradient(head: nn.Module, x: Tensor) -> Tensor:
-    """head(x), x (..., D), for a head that works on each row by itself and draws nothing at random."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return head(x)
-    return _SparseGradient.apply(head, x, *head.parameters())
+    """head(x), x (..., D)."""
+    modules, parameters = list(head.modules()), list(head.parameters())
+    row_by_row = {type(module) for module in modules} <= _ROW_BY_ROW and plain_modules(*modules)
+    if row_by_row and torch.is_grad_enabled() and plain_operations(x, *parameters):
+        return _SparseGradient.apply(head, x, *parameters)
+    return head(x)
 
 
 class _SparseGradient(torch.autograd.Function):
