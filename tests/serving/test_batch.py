@@ -5,14 +5,13 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from functools import cache
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import forked
 from support.small_detector import save_small_detector, save_small_images
 
 from ddetr.main import main
@@ -239,16 +238,15 @@ def test_command_without_its_model(folder, tmp_path, capsys):
     assert "none" in capsys.readouterr().err
 
 
-def start(saved: Path, folder: Path, output: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ddetr.main", "batch", str(saved), str(folder), "--output", str(output), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def log(tmp_path_factory) -> Path:
+    """What the batches of a test print."""
+    return tmp_path_factory.mktemp("log") / "log"
 
 
-def finished_text(process: subprocess.Popen) -> str:
-    """What it prints until its good end."""
-    text, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors
-    return text
+def start(saved: Path, folder: Path, output: Path, workers: str, log: Path) -> BaseProcess:
+    words = ["batch", str(saved), str(folder), "--output", str(output), "--workers", workers]
+    return forked.start(main, words, log=log)
 
 
 def parts_of(output: Path) -> list[str]:
@@ -256,10 +254,10 @@ def parts_of(output: Path) -> list[str]:
     return [name for name in os.listdir(folder) if name.endswith(".part")] if folder.is_dir() else []
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 900) -> None:
+def wait_for(condition, process: BaseProcess, log: Path, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive(), log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
@@ -295,48 +293,40 @@ def many(folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(saved, many, tmp_path_factory):
-    """The rows of a batch that was never stopped, by the number of its workers.
-
-    With other workers the last digits may differ, as a forward pass has other threads.
-    """
-
-    @cache
-    def rows(workers: str) -> bytes:
-        output = tmp_path_factory.mktemp("uninterrupted") / "found.jsonl"
-        finished_text(start(saved, many, output, "--workers", workers))
-        return output.read_bytes()
-
-    return rows
+def uninterrupted(saved, many, tmp_path_factory) -> bytes:
+    """The rows of a batch that was never stopped; however many workers, each computes with one thread."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    forked.finish([start(saved, many, folder / "found.jsonl", "1", folder / "log")], folder / "log")
+    return (folder / "found.jsonl").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers, kills", [("1", (1, 4)), ("2", (2,))])
-def test_kill_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, workers, kills):
+def test_kill_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, log, workers, kills):
     output = tmp_path / "found.jsonl"
     for finished in kills:
-        process = start(saved, many, output, "--workers", workers)
-        wait_for(lambda count=finished: len(parts_of(output)) >= count, process)
+        process = start(saved, many, output, workers, log)
+        wait_for(lambda count=finished: len(parts_of(output)) >= count, process, log)
         children = children_of(process.pid)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         wait_for_end(children)
         assert bool(children) is (workers == "2" and Path("/proc").exists())
         assert not output.exists()
     kept = parts_of(output)
-    text = finished_text(start(saved, many, output, "--workers", workers))
+    text = forked.finish([start(saved, many, output, workers, log)], log)
     assert f"{8 * len(kept)} of them in an earlier run" in text
     assert os.listdir(tmp_path) == ["found.jsonl"]
-    assert output.read_bytes() == uninterrupted(workers)
+    assert output.read_bytes() == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_a_killed_worker_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path):
+def test_a_killed_worker_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, log):
     output = tmp_path / "found.jsonl"
-    process = start(saved, many, output, "--workers", "2")
-    wait_for(lambda: parts_of(output), process)
+    process = start(saved, many, output, "2", log)
+    wait_for(lambda: parts_of(output), process, log)
     (victim, *_) = children_of(process.pid)
     os.kill(victim, signal.SIGKILL)
-    finished_text(process)
-    assert output.read_bytes() == uninterrupted("2")
+    forked.finish([process], log)
+    assert output.read_bytes() == uninterrupted

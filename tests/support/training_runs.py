@@ -1,15 +1,15 @@
 """A small data set of coloured boxes, and runs of the real training on it."""
 
 import json
-import os
-import subprocess
-import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+from support import forked
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220)}
 SIZE = 96
@@ -68,27 +68,26 @@ def write_split(folder: Path, counts: tuple[int, ...], seed: int) -> None:
     (folder / "_annotations.coco.json").write_text(json.dumps(content))
 
 
-def launch(settings: Path, processes: int = 1, **options) -> subprocess.Popen:
-    """The training as a process of its own, or as several over gloo."""
-    start = [sys.executable, "-m"]
+def launch(settings: Path, processes: int = 1) -> list[BaseProcess]:
+    """The training in a process of its own, or in several over gloo, which print into `log_of(settings)`."""
     if processes > 1:
-        start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    command = [*start, "deformable_detr_refine.training.train", str(settings)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+        return forked.start_ranks(processes, _train, settings, log=log_of(settings))
+    return [forked.start(_train, settings, log=log_of(settings))]
 
 
-def run(settings: Path, processes: int = 1) -> str:
-    """Runs the training to its end, and gives what it printed."""
-    process = launch(settings, processes)
-    try:
-        output, _ = process.communicate(timeout=600)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output[-4000:]
-    return output
+def _train(settings: Path) -> None:
+    from deformable_detr_refine.training.train import train
+
+    train([str(settings)])
+
+
+def run(settings: Path, processes: int = 1) -> None:
+    """Runs the training to its end."""
+    forked.finish(launch(settings, processes), log_of(settings))
+
+
+def log_of(settings: Path) -> Path:
+    return settings.with_name("log")
 
 
 def history(folder: Path) -> list[dict]:

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from support.training_runs import history, largest_difference, launch, run, weights
+from support.training_runs import history, largest_difference, launch, log_of, run, weights
 
 from deformable_detr_refine.training.checkpoints import has_random_state, newest_whole_checkpoint
 
@@ -19,7 +21,13 @@ def first_steps(folder, name: str) -> list[float]:
 def test_two_processes_of_two_images_are_one_of_four(settings_file, tmp_path):
     """Two steps, an image without boxes among theirs; a third, uneven one would hold other images by each way."""
     run(settings_file(tmp_path / "one", max_steps=2))
-    run(settings_file(tmp_path / "two", max_steps=2, per_device_train_batch_size=2), processes=2)
+    settings = settings_file(tmp_path / "two", max_steps=2, per_device_train_batch_size=2)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command = [*start, "deformable_detr_refine.training.train", str(settings)]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
     for name in ("loss", "loss_cls", "enc_loss_iou", "grad_norm"):
         assert first_steps(tmp_path / "one", name) == pytest.approx(first_steps(tmp_path / "two", name), rel=2e-3), name
     assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
@@ -33,7 +41,7 @@ def test_eight_processes_train_and_evaluate(settings_file, tmp_path):
     """More processes than validation images: some ranks evaluate nothing, and every image counts once."""
     changes = {"per_device_train_batch_size": 1, "num_train_epochs": 1}
     run(settings_file(tmp_path / "eight", **changes), processes=8)
-    run(settings_file(tmp_path / "again", model=str(tmp_path / "eight"), model_config={}, learning_rate=0.0))
+    run(settings_file(tmp_path / "again", model=str(tmp_path / "eight"), model_config={}, learning_rate=1e-20))
     eight, again = (history(tmp_path / name)[-1] for name in ("eight", "again"))
     assert eight["eval_AP"] == pytest.approx(again["eval_AP"], abs=1e-6)
 
@@ -52,16 +60,19 @@ def test_killed_and_resumed_is_never_stopped(processes, settings_file, tmp_path)
     }
     run(settings_file(tmp_path / "straight", **changes), processes)
     stopped = tmp_path / "stopped"
-    process = launch(settings_file(stopped, **changes), processes, start_new_session=True)
+    settings = settings_file(stopped, **changes)
+    ranks = launch(settings, processes)
     try:
         deadline = time.monotonic() + 300
         while (checkpoint := newest_whole_checkpoint(stopped)) is None or checkpoint.name == "checkpoint-3":
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+            alive = all(rank.is_alive() for rank in ranks)
+            assert alive and time.monotonic() < deadline, log_of(settings).read_text()[-3000:]
             time.sleep(0.02)
     finally:
-        for pid in family(process.pid):
+        for pid in [pid for rank in ranks for pid in family(rank.pid)]:
             os.kill(pid, signal.SIGKILL)
-        process.communicate()
+        for rank in ranks:
+            rank.join()
     assert not (stopped / "model.safetensors").exists()
     run(settings_file(stopped, resume_from_checkpoint=True, **changes), processes)
     assert largest_difference(weights(tmp_path / "straight"), weights(stopped)) == 0
