@@ -120,9 +120,9 @@ def test_inference_keeps_nothing_for_backward(mode, monkeypatch):
     expected = ffn(x, norm).detach(), residual_norm(x, y, norm, drop).detach()
     kept = []
 
-    def watched(*args):
-        kept.append(args[5])
-        fused_residual_norm(*args)
+    def watched(x, y, norm, dropout, out, total, first=0):
+        kept.append(total)
+        fused_residual_norm(x, y, norm, dropout, out, total, first)
 
     for module in ("residual_norm", "feed_forward"):
         monkeypatch.setattr(f"deformable_detr_refine.modeling.{module}.fused_residual_norm", watched)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from support.goldens_mmdet import NO_DROPOUT, VARIANTS, golden_config
+from support.small_detector import small_detector
 
 from deformable_detr_refine import (
     DeformableDetrRefineConfig,
@@ -219,8 +220,8 @@ def test_attention_implementations_agree(pixels):
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["bare", "masked"])
-def test_one_graph_holds_the_whole_forward(masked, detector, pixels):
-    mask = None
+def test_one_graph_holds_the_whole_forward(masked, pixels):
+    detector, mask = small_detector(), None
     if masked:
         mask = torch.ones(4, 128, 160, dtype=torch.int64)
         mask[1, 100:] = 0
@@ -230,7 +231,8 @@ def test_one_graph_holds_the_whole_forward(masked, detector, pixels):
 
 
 @pytest.mark.slow
-def test_inductor_compiles_the_whole_forward(detector, pixels):
+def test_inductor_compiles_the_whole_forward(pixels):
+    detector = small_detector()
     compiled = torch.compile(detector, fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(pixels).logits, detector(pixels).logits, rtol=0, atol=1e-4)

@@ -34,15 +34,19 @@ def small_config(**overrides) -> DeformableDetrRefineConfig:
     return DeformableDetrRefineConfig(**settings)
 
 
-def save_small_detector(folder: Path, size: dict[str, int] = SIZE) -> Path:
-    """Writes it, with random weights that are always the same and images of about 64 pixels, or of another size."""
-    config = small_config()
+def small_detector() -> DeformableDetrRefineForObjectDetection:
+    """In evaluation mode, with random weights that are always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        detector = DeformableDetrRefineForObjectDetection(config)
+        detector = DeformableDetrRefineForObjectDetection(small_config())
         for head in detector.class_heads:  # else all scores are about the same
             torch.nn.init.normal_(head.weight, std=0.2)
-    detector.save_pretrained(folder)
+    return detector.eval()
+
+
+def save_small_detector(folder: Path, size: dict[str, int] = SIZE) -> Path:
+    """Writes it and a processor that makes images of about 64 pixels, or of another size."""
+    small_detector().save_pretrained(folder)
     DeformableDetrRefineImageProcessor(size=size).save_pretrained(folder)
     return folder
 
