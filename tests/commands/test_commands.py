@@ -31,7 +31,7 @@ from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.inference.detector import Detector
 
 PHOTOS = Path(__file__).parents[2] / "samples" / "images"
-DDETR = [sys.executable, "-m", "ddetr.main"]
+DDETR = Path(sys.executable).parent / "ddetr"
 NAMES = {0: "can", 1: "carton", 2: "milk_bottle", 3: "water_bottle"}
 
 
@@ -343,7 +343,7 @@ def test_interrupt_ends_with_130(model_folder, tmp_path):
     photos.mkdir()
     for number in range(500):
         (photos / f"{number}.jpg").symlink_to(PHOTOS / "10.jpg")
-    command = [*DDETR, "detect", model_folder, str(photos), "--output", str(tmp_path / "out"), "--draw"]
+    command = [DDETR, "detect", model_folder, str(photos), "--output", str(tmp_path / "out"), "--draw"]
     # As in a terminal: what runs in a shell's background ignores SIGINT, and so would its children.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
@@ -365,7 +365,7 @@ def test_interrupt_ends_with_130(model_folder, tmp_path):
 def test_a_reader_that_goes_away_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([*DDETR, "doctor", "--json"], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
+    done = subprocess.run([DDETR, "doctor", "--json"], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
 

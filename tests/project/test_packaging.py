@@ -192,13 +192,18 @@ def test_the_installed_version_is_the_one_in_the_project_file():
     assert version("deformable-detr-refine") == PROJECT["project"]["version"]
 
 
-def test_import_reaches_for_no_network_and_no_device():
+def test_import_reaches_for_no_network_and_no_device_and_adds_little_to_transformers():
     code = (
         "import socket, sys\n"
         "def refuse(*args, **kwargs): raise AssertionError('the import reaches for the network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "import deformable_detr_refine, torch\n"
+        "import torch, transformers.image_processing_backends\n"
+        "from transformers import AutoModelForObjectDetection, AutoImageProcessor, PreTrainedModel\n"
+        "before = set(sys.modules)\n"
+        "import deformable_detr_refine\n"
         "assert not torch.cuda.is_initialized()\n"
         "assert 'timm' not in sys.modules and 'supervision' not in sys.modules\n"
+        "heavy = {'torch._inductor', 'datasets', 'matplotlib', 'pandas'} & (set(sys.modules) - before)\n"
+        "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent, timeout=120)
