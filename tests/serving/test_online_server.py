@@ -25,6 +25,7 @@ from support.http_server import serving
 from support.small_detector import save_small_detector
 
 from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.serving import azure
 
 pytestmark = pytest.mark.slow
 
@@ -149,7 +150,7 @@ def test_one_bad_image_has_its_error_in_its_place(server, photos):
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"\xff\xfe\x00", b"[" * 10_000, b"null", b'{"input_data": {"columns": ["x"], "data": ["a"]}}'],
-    ids=repr,
+    ids=lambda body: repr(body[:20]),
 )
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", None])
 def test_what_is_no_request_is_told_in_one_sentence(server, body, kind):
@@ -277,7 +278,7 @@ def test_the_server_starts_by_itself_as_in_azures_containers(python, model, phot
     """`azmlinfsrv` with the scoring script, the model found in the folder that Azure mounts."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = Path(sys.modules["deformable_detr_refine.serving"].__file__).parent / "azure" / "score.py"
+    script = Path(azure.__file__).with_name("score.py")
     command = [python, "-m", "azureml_inference_server_http", "--entry_script", str(script)]
     environment = os.environ | {"AZUREML_MODEL_DIR": str(model.parent), "DDETR_DEVICE": "cpu", "DDETR_CORES": "1"}
     with (tmp_path / "log").open("w") as log:
