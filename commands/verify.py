@@ -1,4 +1,4 @@
-"""`ddetr verify`: a checkpoint's numbers here beside the real MMDetection's."""
+"""`ddetr verify`: a checkpoint's numbers here beside those of the code it comes from."""
 
 import argparse
 import json
@@ -12,6 +12,9 @@ from .images import find_images
 DESCRIPTION = """\
 Converts a checkpoint of MMDetection, runs it on images here and in the real MMDetection 3.1.0, and prints the largest
 differences. On the very same pixels, logits and boxes of every decoder layer must agree within 1e-4.
+
+A folder of stock transformers (model_type deformable_detr) runs in the transformers that is installed instead: compared
+are the pixels that its image processor makes, the last decoder layer and the detections. Nothing is fetched for that.
 
 MMDetection is installed once, with pip, into a folder of its own ($DDETR_CACHE, else deformable-detr-refine in your
 cache folder; about 300 MB); the environment that ddetr runs in is not changed. Both sides compute on the CPU, so allow
@@ -30,22 +33,23 @@ EXAMPLES = """\
 examples:
   ddetr verify checkpoint.pth
   ddetr verify checkpoint.pth --images photo.jpg another.jpg
+  ddetr verify stock-folder/ --images photo.jpg
   ddetr verify checkpoint.pth --images photos/ --config config.py --round-trip --json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a .pth file of MMDetection")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=Path, help="a .pth file of MMDetection, or a folder of transformers"
+    )
     parser.add_argument(
         "--images",
         metavar="IMAGE",
         nargs="+",
         help="files, folders or glob patterns; two shapes are best (default in a source checkout: two of its samples)",
     )
-    parser.add_argument(
-        "--config", metavar="FILE.py", type=Path, help="its config, if the checkpoint does not carry it"
-    )
-    parser.add_argument("--keep", metavar="DIR", type=Path, help="keep the converted model and what MMDetection wrote")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="its config, if the checkpoint does not carry it")
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="keep the converted model, and what MMDetection wrote")
     parser.add_argument(
         "--round-trip",
         action="store_true",
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.images) if args.images else sample_images()
     for image in images:
         if not Path(image).is_file():
-            raise FileNotFoundError(f"{image} is not a file; MMDetection reads images from files only.")
+            raise FileNotFoundError(f"{image} is not a file; verify reads images from files only.")
     if not args.checkpoint.exists():
         raise FileNotFoundError(f"There is no checkpoint {args.checkpoint}.")
 

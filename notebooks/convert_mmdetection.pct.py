@@ -128,6 +128,9 @@ for what, mine, reference in (
 # ddetr verify your.pth --images photo.jpg another.jpg --round-trip
 # ```
 #
+# A folder of transformers' own Deformable DETR is compared by `ddetr verify FOLDER` with the transformers that is
+# installed.
+#
 # ## Detect
 #
 # The weights are random, so there is nothing to see; with a published checkpoint this is the whole way:

@@ -1,1 +1,1 @@
-"""The proof of a conversion: the real MMDetection beside this package, compared."""
+"""The proof of a conversion: the real MMDetection, or transformers, beside this package, compared."""

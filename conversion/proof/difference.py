@@ -7,6 +7,9 @@ from scipy.optimize import linear_sum_assignment
 
 from deformable_detr_refine.inference.comparison import Found, compare_found, largest
 
+# Logits and boxes in fp32: what builds of PyTorch differ by stays a tenth of it.
+TOLERANCE = 1e-4
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -76,7 +79,7 @@ def compare(ours: Prediction, theirs: Prediction, tolerance: float, match_querie
     for name in ("references", "logits", "boxes"):
         a, b = getattr(ours, name), getattr(theirs, name)
         if a.shape != b.shape:
-            raise ValueError(f"{name} have shape {a.shape} here and {b.shape} in MMDetection: not the same detector.")
+            raise ValueError(f"{name} have shape {a.shape} here and {b.shape} there: not the same detector.")
     order = np.arange(len(ours.references))
     if match_queries:
         order = matching_order(ours.references, theirs.references)
@@ -100,4 +103,4 @@ def matching_order(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return linear_sum_assignment(np.nan_to_num(distance, nan=1e6))[1]
 
 
-__all__ = ["Difference", "Prediction", "compare", "matching_order"]
+__all__ = ["TOLERANCE", "Difference", "Prediction", "compare", "matching_order"]

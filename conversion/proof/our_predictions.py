@@ -11,12 +11,13 @@ from deformable_detr_refine.inference.comparison import Found
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
-from .difference import Prediction, matching_order
+from .difference import TOLERANCE, Prediction, compare, matching_order
+from .report import SamePixels
 
 
 @dataclass(frozen=True)
 class OurModel:
-    """A model folder, loaded in fp32 on the CPU, where MMDetection computes too."""
+    """A model folder, loaded in fp32 on the CPU, where the other side computes too."""
 
     model: DeformableDetrRefineForObjectDetection
     processor: DeformableDetrRefineImageProcessor
@@ -49,6 +50,24 @@ class OurModel:
         """An image as the processor's resizing leaves it: (h, w, 3), uint8 RGB."""
         inputs = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="pt")
         return inputs["pixel_values"][0].permute(1, 2, 0).numpy()
+
+    def compared(
+        self,
+        image: str,
+        pixel_values: Tensor,
+        pixel_mask: Tensor,
+        index: int,
+        pixel_difference: float,
+        ours: Prediction,
+        theirs: Prediction,
+    ) -> SamePixels:
+        """The row of image `index` of a batch that both sides computed."""
+        two_stage = self.model.config.two_stage
+        difference = compare(ours, theirs, TOLERANCE, match_queries=two_stage)
+        tie = None
+        if not difference.same_starts and two_stage:
+            tie = self.score_gap(pixel_values, pixel_mask, index, ours, theirs)
+        return SamePixels(image, tuple(pixel_values.shape[-2:]), pixel_difference, difference, tie)
 
     @torch.no_grad()
     def score_gap(

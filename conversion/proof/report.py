@@ -14,7 +14,8 @@ class SamePixels:
     Attributes:
         image: its name, with the batch's size when it is in one.
         shape: (height, width) of the tensor it was in.
-        pixel_values: largest difference when our processor normalises and pads MMDetection's resized image.
+        pixel_values: largest difference when our processor normalises and pads MMDetection's resized image; beside
+            transformers, of all that the two processors do.
         difference: of everything after the pixels.
         tie: when the first stages chose different tokens, how far the scores of those in question are apart at most.
     """
@@ -119,12 +120,15 @@ class Report:
                 ["image", "tensor", "pixels", "starts", "logits", "boxes", "scores", "corners", "detections", ""],
                 [_same_pixels_cells(row) for row in self.same_pixels],
             ),
-            "\nFrom the file, each with its own resizing (for information)",
-            _table(
-                ["image", "resized", "grey levels", "mean", "alike detections", ""],
-                [_own_resize_cells(row) for row in self.own_resize],
-            ),
         ]
+        if self.own_resize:
+            parts += [
+                "\nFrom the file, each with its own resizing (for information)",
+                _table(
+                    ["image", "resized", "grey levels", "mean", "alike detections", ""],
+                    [_own_resize_cells(row) for row in self.own_resize],
+                ),
+            ]
         if (trip := self.round_trip) is not None:
             parts += [
                 "\nBack to MMDetection (convert --to mmdet), loaded strictly by it",

@@ -1,4 +1,4 @@
-"""The proof: one checkpoint, some images, and the numbers of the real MMDetection beside ours."""
+"""The proof: one checkpoint, some images, and the numbers of the code it comes from beside ours."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,15 +23,15 @@ from deformable_detr_refine.modeling import (
 from deformable_detr_refine.modeling.ops import backend_report
 
 from ..code_bases import read_source
-from .difference import Prediction, compare
+from ..convert import convert_checkpoint
+from ..source import Source
+from .difference import TOLERANCE, Prediction
 from .environment import set_up_mmdet
 from .inputs import Inputs, prepare
 from .our_predictions import OurModel
 from .process import MMDetectionPass, run_mmdet
 from .report import OwnResize, Report, RoundTrip, SamePixels
-
-# Logits and boxes in fp32: what builds of PyTorch differ by stays a tenth of it.
-TOLERANCE = 1e-4
+from .stock import compare_stock, load_stock
 
 
 def verify_checkpoint(
@@ -43,22 +43,24 @@ def verify_checkpoint(
     round_trip: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """Convert a checkpoint, run it here and in the real MMDetection 3.1.0, and compare.
+    """Convert a checkpoint, run it here and in the code it comes from, and compare.
 
-    Both run on the CPU in fp32: each image by itself, then two, of different sizes where there are such, as one padded
-    batch. The real MMDetection is installed once into a cache folder and runs in a process of its own.
+    Both run on the CPU in fp32: each image by itself, then, of MMDetection, two, of different sizes where there are
+    such, as one padded batch. The real MMDetection 3.1.0 is installed once into a cache folder and runs in a process of
+    its own. For a folder of stock transformers the installed transformers runs, of whose decoder the last layer is
+    compared; nobody is asked for anything.
 
     Args:
-        checkpoint: a file of MMDetection.
+        checkpoint: a file of MMDetection, or a folder (or its file of weights) of stock transformers.
         images: image files.
         config: its config file, if the checkpoint does not carry it.
         keep: a folder for the converted model and all that MMDetection wrote; else it is thrown away.
-        round_trip: also write the model back in MMDetection's form and let it load that.
+        round_trip: also write the model back in MMDetection's form and let it load that; of its checkpoints only.
         say: told about every step.
 
     Raises:
         OSError: a file is not there, or MMDetection cannot be set up or run.
-        CheckpointError: the checkpoint cannot be converted.
+        CheckpointError: the checkpoint cannot be converted, or not be run by the code it comes from.
         ValueError: there is no image, or one cannot be read.
     """
     paths = [Path(image) for image in images]
@@ -66,12 +68,17 @@ def verify_checkpoint(
         raise ValueError("verify needs at least one image.")
     # Before the minutes begin: an image that cannot be read is told now.
     pictures = [load_image(path) for path in paths]
-    kind, _ = read_source(Path(checkpoint), config=None if config is None else Path(config))
+    kind, source = read_source(Path(checkpoint), config=None if config is None else Path(config))
     if kind.name in ("original", "detrex"):
         raise CheckpointError(
             f"{checkpoint} is {kind.possessive}, whose code no package index has, so it cannot be run beside; this "
             "package's own tests compare with what that code computed of weights drawn at random."
         )
+    if kind.name == "transformers":
+        if round_trip:
+            raise CheckpointError(f"{checkpoint} is {kind.possessive}, and --round-trip is for MMDetection's: drop it.")
+        with _folder(keep) as folder:
+            return _verify_stock(checkpoint, source, config, list(zip(paths, pictures, strict=True)), folder, say)
     with _folder(keep) as folder:
         say(f"converting {checkpoint}")
         inputs = prepare(Path(checkpoint), None if config is None else Path(config), folder, say)
@@ -84,8 +91,10 @@ def verify_checkpoint(
         say(f"running the real MMDetection on {counted(len(paths), 'image')}")
         passes = run_mmdet(packages, runs, paths, folder)
         say("running this package's model")
-        report = Report(str(checkpoint), _versions())
-        model = _load(inputs.model_folder, inputs.run.settings)
+        report = Report(str(checkpoint), {"MMDetection": "3.1.0", **_versions()})
+        # MMDetection's own default is 100.
+        kept = (inputs.run.settings["model"].get("test_cfg") or {}).get("max_per_img", 100)
+        model = _load(inputs.model_folder, kept)
         for one in passes[0]:
             report.same_pixels += _same_pixels(model, one, paths)
         for number, picture in enumerate(pictures):
@@ -106,11 +115,27 @@ def _folder(keep: str | Path | None) -> Iterator[Path]:
     yield folder
 
 
-def _load(model_folder: Path, settings: dict[str, Any]) -> OurModel:
+def _verify_stock(
+    checkpoint: str | Path,
+    source: Source,
+    config: str | Path | None,
+    images: Sequence[tuple[Path, Any]],
+    folder: Path,
+    say: Callable[[str], None],
+) -> Report:
+    say(f"converting {checkpoint}")
+    convert_checkpoint(checkpoint, folder / "model", "transformers", config=config, force=True)
+    model, theirs = _load(folder / "model"), load_stock(source)
+    say(f"running transformers {version('transformers')} and this package on {counted(len(images), 'image')}")
+    report = Report(str(checkpoint), _versions())
+    report.same_pixels = [compare_stock(model, theirs, picture, path.name) for path, picture in images]
+    return report
+
+
+def _load(model_folder: Path, detections: int | None = None) -> OurModel:
     model = DeformableDetrRefineForObjectDetection.from_pretrained(model_folder, dtype=torch.float32)
     processor = DeformableDetrRefineImageProcessor.from_pretrained(model_folder)
-    kept = (settings["model"].get("test_cfg") or {}).get("max_per_img", 100)
-    return OurModel(model.eval(), processor, kept)
+    return OurModel(model.eval(), processor, processor.top_k if detections is None else detections)
 
 
 def _batch(sizes: Sequence[tuple[int, int]]) -> list[int]:
@@ -134,17 +159,8 @@ def _same_pixels(model: OurModel, theirs: MMDetectionPass, paths: Sequence[Path]
     in_batch = f" (in a batch of {len(theirs.images)})" if len(theirs.images) > 1 else ""
     ours = model.predict(pixels, mask, [prediction.image_size for prediction in theirs.predictions])
     for index, (mine, their) in enumerate(zip(ours, theirs.predictions, strict=True)):
-        difference = compare(mine, their, TOLERANCE, match_queries=model.model.config.two_stage)
-        tie = None
-        if not difference.same_starts and model.model.config.two_stage:
-            tie = model.score_gap(pixels, mask, index, mine, their)
-        yield SamePixels(
-            image=paths[theirs.images[index]].name + in_batch,
-            shape=tuple(pixels.shape[-2:]),
-            pixel_values=float((prepared[index] - pixels[index]).abs().max()),
-            difference=difference,
-            tie=tie,
-        )
+        off = float((prepared[index] - pixels[index]).abs().max())
+        yield model.compared(paths[theirs.images[index]].name + in_batch, pixels, mask, index, off, mine, their)
 
 
 def _own_resize(model: OurModel, picture: Any, theirs: MMDetectionPass, name: str) -> OwnResize:
@@ -187,7 +203,6 @@ def _compare_round_trip(inputs: Inputs, first: Prediction, second: Prediction) -
 
 def _versions() -> dict[str, str]:
     return {
-        "MMDetection": "3.1.0",
         "deformable-detr-refine": version("deformable-detr-refine"),
         "torch": version("torch"),
         "transformers": version("transformers"),

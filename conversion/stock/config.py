@@ -27,7 +27,7 @@ _HF_DEPTHS = {
 _MOST_QUERIES = 100_000
 
 # Fields of the same name and meaning, with the values that stock's class takes where its file has none.
-_INTEGERS = {
+INTEGERS = {
     "d_model": 256,
     "num_feature_levels": 4,
     "encoder_layers": 6,
@@ -85,7 +85,7 @@ def describe_config(values: dict[str, Any], where: str) -> ConfigFacts:
         "neck_bias": True,
         "class_loss_coefficient": 1.0,
     }
-    fields |= {name: _given(config.integer(name), default) for name, default in _INTEGERS.items()}
+    fields |= {name: _given(config.integer(name), default) for name, default in INTEGERS.items()}
     fields |= {name: _given(config.number(name), default) for name, default in _NUMBERS.items()}
     if fields["num_queries"] > _MOST_QUERIES:
         raise CheckpointError(f"{where}: {queries} is {fields['num_queries']:,}, more than any image has tokens.")
@@ -198,4 +198,4 @@ def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-__all__ = ["MODEL_TYPE", "class_names", "describe_config"]
+__all__ = ["INTEGERS", "MODEL_TYPE", "class_names", "describe_config"]

@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.goldens_other import OTHER, other_weights
+from support.goldens_other import HF_RESNET18, OTHER, as_hf_resnet, other_weights
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.conversion import CheckpointError, convert_checkpoint, export_checkpoint
@@ -140,29 +140,10 @@ def test_names_of_a_model_in_memory_of_release_5(folder, weights):
 
 def test_own_resnet_of_transformers_is_timms(folder, weights):
     renamed = {as_hf_resnet(name): tensor for name, tensor in weights["refine"].items()}
-    resnet = {
-        "model_type": "resnet", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic",
-        "out_features": ["stage2", "stage3", "stage4"],
-    }  # fmt: skip
-    place = folder("refine", renamed, use_timm_backbone=False, backbone=None, backbone_config=resnet)
+    place = folder("refine", renamed, use_timm_backbone=False, backbone=None, backbone_config=HF_RESNET18)
     assert same(place, weights["refine"])
     fields = read_source(place)[1].facts.fields
     assert (fields["backbone"], fields["backbone_frozen_stages"]) == ("resnet18", 4)
-
-
-def as_hf_resnet(name):
-    """The name that transformers' ResNetModel gives a tensor of timm's ResNet."""
-    start, _, rest = name.partition("conv_encoder.model.")
-    if not rest:
-        return name
-    kind = {"conv": "convolution", "bn": "normalization", "0": "convolution", "1": "normalization"}
-    if stem := re.match(r"(conv|bn)1\.(.+)", rest):
-        return f"{start}conv_encoder.model.embedder.embedder.{kind[stem[1]]}.{stem[2]}"
-    stage, block, part, value = re.match(r"layer(\d)\.(\d+)\.(.+)\.(\w+)", rest).groups()
-    place = f"{start}conv_encoder.model.encoder.stages.{int(stage) - 1}.layers.{block}"
-    if part.startswith("downsample."):
-        return f"{place}.shortcut.{kind[part[-1]]}.{value}"
-    return f"{place}.layer.{int(part[-1]) - 1}.{kind[part[:-1]]}.{value}"
 
 
 def test_class_heads_that_release_5_ties_are_layer_0s(folder, weights):

@@ -24,6 +24,10 @@ OTHER = GOLDENS / "other"
 # CODE_SIZE_VARIANT; 'edge': boxes reach 0 and 1, so that the eps of the inverse sigmoid shows.
 NAMES = sorted(file.stem for file in OTHER.glob("*.npz") if not file.stem.endswith(("inputs", "preprocess")))
 TINY = [name for name in NAMES if "_tiny_" in name]
+HF_RESNET18 = {
+    "model_type": "resnet", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic",
+    "out_features": ["stage2", "stage3", "stage4"],
+}  # fmt: skip
 _SEED = 20
 _EDGE_STEP = 5.0
 
@@ -84,3 +88,18 @@ def write_checkpoint(name: str, folder: Path) -> Path:
     shutil.copy(OTHER / f"{name}_config.json", folder / "config.json")
     shutil.copy(OTHER / "stock_preprocessor_5.24.0.json", folder / "preprocessor_config.json")
     return folder
+
+
+def as_hf_resnet(name):
+    """The name that transformers' ResNetModel gives a tensor of timm's ResNet."""
+    start, _, rest = name.partition("conv_encoder.model.")
+    if not rest:
+        return name
+    kind = {"conv": "convolution", "bn": "normalization", "0": "convolution", "1": "normalization"}
+    if stem := re.match(r"(conv|bn)1\.(.+)", rest):
+        return f"{start}conv_encoder.model.embedder.embedder.{kind[stem[1]]}.{stem[2]}"
+    stage, block, part, value = re.match(r"layer(\d)\.(\d+)\.(.+)\.(\w+)", rest).groups()
+    place = f"{start}conv_encoder.model.encoder.stages.{int(stage) - 1}.layers.{block}"
+    if part.startswith("downsample."):
+        return f"{place}.shortcut.{kind[part[-1]]}.{value}"
+    return f"{place}.layer.{int(part[-1]) - 1}.{kind[part[:-1]]}.{value}"
