@@ -80,7 +80,7 @@ def reversed_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _pattern(template: str) -> str:
-    return template.replace(".", r"\.").replace("#", r"(\d+)").replace("*", "(.+)")
+    return template.replace(".", r"\.").replace("#", r"(\d{1,6})").replace("*", "(.+)")
 
 
 __all__ = ["NameMap", "NameTable", "reversed_pairs"]

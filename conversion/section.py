@@ -61,7 +61,7 @@ class Section:
         if value is None:
             return None
         if not isinstance(value, (list, tuple)) or len(value) != count or not all(_is_number(n) for n in value):
-            raise CheckpointError(f"{self.where}: {self.path}{key} is {_shown(value)}, not {count} numbers.")
+            raise CheckpointError(f"{self.where}: {self.path}{key} is {shown(value)}, not {count} numbers.")
         return list(value)
 
     def kind(self, default: str) -> str:
@@ -79,13 +79,13 @@ class Section:
         value = list(value) if isinstance(value, tuple) else value
         if not any(_equal(value, list(one) if isinstance(one, tuple) else one) for one in allowed):
             only = " or ".join(repr(one) for one in allowed)
-            raise CheckpointError(f"{self.where}: {self.path}{key} is {_shown(value)}; this package has only {only}.")
+            raise CheckpointError(f"{self.where}: {self.path}{key} is {shown(value)}; this package has only {only}.")
 
     def _of_type(self, key: str, types: tuple[type, ...], meaning: str, default: Any = None) -> Any:
         value = self.any(key, default)
         if value is None or (isinstance(value, types) and (types == (bool,) or not isinstance(value, bool))):
             return value
-        raise CheckpointError(f"{self.where}: {self.path}{key} is {_shown(value)}, not {meaning}.")
+        raise CheckpointError(f"{self.where}: {self.path}{key} is {shown(value)}, not {meaning}.")
 
 
 def _equal(value: Any, one: Any) -> bool:
@@ -95,15 +95,15 @@ def _equal(value: Any, one: Any) -> bool:
         return False
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """What a message shows of a value of any size and depth."""
-    shown = reprlib.Repr()
-    shown.maxstring = 100
-    return printable(shown.repr(value))
+    bounded = reprlib.Repr()
+    bounded.maxstring = 100
+    return printable(bounded.repr(value))
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-__all__ = ["Section"]
+__all__ = ["Section", "shown"]

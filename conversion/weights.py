@@ -13,8 +13,8 @@ from .names import NameTable
 
 _PACKED = re.compile(r"(model\.decoder\.layers\.\d+\.self_attn)\.in_proj_(weight|bias)")
 _PROJECTION = re.compile(r"(model\.decoder\.layers\.\d+\.self_attn)\.[qkv]_proj\.(weight|bias)")
-_LEVEL = re.compile(r"model\.neck\.(levels|extra)\.(\d+)\.(.+)")
-_HEAD = re.compile(r"(class_heads|model\.decoder\.box_heads)\.(\d+)\.(.+)")
+_LEVEL = re.compile(r"model\.neck\.(levels|extra)\.(\d{1,6})\.(.+)")
+_HEAD = re.compile(r"(class_heads|model\.decoder\.box_heads)\.(\d{1,6})\.(.+)")
 _FIRST_CLASS_HEAD = "model.first_stage.class_head."
 _FIRST_BOX_HEAD = "model.first_stage.box_head."
 

@@ -87,7 +87,7 @@ def found_of_drawn(records: list[dict]) -> tuple[int, int]:
 def differences(model: DeformableDetrRefineForObjectDetection) -> dict[str, float]:
     """The largest differences from MMDetection's stored numbers, over both images, 300 queries and 6 decoder layers."""
     sys.path.insert(0, str(TESTS))
-    from goldens_mmdet import golden_arrays, golden_batch
+    from support.goldens_mmdet import golden_arrays, golden_batch
 
     expected = golden_arrays(f"{NAME}_detect")
     with torch.inference_mode():

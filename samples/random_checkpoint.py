@@ -19,7 +19,7 @@ NAME = "r50_refine_twostage"
 def write_checkpoint(path: Path) -> None:
     """Writes the checkpoint in the form of MMEngine's published files: `meta` with the config, and `state_dict`."""
     sys.path.insert(0, str(TESTS))
-    from golden_weights import golden_state_dict
+    from support.golden_weights import golden_state_dict
 
     config = (TESTS / "goldens" / f"{NAME}_config.py").read_text()
     path.parent.mkdir(parents=True, exist_ok=True)

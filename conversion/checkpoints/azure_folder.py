@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 from ..label_names import names_in
 
@@ -11,11 +13,15 @@ from ..label_names import names_in
 def read_azure_folder(folder: Path) -> tuple[Path, Path | None, list[str] | None]:
     """Weights, config and class names of an MLflow model folder of Azure's catalogue."""
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder} is a converted model folder already (to go back: --to mmdet).")
+        kind = _model_type(folder / "config.json")
+        if kind == DeformableDetrRefineConfig.model_type:
+            raise CheckpointError(f"{folder} is a converted model folder already (to go back: --to mmdet).")
+        raise CheckpointError(f"{folder} is a folder of transformers, of a model of type {kind}.")
     artifacts = next((place for place in (folder / "artifacts", folder) if _weight_files(place)), None)
     if artifacts is None:
         raise CheckpointError(
-            f"{folder} holds no weights (artifacts/*_weights.pth, as in an Azure MLflow model folder)."
+            f"{folder} holds no weights in a form that is known: config.json with model.safetensors, config.yaml with a "
+            ".pth, a checkpoint.pth, or artifacts/*_weights.pth, as in an Azure MLflow model folder."
         )
     weights, configs = _weight_files(artifacts), sorted(artifacts.glob("*.py"))
     for kind, files in (("weights", weights), ("configs", configs)):
@@ -29,6 +35,14 @@ def read_azure_folder(folder: Path) -> tuple[Path, Path | None, list[str] | None
             raise CheckpointError(f"{metadata} is not JSON: {error}.") from error
         names = names_in(content) or names_in(content.get("dataset_meta") if isinstance(content, dict) else None)
     return weights[0], configs[0] if configs else None, names
+
+
+def _model_type(file: Path) -> str:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        return "unknown"
+    return printable(str(content.get("model_type", "unknown"))) if isinstance(content, dict) else "unknown"
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -3,10 +3,9 @@
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.messages import printable
 
 from ..facts import ConfigFacts
-from ..section import Section
+from ..section import Section, shown
 from .yaml_file import look_up
 
 # Their setting, what this package has, and what detrex takes where the config does not say.
@@ -77,12 +76,12 @@ def describe_config(config: dict[Any, Any], where: str) -> ConfigFacts:
     """
     kind = look_up(config, "model", "_target_")
     if not isinstance(kind, str) or kind.rpartition(".")[2] != "DeformableDETR":
-        raise CheckpointError(f"{where} describes {printable(str(kind))}, not DeformableDETR.")
+        raise CheckpointError(f"{where} describes {shown(kind)}, not DeformableDETR.")
     section = _Flat(config, where)
     for key, name in _TYPES:
         target = section.any(key)
-        if target is not None and str(target).rpartition(".")[2] != name:
-            raise CheckpointError(f"{where}: {key} is {printable(str(target))}; this package has only {name}.")
+        if target is not None and not (isinstance(target, str) and target.rpartition(".")[2] == name):
+            raise CheckpointError(f"{where}: {key} is {shown(target)}; this package has only {name}.")
     for key, allowed, default in _ONLY:
         section.must_be(key, allowed, default)
     said: dict[str, Any] = {ours: section.switch(theirs) for theirs, ours in _SWITCHES.items()}
@@ -140,7 +139,8 @@ def _processor(section: Section, config: dict[Any, Any]) -> dict[str, Any]:
         result["top_k"] = most
     steps = look_up(config, "dataloader", "test", "mapper", "augmentation")
     for step in steps if isinstance(steps, list) else []:
-        if isinstance(step, dict) and str(step.get("_target_")).endswith(".ResizeShortestEdge"):
+        target = step.get("_target_") if isinstance(step, dict) else None
+        if isinstance(target, str) and target.endswith(".ResizeShortestEdge"):
             short, long = step.get("short_edge_length"), step.get("max_size")
             short = short[0] if isinstance(short, list) and len(short) == 1 else short
             if type(short) is int and type(long) is int:

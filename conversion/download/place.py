@@ -3,6 +3,7 @@
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling.url_io import is_url
@@ -48,12 +49,19 @@ def locate(source: str | Path, revision: str | None = None) -> Place:
         try:
             path = download(address, published.sha256 if published else None)
         except OSError as error:
-            raise OSError(f"{error} Or fetch {address} elsewhere, and give the file in place of {source}.") from error
-        return Place(path, address, published)
+            shown = _without_secrets(address)
+            raise OSError(f"{error} Or fetch {shown} elsewhere, and give the file in its place.") from error
+        return Place(path, _without_secrets(address), published)
     if published or is_hub_name(address):
         return Place(fetch_from_hub(address, revision), f"{address} on the Hub", published)
     near = difflib.get_close_matches(source, PUBLISHED, n=1)
     raise FileNotFoundError(f"There is no checkpoint {source}{f'; did you mean {near[0]}?' if near else '.'}")
+
+
+def _without_secrets(address: str) -> str:
+    """An address as it may be written down: without user, password, query and fragment, where keys stand."""
+    parts = urlsplit(address)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _check_no_revision(source: str | Path, revision: str | None) -> None:

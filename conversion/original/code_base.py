@@ -58,7 +58,7 @@ class Original(CodeBase):
         weights = rename({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, NAMES, path)
         facts, facts_from = _facts(content.get("args"), config, path)
         head = weights.tensors.get("class_heads.0.weight")
-        is_coco = head is not None and len(head) == len(COCO_91_NAMES)
+        is_coco = head is not None and head.shape[:1] == (len(COCO_91_NAMES),)
         return Source(
             path=path,
             weights=weights,

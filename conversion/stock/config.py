@@ -71,7 +71,8 @@ def describe_config(values: dict[str, Any], where: str) -> ConfigFacts:
     config = Section(values, "", where)
     for key, allowed, default in _ONLY:
         config.must_be(key, allowed, default)
-    if any("Segmentation" in str(name) for name in values.get("architectures") or ()):
+    architectures = values.get("architectures")
+    if isinstance(architectures, list) and any("Segmentation" in str(name) for name in architectures):
         raise CheckpointError(f"{where} is of a model with masks, which this package does not have.")
     version = config.any("transformers_version")
     version = printable(version, 20) if isinstance(version, str) else None
@@ -89,7 +90,7 @@ def describe_config(values: dict[str, Any], where: str) -> ConfigFacts:
     fields |= {name: _given(config.number(name), default) for name, default in _NUMBERS.items()}
     if fields["num_queries"] > _MOST_QUERIES:
         raise CheckpointError(f"{where}: {queries} is {fields['num_queries']:,}, more than any image has tokens.")
-    fields |= _backbone(config, fields, int(version.partition(".")[0]) if version and version[0].isdigit() else 4)
+    fields |= _backbone(config, fields, int(release[0]) if (release := re.match("[0-9]{1,4}", version or "")) else 4)
     return ConfigFacts(
         fields=fields,
         class_names=class_names(values.get("id2label")),

@@ -50,7 +50,7 @@ def size_rule(version: str | None) -> str:
         >>> size_rule("4.30.2"), size_rule("4.57.1"), size_rule(None)
         ('original', 'transformers', 'transformers')
     """
-    numbers = re.match(r"(\d+)\.(\d+)", version or "")
+    numbers = re.match(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])", version or "")
     return "original" if numbers and (int(numbers[1]), int(numbers[2])) < _NEW_SIZES else "transformers"
 
 

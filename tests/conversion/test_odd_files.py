@@ -1,0 +1,49 @@
+"""Files that are odd rather than hostile end in one sentence, and what is secret in an address is not written down."""
+
+import json
+
+import pytest
+
+from deformable_detr_refine.conversion import CheckpointError, convert_checkpoint
+from deformable_detr_refine.conversion.detrex.config import describe_config
+from deformable_detr_refine.conversion.download.place import _without_secrets
+from deformable_detr_refine.conversion.stock.processor import size_rule
+
+
+def test_a_list_of_lists_as_a_target_is_refused_at_once():
+    """Aliases of YAML make one that has more leaves than can be written out."""
+    bomb = ["x"] * 9
+    for _ in range(30):
+        bomb = [bomb] * 9
+    with pytest.raises(CheckpointError, match="not DeformableDETR"):
+        describe_config({"model": {"_target_": bomb}}, "config.yaml")
+    model = {"_target_": "a.DeformableDETR", "backbone": {"_target_": bomb}, "transformer": {"_target_": bomb}}
+    with pytest.raises(CheckpointError, match="this package has only"):
+        describe_config({"model": model}, "config.yaml")
+
+
+def test_an_address_is_written_without_what_may_be_secret():
+    address = "https://user:password@example.org:8443/a/b.pth?sig=token#part"
+    assert _without_secrets(address) == "https://example.org:8443/a/b.pth"
+
+
+@pytest.mark.parametrize("version", ["\u00b2", "9" * 5000, "", "4"])
+def test_a_version_that_is_none_is_no_version(version):
+    assert size_rule(version) == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "detr"}, "of a model of type detr"),
+        ({"model_type": "deformable_detr", "architectures": 5, "transformers_version": "\u00b2"}, "odd"),
+    ],
+)
+def test_an_odd_folder_is_refused_in_one_sentence(config, said, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(CheckpointError, match=said):
+        convert_checkpoint(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
