@@ -20,8 +20,8 @@ def read_azure_folder(folder: Path) -> tuple[Path, Path | None, list[str] | None
     artifacts = next((place for place in (folder / "artifacts", folder) if _weight_files(place)), None)
     if artifacts is None:
         raise CheckpointError(
-            f"{folder} holds no weights in a form that is known: config.json with model.safetensors, config.yaml with a "
-            ".pth, a checkpoint.pth, or artifacts/*_weights.pth, as in an Azure MLflow model folder."
+            f"{folder} holds no weights in a form that is known: config.json with model.safetensors, config.yaml with "
+            "a .pth, a checkpoint.pth, or artifacts/*_weights.pth, as in an Azure MLflow model folder."
         )
     weights, configs = _weight_files(artifacts), sorted(artifacts.glob("*.py"))
     for kind, files in (("weights", weights), ("configs", configs)):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.messages import printable
 
 from ..facts import ConfigFacts
 from ..section import Section, shown
@@ -76,12 +77,12 @@ def describe_config(config: dict[Any, Any], where: str) -> ConfigFacts:
     """
     kind = look_up(config, "model", "_target_")
     if not isinstance(kind, str) or kind.rpartition(".")[2] != "DeformableDETR":
-        raise CheckpointError(f"{where} describes {shown(kind)}, not DeformableDETR.")
+        raise CheckpointError(f"{where} describes {_class(kind)}, not DeformableDETR.")
     section = _Flat(config, where)
     for key, name in _TYPES:
         target = section.any(key)
         if target is not None and not (isinstance(target, str) and target.rpartition(".")[2] == name):
-            raise CheckpointError(f"{where}: {key} is {shown(target)}; this package has only {name}.")
+            raise CheckpointError(f"{where}: {key} is {_class(target)}; this package has only {name}.")
     for key, allowed, default in _ONLY:
         section.must_be(key, allowed, default)
     said: dict[str, Any] = {ours: section.switch(theirs) for theirs, ours in _SWITCHES.items()}
@@ -126,6 +127,11 @@ def _dropout(section: Section) -> dict[str, float | None]:
     attention = section.number("model.transformer.decoder.attn_dropout")
     ffn = section.number("model.transformer.decoder.ffn_dropout")
     return {"dropout": ffn, "attention_dropout": attention, "activation_dropout": ffn}
+
+
+def _class(target: Any) -> str:
+    """What a message shows of a `_target_`, which is a name unless somebody made it up."""
+    return printable(target) if isinstance(target, str) else shown(target)
 
 
 def _processor(section: Section, config: dict[Any, Any]) -> dict[str, Any]:

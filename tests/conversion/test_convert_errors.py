@@ -204,7 +204,7 @@ def test_azure_folders(tmp_path):
     (folder / "b_weights.pth").unlink()
     (folder / "model_metadata.json").write_text("{")
     refuses("is not JSON")
-    (tmp_path / "mlflow" / "config.json").write_text("{}")
+    (tmp_path / "mlflow" / "config.json").write_text('{"model_type": "deformable_detr_refine"}')
     (tmp_path / "mlflow" / "model.safetensors").write_text("")
     refuses("converted model folder already")
 
