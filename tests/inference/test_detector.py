@@ -108,7 +108,7 @@ def test_an_error_that_is_no_image_s_passes(ready, photos, monkeypatch):
 def test_an_mlflow_model_is_the_folder_in_it(saved, ready, photos, tmp_path):
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "model").symlink_to(saved)
-    with pytest.raises(ValueError, match="expected deformable_detr_refine"):
+    with pytest.raises(FileNotFoundError, match="is no model folder"):
         Detector(tmp_path, device="cpu")
     (tmp_path / "MLmodel").write_text("flavors: {}\n")
     assert_close(Detector(tmp_path, device="cpu").detect(photos[:1])[0], ready.detect(photos[:1])[0])
