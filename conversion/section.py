@@ -8,6 +8,9 @@ from deformable_detr_refine.messages import printable
 
 from .mmdet_config.literals import Unknown
 
+# What a float can hold.
+_LARGEST = 1e300
+
 
 class Section:
     """A dictionary of a config, and where it stands in it (`path`, empty for the whole config).
@@ -83,7 +86,7 @@ class Section:
 
     def _of_type(self, key: str, types: tuple[type, ...], meaning: str, default: Any = None) -> Any:
         value = self.any(key, default)
-        if value is None or (isinstance(value, types) and (types == (bool,) or not isinstance(value, bool))):
+        if value is None or (isinstance(value, types) and (types == (bool,) or _is_number(value))):
             return value
         raise CheckpointError(f"{self.where}: {self.path}{key} is {shown(value)}, not {meaning}.")
 
@@ -103,7 +106,8 @@ def shown(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Neither infinite nor NaN, which are below nothing.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 __all__ = ["Section", "shown"]

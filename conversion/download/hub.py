@@ -60,8 +60,8 @@ def fetch_from_hub(name: str, revision: str | None = None) -> Path:
         raise CheckpointError(f"{name} is no name of the Hub: {error}") from error
     except LocalEntryNotFoundError as error:
         raise OSError(
-            f"{name} is not in the Hub's cache here, and the Hub cannot be reached. Where there is a network, "
-            f"`hf download {name}` fetches it; give the folder."
+            f"There is no file or folder {name}; it is not in the Hub's cache here, and the Hub cannot be reached. "
+            f"Where there is a network, `hf download {name}` fetches it; give the folder."
         ) from error
     raise CheckpointError(f"{at} on the Hub holds no weights in a form that is known.")
 

@@ -115,9 +115,12 @@ def _with_neck_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _facts(args: Any, given: Path | None, path: Path) -> tuple[ConfigFacts | None, str | None]:
     if given is not None:
         return describe_args(_json(given), str(given)), given.name
-    if not (isinstance(args, Record) and args.source == "argparse.Namespace" and isinstance(args.state, dict)):
+    if isinstance(args, Record) and args.source == "argparse.Namespace":
+        args = args.state
+    # Forks save vars(args), a plain dictionary.
+    if not isinstance(args, dict):
         return None, None
-    return describe_args(args.state, str(path)), "the checkpoint's own args"
+    return describe_args(args, str(path)), "the checkpoint's own args"
 
 
 def _json(path: Path) -> dict[str, Any]:

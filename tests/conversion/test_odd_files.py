@@ -7,6 +7,8 @@ import pytest
 from deformable_detr_refine.conversion import CheckpointError, convert_checkpoint
 from deformable_detr_refine.conversion.detrex.config import describe_config
 from deformable_detr_refine.conversion.download.place import _without_secrets
+from deformable_detr_refine.conversion.original.code_base import _facts
+from deformable_detr_refine.conversion.section import Section
 from deformable_detr_refine.conversion.stock.processor import size_rule
 
 
@@ -47,3 +49,18 @@ def test_an_odd_folder_is_refused_in_one_sentence(config, said, tmp_path):
     with pytest.raises(CheckpointError, match=said):
         convert_checkpoint(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 10**400])
+def test_numbers_without_sense_are_none(number):
+    section = Section({"class_cost": number}, "", "config.json")
+    with pytest.raises(CheckpointError, match=r"class_cost is .*, not a number"):
+        section.number("class_cost")
+
+
+def test_args_may_be_a_plain_dictionary(tmp_path):
+    """As forks save them; what they say is heeded."""
+    args = {"nheads": 4, "dilation": True}
+    facts, speaker = _facts(args, None, tmp_path)
+    assert speaker == "the checkpoint's own args" and facts is not None
+    assert facts.fields["dilation"] is True and facts.fields["encoder_attention_heads"] == 4
