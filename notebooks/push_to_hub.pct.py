@@ -29,7 +29,7 @@ import sys
 from contextlib import ExitStack
 
 sys.path.insert(0, "../tests")
-from hub_server import TOKEN, hub_server
+from support.hub_server import TOKEN, hub_server
 
 local = ExitStack()
 hub = local.enter_context(hub_server())
