@@ -128,6 +128,13 @@ def wrapper(names: list[str]) -> str:
     return prefix
 
 
+def unwrapped(found: dict[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Checked tensors, under names without what a wrapper of the model put before them."""
+    tensors = check_tensors(found, path)
+    prefix = wrapper(list(tensors))
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
 def rename(
     found: dict[str, Tensor],
     table: NameTable,
@@ -179,4 +186,4 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
-__all__ = ["Files", "Source", "Weights", "check_tensors", "rename", "wrapper"]
+__all__ = ["Files", "Source", "Weights", "check_tensors", "rename", "unwrapped", "wrapper"]

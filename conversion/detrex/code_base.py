@@ -9,7 +9,7 @@ from deformable_detr_refine.errors import CheckpointError
 
 from ..code_base import CodeBase
 from ..facts import ConfigFacts
-from ..source import Files, Source, check_tensors, rename, wrapper
+from ..source import Files, Source, rename, unwrapped
 from .config import describe_config, is_detrex
 from .names import NAMES
 from .yaml_file import read_yaml
@@ -55,12 +55,10 @@ class Detrex(CodeBase):
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
         found, weights_from = self.entry(content, path, raw_weights)
-        tensors = check_tensors(found, path)
-        prefix = wrapper(list(tensors))
         facts, facts_from = _facts(config or files.config, path)
         return Source(
             path=path,
-            weights=rename({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, NAMES, path),
+            weights=rename(unwrapped(found, path), NAMES, path),
             weights_from=weights_from,
             facts=facts,
             facts_from=facts_from,

@@ -17,7 +17,7 @@ from ..label_names import names_in
 from ..mmdet_config.facts import describe_config
 from ..mmdet_config.text import read_config_file, read_config_text
 from ..mmdet_config.writer import mmdet_config_text
-from ..source import Files, Source, check_tensors, rename, wrapper
+from ..source import Files, Source, rename, unwrapped
 from .names import NAMES_3X, is_2x, name_2x_from_3x, name_3x_from_2x
 from .weights import weights_to_3x
 
@@ -71,9 +71,7 @@ class MMDetection(CodeBase):
         path = files.weights
         meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
         found, weights_from = self.entry(content, path, raw_weights)
-        tensors = check_tensors(found, path)
-        prefix = wrapper(list(tensors))
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        tensors = unwrapped(found, path)
         older = is_2x(tensors)
         weights = rename(tensors, NAMES_3X, path, _common, _as_2x if older else None)
         facts, facts_from = _config(meta, config or files.config, path)

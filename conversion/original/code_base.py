@@ -17,7 +17,7 @@ from ..coco_rows import spread_to_91
 from ..code_base import CodeBase, Export
 from ..facts import ConfigFacts
 from ..label_names import COCO_91_NAMES, COCO_NAMES
-from ..source import Files, Source, check_tensors, rename, wrapper
+from ..source import Files, Source, rename, unwrapped
 from .args import args_of, describe_args, flags_of
 from .names import NAMES
 
@@ -53,9 +53,7 @@ class Original(CodeBase):
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
         found, weights_from = self.entry(content, path, raw_weights)
-        tensors = check_tensors(found, path)
-        prefix = wrapper(list(tensors))
-        weights = rename({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, NAMES, path)
+        weights = rename(unwrapped(found, path), NAMES, path)
         facts, facts_from = _facts(content.get("args"), config, path)
         head = weights.tensors.get("class_heads.0.weight")
         is_coco = head is not None and head.shape[:1] == (len(COCO_91_NAMES),)
