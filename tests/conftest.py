@@ -1,6 +1,8 @@
 """Fixtures: a small detector with random weights, its inputs, and the sample images."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # processes of tests
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # for what the tests start
 
 TINY_SIZE = {"shortest_edge": 200, "longest_edge": 333}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def path_of_imports() -> Iterator[None]:
+    """MLflow puts the code of each model that it loads onto it, and processes that are started later inherit that."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")
