@@ -1,8 +1,8 @@
 """A data set seen with the labels of a model: classes meet by name, whatever their order and ids on either side."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from deformable_detr_refine.data.defects import DataError
 from deformable_detr_refine.messages import printable
@@ -54,9 +54,9 @@ class RelabelledData(Sequence):
         return self.dataset.column_names
 
     def __getitem__(self, index: int | str) -> Any:
-        row = self.dataset[index]
         if isinstance(index, str):
-            return row
+            return self.dataset[index]
+        row = cast("Mapping[str, Any]", self.dataset[index])  # datasets says 'or a list', whatever the index
         objects = row["objects"]
         labels = [self.labels[label] for label in objects["category"]]
         kept = [i for i, label in enumerate(labels) if label >= 0]
@@ -66,7 +66,8 @@ class RelabelledData(Sequence):
 
 def _count_objects(dataset: "datasets.Dataset", names: Sequence[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for batch in dataset.select_columns("objects").iter(1000):
+    batches = cast("Iterable[Mapping[str, list[dict[str, list[int]]]]]", dataset.select_columns("objects").iter(1000))
+    for batch in batches:
         for objects in batch["objects"]:
             counts.update(names[label] for label in objects["category"])
     return counts

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deformable_detr_refine.inference.detections import to_numpy
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class EvaluatedImage:
     """The N detections and M true objects of one image; about 5 KB with 100 detections, without any pixel.
 
@@ -47,21 +48,37 @@ class EvaluatedImage:
     labels: np.ndarray
     true_boxes: np.ndarray
     true_labels: np.ndarray
-    true_crowd: np.ndarray | None = None
-    true_area: np.ndarray | None = None
-    source_id: str | None = None
+    true_crowd: np.ndarray
+    true_area: np.ndarray
+    source_id: str | None
 
-    def __post_init__(self):
-        object.__setattr__(self, "image_id", int(self.image_id))
-        object.__setattr__(self, "size", (int(self.size[0]), int(self.size[1])))
-        for name, kind, columns in _FIELDS:
-            value = getattr(self, name)
-            if value is None:
-                value = self._default(name)
-            value = to_numpy(value)
-            if value.size == 0:
-                value = value.reshape(0, *columns)
-            object.__setattr__(self, name, value.astype(kind))
+    def __init__(
+        self,
+        image_id: int,
+        file_name: str,
+        size: tuple[int, int],
+        boxes: ArrayLike,
+        scores: ArrayLike,
+        labels: ArrayLike,
+        true_boxes: ArrayLike,
+        true_labels: ArrayLike,
+        true_crowd: ArrayLike | None = None,
+        true_area: ArrayLike | None = None,
+        source_id: str | None = None,
+    ):
+        def keep(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        keep("image_id", int(image_id))
+        keep("file_name", file_name)
+        keep("size", (int(size[0]), int(size[1])))
+        keep("source_id", source_id)
+        given = (boxes, scores, labels, true_boxes, true_labels, true_crowd, true_area)
+        for (name, kind, columns), value in zip(_FIELDS, given, strict=True):
+            array = to_numpy(self._default(name) if value is None else value)
+            if array.size == 0:
+                array = array.reshape(0, *columns)
+            keep(name, array.astype(kind))
         self._check()
 
     @property

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.data.samplers import EqualShapeBatches
@@ -124,7 +124,8 @@ def _shape(processor: Any, height: int, width: int) -> tuple[int, int]:
 def _sizes(dataset: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[tuple[int, int]]:
     """(height, width) of each chosen row, without reading images where the data set has columns."""
     if hasattr(dataset, "column_names"):
-        heights, widths = dataset["height"][:], dataset["width"][:]
+        columns = cast("Mapping[str, Sequence[int]]", dataset)
+        heights, widths = columns["height"][:], columns["width"][:]
         return [(heights[i], widths[i]) for i in indices]
     return [(row["height"], row["width"]) for row in (dataset[i] for i in indices)]
 

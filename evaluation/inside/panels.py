@@ -112,7 +112,9 @@ def faded(image: Image.Image) -> Image.Image:
     return ImageEnhance.Brightness(ImageEnhance.Color(clear).enhance(0.45)).enhance(0.6)
 
 
-def draw_box(axes: Any, box: Sequence[float], color: Any, width: float = 2.0, dashes: bool = False) -> None:
+def draw_box(
+    axes: Any, box: Sequence[float] | np.ndarray, color: Any, width: float = 2.0, dashes: bool = False
+) -> None:
     """The outline of an xyxy box, with a dark edge around it so that it shows on any image; or thin dashes."""
     from matplotlib.patheffects import Normal, Stroke
 

@@ -102,8 +102,9 @@ def plot_refinement(inside: Inside, query: int, truth: Sequence[float] | None = 
     goal = boxes[-1] if truth is None else np.asarray(truth, dtype=np.float32)
     to = "the last box" if truth is None else "the true box"
     steps: list[tuple[str, str, np.ndarray]] = []
-    if inside.proposals is not None:
-        steps.append(("Token", "its anchor", inside.anchor(query)))
+    anchor = inside.anchor(query)
+    if inside.proposals is not None and anchor is not None:
+        steps.append(("Token", "its anchor", anchor))
         steps.append(("Proposal", f"object {inside.proposals.scores[query]:.2f}", start))
     else:
         steps.append(("Learned point", "", start))
@@ -167,13 +168,14 @@ def _curves(panels: Panels, index: int, overlaps: dict[str, float], scores: np.n
 
 def _drawn(inside: Inside, queries: Sequence[int], width: int) -> Image.Image:
     """The last layer's boxes as `Detections.draw` draws them, on the image at this width, so that letters are sharp."""
-    size = width, round(width * inside.image.height / inside.image.width)
+    height = round(width * inside.image.height / inside.image.width)
+    size = width, height
     scale = np.array(size * 2) / np.array(inside.image.size * 2)
     labels = [inside.label(query) for query in queries]
     scores = [float(inside.layer_scores[-1, query, label]) for query, label in zip(queries, labels, strict=True)]
     boxes = np.clip(inside.layer_boxes[-1, queries].reshape(-1, 4) * scale, 0, size * 2)
-    found = Detections(boxes, scores, np.array(labels, dtype=np.int64), inside.id2label, size[::-1])
-    return found.draw(inside.image.resize(size, Image.Resampling.BICUBIC))
+    detections = Detections(boxes, np.array(scores), np.array(labels, dtype=np.int64), inside.id2label, (height, width))
+    return detections.draw(inside.image.resize(size, Image.Resampling.BICUBIC))
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -187,7 +187,8 @@ def _judge(
     if not (len(scores) and len(crowd)):
         return verdict, which
     boxes, true_boxes = corners_to_xywh(image.boxes[found]), corners_to_xywh(image.true_boxes[true])
-    iou = mask.iou(boxes, true_boxes, crowd.astype(np.uint8).tolist())  # (N, M); with a crowd, the share on it
+    # (N, M); with a crowd, the share on it
+    iou = np.asarray(mask.iou(boxes, true_boxes, crowd.astype(np.uint8).tolist()))
     nearest = iou.argmax(axis=1)
     taken = np.zeros(len(crowd), dtype=bool)
     # Of equal scores the last first, as Azure's reversed sort has it.

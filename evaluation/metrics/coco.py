@@ -183,30 +183,28 @@ def _evaluator(library: str | None) -> Callable[[list[dict], list[dict]], tuple[
     raise ImportError('COCO metrics need pycocotools: pip install "deformable-detr-refine[train]".')
 
 
-def _with_pycocotools(truth: list[dict], found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+def _with_pycocotools(truth: list[dict], detections: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     # It prints on every step, and has no switch for that.
     with contextlib.redirect_stdout(io.StringIO()):
-        return _run(COCOeval(*_indexed(COCO, truth, found), "bbox"))
+        return _run(COCOeval(*_indexed(COCO, truth, detections), "bbox"))
 
 
-def _with_faster_coco_eval(truth: list[dict], found: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+def _with_faster_coco_eval(truth: list[dict], detections: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     from faster_coco_eval import COCO, COCOeval_faster
 
-    return _run(COCOeval_faster(*_indexed(COCO, truth, found), "bbox", print_function=lambda *_: None))
+    return _run(COCOeval_faster(*_indexed(COCO, truth, detections), "bbox", print_function=lambda *_: None))
 
 
-def _indexed(kind: type, *annotations: list[dict]) -> list[Any]:
+def _indexed(kind: type, truth: list[dict], detections: list[dict]) -> tuple[Any, Any]:
     """Both sides as COCO objects, filled directly: loadRes would copy, add outlines, and fail on an empty list."""
-    images = [{"id": i} for i in sorted({item["image_id"] for part in annotations for item in part})]
-    sides = []
-    for part in annotations:
-        side = kind()
-        side.dataset = {"images": images, "categories": [{"id": 1}], "annotations": part}
+    images = [{"id": i} for i in sorted({item["image_id"] for item in (*truth, *detections)})]
+    sides = kind(), kind()
+    for side, annotations in zip(sides, (truth, detections), strict=True):
+        side.dataset = {"images": images, "categories": [{"id": 1}], "annotations": annotations}
         side.createIndex()
-        sides.append(side)
     return sides
 
 

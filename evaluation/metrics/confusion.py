@@ -47,8 +47,8 @@ def confusion_matrix(matches: Matches, names: Sequence[str], threshold: float, i
     matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
     paired = partner >= 0
     np.add.at(matrix, (matches.true_labels[partner[paired]], matches.labels[paired]), 1)
-    np.add.at(matrix, (matches.true_labels[free], background), 1)
-    np.add.at(matrix, (background, matches.labels[kept & ~paired & (truths == NONE)]), 1)
+    np.add.at(matrix[:, background], matches.true_labels[free], 1)
+    np.add.at(matrix[background], matches.labels[kept & ~paired & (truths == NONE)], 1)
     return matrix
 
 

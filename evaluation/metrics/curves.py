@@ -78,9 +78,11 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> Bes
     if f1[best] == 0:
         return BestThreshold(None, 0.0, 0.0, 0.0)
     low, high = float(following[best - 1]), float(scores[best - 1])
-    for threshold in [round((low + high) / 2, digits) for digits in range(1, 9)] + [low]:
-        kept = np.count_nonzero(scores > threshold)
-        if f1[kept] >= f1[best] - TOLERANCE:
+    threshold, kept = low, best
+    for shorter in (round((low + high) / 2, digits) for digits in range(1, 9)):
+        count = np.count_nonzero(scores > shorter)
+        if f1[count] >= f1[best] - TOLERANCE:
+            threshold, kept = shorter, count
             break
     return BestThreshold(threshold, float(f1[kept]), float(found[kept] / kept), float(found[kept] / objects))
 

@@ -65,7 +65,7 @@ class DetectionMetric(evaluate.Metric):
             reference_urls=["https://cocodataset.org/#detection-eval"],
         )
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
+    def add_batch(self, *, predictions: list[dict], references: list[dict], **kwargs) -> None:
         """Adds images. (`evaluate` appends the inputs to this text.)"""
         if len(predictions) != len(references):
             raise ValueError(
@@ -74,7 +74,7 @@ class DetectionMetric(evaluate.Metric):
         predictions = [{key: image[key] for key in ("boxes", "scores", "labels")} for image in predictions]
         super().add_batch(predictions=predictions, references=[self._filled(image) for image in references], **kwargs)
 
-    def add(self, *, prediction=None, reference=None, **kwargs) -> None:
+    def add(self, *, prediction: dict, reference: dict, **kwargs) -> None:
         """Adds one image."""
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 

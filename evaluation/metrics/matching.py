@@ -131,7 +131,7 @@ def _ious(image: EvaluatedImage, order: np.ndarray) -> tuple[np.ndarray, np.ndar
     except ImportError as error:
         raise ImportError('Matching needs pycocotools: pip install "deformable-detr-refine[train]".') from error
     boxes, true_boxes = corners_to_xywh(image.boxes[order]), corners_to_xywh(image.true_boxes)
-    iou = mask.iou(boxes, true_boxes, crowd.astype(np.uint8).tolist())
+    iou = np.asarray(mask.iou(boxes, true_boxes, crowd.astype(np.uint8).tolist()))
     on_crowd = np.where(image.labels[order, None] == image.true_labels[crowd], iou[:, crowd], -1.0)
     return iou[:, ~crowd], on_crowd.max(axis=1, initial=-1.0)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from numpy.typing import ArrayLike
+
 # Of one luminance, about 4:1 against white and against near-black paper.
 COLORS = ("#1f7fd0", "#c8610c", "#17915a", "#c2519a", "#8a68de", "#0f8d9c", "#9a7426", "#d94a4a")
 DASHES = ("", "6 2", "2 2", "6 2 2 2")
@@ -34,8 +36,8 @@ class Line:
     """Points (x, y) under one key, and maybe one of them marked."""
 
     key: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: ArrayLike
+    y: ArrayLike
     style: Style
     mark: tuple[float, float] | None = None
 
