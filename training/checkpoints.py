@@ -1,31 +1,114 @@
 """Which checkpoint a run goes on from: the newest that is whole."""
 
+import errno
 import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from deformable_detr_refine.files import new_path, sha256_of
+from deformable_detr_refine.messages import counted, one_line, printable
 
-def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a run's folder that was written to its end, or None.
+# Written after all others: the size and the digest of every file.
+MANIFEST = "manifest.json"
+NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")
+_NUMBER, _TEXT, _NONE = (int, float), (str,), (type(None),)
+# Of trainer_state.json: what the Trainer and the report compute with.
+_STATE_TYPES = {
+    **dict.fromkeys(("global_step", "max_steps"), (int,)),
+    **dict.fromkeys(("epoch", "best_metric"), _NUMBER + _NONE),
+    **dict.fromkeys(("train_batch_size", "best_global_step"), (int, *_NONE)),
+    **dict.fromkeys(("total_flos", "num_input_tokens_seen"), _NUMBER),
+    "best_model_checkpoint": _TEXT + _NONE,
+    "log_history": (list,),
+    "stateful_callbacks": (dict,),
+}
 
-    A run may have been killed while it wrote one. The Trainer writes trainer_state.json last: a checkpoint without it,
-    or with half of it, is left out.
+
+def newest_whole_checkpoint(folder: Path, ranks: int = 1, say: Callable[[str], Any] = lambda text: None) -> Path | None:
+    """The newest checkpoint in a run's folder that is whole, or None where the run has finished none.
+
+    Args:
+        folder: the run's.
+        ranks: how many processes go on.
+        say: is told which newer ones are not whole, and why.
+
+    Raises:
+        ValueError: there are finished checkpoints, of which none is whole any more.
     """
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        if is_whole(path):
+    faults = []
+    numbered = [(int(match[1]), path) for path in folder.glob("*") if (match := NUMBERED.fullmatch(path.name))]
+    for _, path in sorted(numbered, reverse=True):
+        fault = fault_of(path, ranks)
+        if fault is None:
+            for text in faults:
+                say(f"{text}: the one before it is taken.")
             return path
+        faults.append(f"{path} is not whole ({fault})")
+    finished = [path for _, path in numbered if (path / MANIFEST).exists() or not _fault_of_state(path)]
+    if finished:
+        raise ValueError(f"{faults[0]}, nor is one before it: copy it again, or choose another --output_dir.")
+    for text in faults:
+        say(f"{text}: the run begins anew.")
     return None
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether this checkpoint was written to its end."""
+def fault_of(checkpoint: Path, ranks: int = 1) -> str | None:
+    """Why a run cannot go on from this checkpoint, as it lies on the disk; None if it can.
+
+    Its manifest, which is written last, tells every file's size and digest. One without a manifest is transformers'
+    own, or was not finished: it needs the files that a Trainer writes, each to its end.
+    """
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
+        fault = _fault_of_state(checkpoint) or _missing(checkpoint)
+        if fault is None:
+            has_manifest = (checkpoint / MANIFEST).exists()
+            fault = _changed(checkpoint) if has_manifest else _cut_short(checkpoint) or _unfinished(checkpoint, ranks)
+        return fault
+    except OSError as error:
+        return printable(one_line(error), 200)
+
+
+def read_trainer_state(checkpoint: Path) -> TrainerState:
+    """What a checkpoint says of its run.
+
+    Raises:
+        ValueError: the file is missing, damaged, or says what no Trainer writes.
+    """
+    file = checkpoint / TRAINER_STATE_NAME
+    try:
+        state = TrainerState(**json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ValueError(f"{file.name} is missing") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file.name} is damaged: {printable(one_line(error))}") from error
+    for name, types in _STATE_TYPES.items():
+        value = getattr(state, name)
+        if not isinstance(value, types) or isinstance(value, bool) or (name == "global_step" and value < 0):
+            raise ValueError(f"{file.name} is damaged: {name} is {printable(repr(value), 40)}")
+    if not all(isinstance(line, dict) for line in state.log_history):
+        raise ValueError(f"{file.name} is damaged: a line of log_history is no mapping")
+    return state
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Writes down what the finished checkpoint holds; 512 MB, as of an R-50, took 1.1 s."""
+    files = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    content = {
+        file.relative_to(checkpoint).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        for file in files
+    }
+    with new_path(checkpoint / MANIFEST) as new:
+        new.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def has_random_state(checkpoint: Path, ranks: int) -> bool:
@@ -33,3 +116,97 @@ def has_random_state(checkpoint: Path, ranks: int) -> bool:
     if ranks == 1:
         return (checkpoint / "rng_state.pth").is_file()
     return len(list(checkpoint.glob("rng_state_*.pth"))) == ranks
+
+
+@contextmanager
+def writing(folder: Path, half: Path | None = None) -> Iterator[None]:
+    """Within the block a disk that takes no more is one sentence, and `half` written folder gives way.
+
+    Raises:
+        OSError: `folder` could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # PyTorch tells it as a RuntimeError of its writer, safetensors as an error of its own.
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("inline_container", "iostream")):
+            raise
+        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder.parent).free < 2**20
+        reason = "the disk is full" if full else printable(one_line(error), 200).rstrip(".")
+        if half is not None:
+            shutil.rmtree(half, ignore_errors=True)
+        raise OSError(
+            f"{folder} could not be written ({reason}): what was written before it is kept; make room and go on with "
+            "--resume_from_checkpoint true."
+        ) from error
+
+
+def _fault_of_state(checkpoint: Path) -> str | None:
+    try:
+        read_trainer_state(checkpoint)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _missing(checkpoint: Path) -> str | None:
+    """Which of the files that a Trainer goes on with is not there."""
+    if not [*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.bin"), *checkpoint.glob("pytorch_model_fsdp*")]:
+        return "the weights are missing"
+    if any(path.is_dir() and path.name.startswith(("global_step", "optimizer")) for path in checkpoint.iterdir()):
+        return None  # DeepSpeed's and FSDP's own folders
+    for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+        if not (checkpoint / name).is_file() and not (checkpoint / name).with_suffix(".bin").is_file():
+            return f"{name} is missing"
+    return None
+
+
+def _changed(checkpoint: Path) -> str | None:
+    """Which file is not as it was written."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        written = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{MANIFEST} is damaged"
+    for name, (size, digest) in written.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{printable(name)} is missing"
+        if (there := file.stat().st_size) != size:
+            return f"{printable(name)} has {counted(there, 'byte')} of {size}"
+        if sha256_of(file) != digest:
+            return f"{printable(name)} is not as it was written"
+    return None
+
+
+def _cut_short(checkpoint: Path) -> str | None:
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt"):
+                    pass
+            elif file.suffix in (".pt", ".pth") and not zipfile.is_zipfile(file):
+                return f"{file.name} is cut short"
+        except SafetensorError as error:
+            return f"{file.name} is damaged: {printable(one_line(error))}"
+    return None
+
+
+def _unfinished(checkpoint: Path, ranks: int) -> str | None:
+    """The other processes may not have come to writing theirs."""
+    there = len(list(checkpoint.glob("rng_state_*.pth")))
+    return (
+        f"it has the random state of {there} of {counted(ranks, 'process', 'processes')}" if 0 < there < ranks else None
+    )
+
+
+__all__ = [
+    "MANIFEST",
+    "NUMBERED",
+    "fault_of",
+    "has_random_state",
+    "newest_whole_checkpoint",
+    "read_trainer_state",
+    "write_manifest",
+    "writing",
+]

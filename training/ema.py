@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
+from .saved_state import check_weights, reading
+
 RAW_WEIGHTS = "training_weights.safetensors"
 
 
@@ -80,12 +82,15 @@ class MovingAverage(TrainerCallback):
 
         Raises:
             FileNotFoundError: the checkpoint was written without an average.
+            ValueError: its raw weights are damaged, or of other parameters.
         """
         if not (folder / RAW_WEIGHTS).is_file():
             raise FileNotFoundError(
                 f"{folder} has no {RAW_WEIGHTS}: it was trained without ema_decay, resume it without or start anew."
             )
+        with reading(folder / RAW_WEIGHTS):
+            check_weights(folder / RAW_WEIGHTS, dict(self._trained()))
+            raw = load_file(folder / RAW_WEIGHTS)
         self.average = {name: parameter.detach().clone() for name, parameter in self._trained()}
-        raw = load_file(folder / RAW_WEIGHTS)
         for name, parameter in self._trained():
             parameter.copy_(raw[name])

@@ -1,11 +1,13 @@
 """Whether a run may write into its folder, and which checkpoint there it goes on from: held before any work."""
 
 import tempfile
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from .arguments import DetectionTrainingArguments
-from .checkpoints import has_random_state, newest_whole_checkpoint
+from .checkpoints import NUMBERED, fault_of, has_random_state, newest_whole_checkpoint
 
 SETTINGS_FILE = "settings.yaml"
 # What a dry run, a run that stopped before its first checkpoint, or a shell leave in the folder; a run writes over none
@@ -15,12 +17,18 @@ _TRUE = (True, "true", "True")
 _UNSET = (None, False, "false", "False", "")
 
 
-def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
+def checkpoint_to_resume(
+    args: DetectionTrainingArguments, say: Callable[[str], Any] = lambda text: None
+) -> Path | None:
     """The checkpoint to go on from, or None.
+
+    Args:
+        args: the run's.
+        say: is told which checkpoints are not whole.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the folder holds another run, or the checkpoint is of another number of processes.
+        ValueError: the folder holds another run, or the checkpoint is not whole or of another number of processes.
         OSError: the folder is a file, or nothing can be written in it.
     """
     output, asked = Path(args.output_dir), args.resume_from_checkpoint
@@ -28,9 +36,11 @@ def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
     if asked not in (*_UNSET, *_TRUE):
         if not Path(asked).is_dir():
             raise FileNotFoundError(f"There is no checkpoint {asked} to resume from.")
+        if fault := fault_of(Path(asked)):
+            raise ValueError(f"{asked} is not whole ({fault}): copy it again, or go on from the one before it.")
         return Path(asked)
-    found = newest_whole_checkpoint(output)
     if asked in _TRUE:
+        found = newest_whole_checkpoint(output, args.world_size, say)
         if found and not has_random_state(found, args.world_size):
             raise ValueError(
                 f"{found} was written by another number of processes than {args.world_size}: go on with as many, or "
@@ -39,7 +49,7 @@ def checkpoint_to_resume(args: DetectionTrainingArguments) -> Path | None:
         return found
     if args.dry_run:
         return None
-    if found:
+    if any(path.is_dir() and NUMBERED.fullmatch(path.name) for path in output.glob("*")):
         raise ValueError(
             f"{output} holds checkpoints of an earlier run: go on with --resume_from_checkpoint true, "
             "or choose another --output_dir."

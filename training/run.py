@@ -39,8 +39,8 @@ def run(settings: Settings) -> dict[str, float]:
     output = Path(args.output_dir)
     transformers.set_seed(args.seed)
     check_settings(data_args, args)
-    checkpoint = checkpoint_to_resume(args)
     say = print if args.process_index == 0 else lambda *_: None
+    checkpoint = checkpoint_to_resume(args, say)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     # Of 1x1 convolutions, whose strides of length 1 PyTorch writes in two ways; nothing is copied more for it.

@@ -1,7 +1,6 @@
 """transformers' Trainer for a detector: its optimiser, its batches, its loss terms in the log, and COCO's metrics."""
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,8 +11,10 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
@@ -26,11 +27,14 @@ from deformable_detr_refine.files import follow_umask
 from deformable_detr_refine.inference.network import Network
 
 from .arguments import DetectionTrainingArguments
+from .checkpoints import read_trainer_state, write_manifest, writing
 from .ema import RAW_WEIGHTS, MovingAverage
+from .loss_terms import LossTerms
 from .optimizer import continue_schedule, drops_at, parameter_groups, scaled_learning_rate
 from .progress import DetectionLines, DetectionProgress
 from .rates import training_order
 from .replay import save_batch
+from .saved_state import check_optimizer_state, check_scheduler_state, check_weights, reading
 
 
 class DetectionTrainer(Trainer):
@@ -73,7 +77,7 @@ class DetectionTrainer(Trainer):
         self.add_callback(DetectionProgress if has_bar else DetectionLines)
         self.evaluated: list[EvaluatedImage] = []
         self.trained = False
-        self._terms = _LossTerms()
+        self._terms = LossTerms()
 
     # Optimiser and schedule
 
@@ -216,70 +220,62 @@ class DetectionTrainer(Trainer):
     # Checkpoints
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self._terms.paused():
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with self._terms.paused(), writing(folder, half=folder):
             super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                write_manifest(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
         # The state dict that some engines hand over is of the raw weights.
-        with self.averaged_weights():
+        with self.averaged_weights(), writing(folder):
             super()._save(output_dir, None if self.ema else state_dict)
             # All ranks come here; transformers lets only one write, too.
             if self.ema and self.is_in_train and self.args.should_save:
-                self.ema.save_raw(Path(output_dir or self.args.output_dir))
+                self.ema.save_raw(folder)
         if self.args.should_save:
-            follow_umask(Path(output_dir or self.args.output_dir))
+            follow_umask(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self.ema and (Path(resume_from_checkpoint) / RAW_WEIGHTS).is_file():
+        folder = Path(resume_from_checkpoint)
+        with reading(folder / TRAINER_STATE_NAME):
+            read_trainer_state(folder)
+        if not self.ema and (folder / RAW_WEIGHTS).is_file():
             raise ValueError(
                 f"{resume_from_checkpoint} was trained with ema_decay: resume it with the same, or start anew."
             )
+        if (file := folder / SAFE_WEIGHTS_NAME).is_file():
+            with reading(file):
+                check_weights(file, self.model.state_dict())
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema:
-            self.ema.load(Path(resume_from_checkpoint))
+            self.ema.load(folder)
+
+    def _init_training_state(self, *args: Any) -> tuple[int, int]:
+        begun = super()._init_training_state(*args)
+        # transformers looks for each of these when it saves; a checkpoint knows those of its own run.
+        for callback in (*self.callback_handler.callbacks, self.control):
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        return begun
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.optimizer is None:
+        if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
-        # A checkpoint at its schedule's end holds a rate of 0, and a longer run would take its first step at that.
-        continue_schedule(self.lr_scheduler)
+        optimizer_file, schedule_file = (Path(checkpoint) / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
+        with reading(optimizer_file):
+            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
+            check_optimizer_state(torch.load(optimizer_file, "cpu", weights_only=True), optimizer)
+        with reading(schedule_file):
+            check_scheduler_state(torch.load(schedule_file, "cpu", weights_only=True), self.lr_scheduler)
+            super()._load_optimizer_and_scheduler(checkpoint)
+            # A checkpoint at its schedule's end holds a rate of 0, and a longer run would take its first step at that.
+            continue_schedule(self.lr_scheduler)
 
-
-class _LossTerms:
-    """Adds the loss terms up between two lines of the log, on their device."""
-
-    def __init__(self) -> None:
-        self._restart(0)
-
-    def _restart(self, step: int) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.images, self.step, self.start = 0, step, time.perf_counter()
-
-    def begin(self, step: int) -> None:
-        """A run begins, or goes on, at this step, unless terms wait for their line already."""
-        if not self.sums:
-            self._restart(step)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What takes its time within the block is no training."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.start += time.perf_counter() - max(begin, self.start)
-
-    def add(self, terms: dict[str, Tensor], images: int) -> None:
-        for name, term in terms.items():
-            self.sums[name] = self.sums[name] + term if name in self.sums else term
-        self.images += images
-
-    def drain(self, accelerator: Any, step: int) -> dict[str, float]:
-        """Each term per step, which add up to the loss, and images/s over all ranks."""
-        steps = max(step - self.step, 1)
-        values = accelerator.reduce(torch.stack(list(self.sums.values())), "mean") / steps
-        logs = dict(zip(self.sums, values.tolist(), strict=True))
-        logs["images_per_second"] = self.images * accelerator.num_processes / (time.perf_counter() - self.start)
-        self._restart(step)
-        return logs
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        with reading(Path(checkpoint or "") / f"rng_state{rank}.pth"):
+            super()._load_rng_state(checkpoint)

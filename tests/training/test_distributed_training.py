@@ -7,10 +7,9 @@ import sys
 import time
 
 import pytest
-import torch
 from support.training_runs import history, largest_difference, launch, log_of, run, weights
 
-from deformable_detr_refine.training.checkpoints import has_random_state, newest_whole_checkpoint
+from deformable_detr_refine.training.checkpoints import newest_whole_checkpoint
 
 
 def first_steps(folder, name: str) -> list[float]:
@@ -87,15 +86,3 @@ def family(pid: int) -> list[int]:
     for line in os.popen(f"ps -o pid= --ppid {pid}").read().split():
         children += family(int(line))
     return [*children, pid]
-
-
-def test_a_checkpoint_that_was_torn_is_left_out(tmp_path):
-    for step, content in ((3, "{}"), (6, "{}"), (9, '{"half": '), (12, None)):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        torch.save({}, folder / "rng_state.pth")
-        if content is not None:
-            (folder / "trainer_state.json").write_text(content)
-    assert newest_whole_checkpoint(tmp_path).name == "checkpoint-6"
-    assert newest_whole_checkpoint(tmp_path / "nothing") is None
-    assert has_random_state(tmp_path / "checkpoint-6", 1) and not has_random_state(tmp_path / "checkpoint-6", 2)

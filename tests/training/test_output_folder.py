@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from deformable_detr_refine.training.output_folder import checkpoint_to_resume
 
@@ -45,7 +47,9 @@ def test_checkpoints_are_gone_on_from_when_asked(tmp_path):
     checkpoint = tmp_path / "checkpoint-3"
     checkpoint.mkdir()
     (checkpoint / "trainer_state.json").write_text("{}")
-    (checkpoint / "rng_state.pth").touch()
+    for name in ("rng_state.pth", "optimizer.pt", "scheduler.pt"):
+        torch.save({}, checkpoint / name)
+    save_file({}, checkpoint / "model.safetensors")
     with pytest.raises(ValueError, match="--resume_from_checkpoint true"):
         checkpoint_to_resume(settings(tmp_path))
     assert checkpoint_to_resume(settings(tmp_path, resume=True)) == checkpoint

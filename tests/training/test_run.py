@@ -11,10 +11,11 @@ from support.training_runs import COLOURS, SETTINGS, TRAIN_BOXES, VALIDATION_BOX
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.training.loss_terms import LossTerms
 from deformable_detr_refine.training.replay import replay
 from deformable_detr_refine.training.settings import read_settings, settings_text
 from deformable_detr_refine.training.train import train
-from deformable_detr_refine.training.trainer import DetectionTrainer, _LossTerms
+from deformable_detr_refine.training.trainer import DetectionTrainer
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,11 @@ def test_weights_have_the_permissions_of_any_new_file(trained, tmp_path):
 
 def test_evaluations_and_checkpoints_are_no_training_time():
     """Images a second are of the training alone, whether a pause comes before or after a line of the log."""
-    terms = _LossTerms()
+    terms = LossTerms()
     accelerator = SimpleNamespace(num_processes=1, reduce=lambda tensor, _: tensor)
     clock = iter([0.0, 10.0, 14.0, 20.0, 20.0, 100.0, 102.0, 103.0, 103.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deformable_detr_refine.training.trainer.time.perf_counter", lambda: next(clock))
+        patch.setattr("deformable_detr_refine.training.loss_terms.time.perf_counter", lambda: next(clock))
         terms.begin(0)  # at 0
         terms.add({"loss": torch.ones(())}, 32)
         with terms.paused():  # from 10 to 14

@@ -1,0 +1,137 @@
+"""What a checkpoint holds is compared with what it is loaded into, before it is loaded.
+
+PyTorch takes an optimiser's tensors as they are: with other shapes its steps read and write beyond their ends, which
+ends the process without a word.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from deformable_detr_refine.messages import one_line, printable
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Within the block all that is wrong with a file of a checkpoint is one sentence.
+
+    Raises:
+        ValueError: something was.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a damaged file may lead to
+        reason = printable(one_line(error), 240).rstrip(".")
+        raise ValueError(
+            f"{file} cannot be gone on from: {reason}. Name an earlier checkpoint (--resume_from_checkpoint "
+            f"{file.parent.parent / 'checkpoint-N'}), or start anew in another --output_dir."
+        ) from error
+
+
+def check_weights(file: Path, expected: Mapping[str, Tensor]) -> None:
+    """Check that a file of safetensors holds exactly these tensors; those that share memory stand there once.
+
+    Raises:
+        ValueError: it does not.
+        SafetensorError: the file is damaged.
+    """
+    with safe_open(file, "pt") as saved:
+        shapes = {name: tuple(saved.get_slice(name).get_shape()) for name in saved.keys()}  # noqa: SIM118, no dict
+    held = {expected[name].data_ptr() for name in shapes if name in expected}
+    for name, tensor in expected.items():
+        if name not in shapes and tensor.data_ptr() not in held:
+            raise ValueError(f"it lacks {name}")
+        if name in shapes and shapes[name] != tuple(tensor.shape):
+            raise ValueError(f"{name} has the shape {shapes[name]}, the model's is {tuple(tensor.shape)}")
+    if others := sorted(shapes.keys() - expected.keys()):
+        raise ValueError(f"it has {printable(others[0])}, which the model lacks")
+
+
+def check_optimizer_state(saved: Any, optimizer: Optimizer) -> None:
+    """Check the state of an optimiser against what its own first step makes for each parameter.
+
+    Args:
+        saved: of `optimizer.state_dict()`.
+        optimizer: into which it is to be loaded.
+
+    Raises:
+        ValueError: it is of another optimiser, or of other parameters.
+    """
+    groups, states = saved["param_groups"], saved["state"]
+    if len(groups) != len(optimizer.param_groups):
+        raise ValueError(f"it has {len(groups)} groups of parameters, this run has {len(optimizer.param_groups)}")
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        if len(group["params"]) != len(own["params"]):
+            raise ValueError(f"a group has {len(group['params'])} parameters, this run's has {len(own['params'])}")
+        for name in own.keys() - {"params", "initial_lr"}:
+            if not _same_kind(group.get(name), own[name]):
+                raise ValueError(f"{name} of a group is {printable(repr(group.get(name)), 40)}")
+        first_state = cache(lambda shape, dtype, device, own=own: _first_state(optimizer, own, shape, dtype, device))
+        for index, parameter in zip(group["params"], own["params"], strict=True):
+            if index in states:
+                _check_entry(states[index], first_state(parameter.shape, parameter.dtype, parameter.device))
+
+
+def check_scheduler_state(saved: Any, scheduler: Any) -> None:
+    """Check the state of a schedule against its own.
+
+    Raises:
+        ValueError: it is of another one.
+    """
+    own = scheduler.state_dict()
+    if not isinstance(saved, dict) or not isinstance(saved.get("last_epoch"), int):
+        raise ValueError("it is not the state of a schedule")
+    for name in own.keys() & saved.keys():
+        if not _same_kind(saved[name], own[name]):
+            raise ValueError(f"{name} is {printable(repr(saved[name]), 40)}")
+
+
+def _first_state(optimizer: Optimizer, group: dict, shape: torch.Size, dtype: torch.dtype, device: Any) -> dict:
+    """What this optimiser keeps of a parameter after a step; its tensors are on no device, for their form alone."""
+    parameter = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
+    parameter.grad = torch.zeros_like(parameter)
+    # The options stand in the group, which counts before the defaults of the class.
+    fresh = type(optimizer)([{**group, "params": [parameter]}])
+    fresh.step()
+    state = fresh.state[parameter]
+    return {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+def _check_entry(saved: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name, value in expected.items():
+        if name not in saved:
+            raise ValueError(f"the state of a parameter lacks {name}")
+        if not isinstance(value, Tensor):
+            continue
+        tensor = saved[name]
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise ValueError(f"{name} of a parameter is no tensor")
+        if tensor.shape != value.shape:
+            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, its parameter wants {tuple(value.shape)}")
+        if tensor.dtype != value.dtype and not (tensor.is_floating_point() and value.is_floating_point()):
+            raise ValueError(f"{name} is of {tensor.dtype}, its parameter wants {value.dtype}")
+
+
+def _same_kind(saved: Any, own: Any) -> bool:
+    """Whether a value of a saved state may take the place of the one that is there now."""
+    if own is None or isinstance(own, bool | str):  # options that releases of PyTorch add have defaults
+        return saved is None or isinstance(saved, bool | int | float | str)
+    if isinstance(own, int | float):
+        return isinstance(saved, int | float)
+    if isinstance(own, list | tuple):
+        return (
+            isinstance(saved, list | tuple)
+            and len(saved) == len(own)
+            and all(_same_kind(*pair) for pair in zip(saved, own, strict=True))
+        )
+    return type(saved) is type(own)
+
+
+__all__ = ["check_optimizer_state", "check_scheduler_state", "check_weights", "reading"]
