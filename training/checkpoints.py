@@ -45,21 +45,21 @@ def newest_whole_checkpoint(folder: Path, ranks: int = 1, say: Callable[[str], A
     Raises:
         ValueError: there are finished checkpoints, of which none is whole any more.
     """
-    faults = []
     numbered = [(int(match[1]), path) for path in folder.glob("*") if (match := NUMBERED.fullmatch(path.name))]
-    for _, path in sorted(numbered, reverse=True):
-        fault = fault_of(path, ranks)
-        if fault is None:
-            for text in faults:
-                say(f"{text}: the one before it is taken.")
-            return path
-        faults.append(f"{path} is not whole ({fault})")
-    finished = [path for _, path in numbered if (path / MANIFEST).exists() or not _fault_of_state(path)]
-    if finished:
-        raise ValueError(f"{faults[0]}, nor is one before it: copy it again, or choose another --output_dir.")
-    for text in faults:
-        say(f"{text}: the run begins anew.")
-    return None
+    newest_first, faults = [path for _, path in sorted(numbered, reverse=True)], {}
+    for path in newest_first:
+        if (fault := fault_of(path, ranks)) is None:
+            break
+        faults[path] = fault
+    whole = next((path for path in newest_first if path not in faults), None)
+    if whole is None and any((path / MANIFEST).exists() or not _fault_of_state(path) for path in faults):
+        path, fault = next(iter(faults.items()))
+        raise ValueError(
+            f"{path} is not whole ({fault}), nor is one before it: copy it again, or choose another --output_dir."
+        )
+    for path, fault in faults.items():
+        say(f"{path} is not whole ({fault}): {'the one before it is taken' if whole else 'the run begins anew'}.")
+    return whole
 
 
 def fault_of(checkpoint: Path, ranks: int = 1) -> str | None:
