@@ -106,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
     new = summary.images - summary.resumed
     earlier = f", {summary.resumed} of them in an earlier run" if summary.resumed else ""
     print(f"{summary.images} images{earlier}, {summary.failed} failed; {new / summary.seconds:.3g} images/s")
+    if summary.again:
+        print(f"Computed again: {summary.again}; their images have changed since, or their part was damaged.")
     if summary.left_out:
         print(f"Left out: {summary.left_out}.")
     if summary.error:

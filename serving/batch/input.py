@@ -1,10 +1,11 @@
 """What a batch reads: image files, or tables that hold or name images; cut into shards that any process can read.
 
-Image files keep their listing, so that an interrupted batch goes on with the same ones; a table is known by its size
-and time. Nothing is decoded here, and of a table no more than a shard is in memory.
+Image files keep their listing, so that an interrupted batch goes on with the same ones; images and tables are known by
+size and time. Nothing is decoded here, and of a table no more than a shard is in memory.
 """
 
 import glob
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,6 +63,9 @@ class FileShard:
         for index, name in enumerate(self.names, self.first):
             yield BatchImage(index, name, name, 0, self.folder / name)
 
+    def stamp(self) -> str:
+        return stamp_of(self.folder / name for name in self.names)
+
 
 @dataclass(frozen=True)
 class TableShard:
@@ -85,6 +89,11 @@ class TableShard:
                 name, source = found[i]
                 row = self.rows.first + offset
                 yield BatchImage(self.first + offset, name or f"{file}#{row}", file, row, read.get(i, source))
+
+    def stamp(self) -> str:
+        """Of the files that the table names; the table itself is known by its own size and time."""
+        sources = (_look_up(cell, self.rows.path.parent)[1] for cell in self.rows.cells())
+        return stamp_of(source for source in sources if isinstance(source, Path))
 
 
 Shard = FileShard | TableShard
@@ -154,6 +163,18 @@ def open_input(source: str, column: str | None = None) -> FileInput | TableInput
     if is_url(source):
         raise ValueError("A batch reads files: write the URLs into a CSV with the header image, one in a line.")
     raise FileNotFoundError(f"There is no file or folder {source}.")
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """A digest of the sizes and times of files, by which a changed one is noticed."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            state = file_of(file).stat()
+            digest.update(f"{state.st_size} {state.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(b"none\n")
+    return digest.hexdigest()
 
 
 def shard_size(count: int, batch_size: int) -> int:
@@ -255,4 +276,14 @@ def _possible_paths(cell: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
-__all__ = ["BatchImage", "FileInput", "FileShard", "Shard", "TableInput", "TableShard", "open_input", "shard_size"]
+__all__ = [
+    "BatchImage",
+    "FileInput",
+    "FileShard",
+    "Shard",
+    "TableInput",
+    "TableShard",
+    "open_input",
+    "shard_size",
+    "stamp_of",
+]

@@ -1,23 +1,40 @@
 """A batch's work so far, in the folder OUTPUT.parts: every finished shard is a file, and a killed run loses none.
 
 A shard's file appears whole, under its number, by being renamed; so does the output, joined from them in the order of
-the input. Files that a killed run left half written are written again under the same names.
+the input. Files that a killed run left half written are written again. A part's name tells its rows, how many of them
+failed, and a digest of its content and of the sizes and times of its images: a part that is not as it was written, and
+one whose images have changed, is computed again.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .input import FileInput, TableInput, open_input, shard_size
+from .input import FileInput, Shard, TableInput, open_input, shard_size
 from .rows import join
 from .shard import ShardResult
 
 _JOB, _LISTING, _LOCK, _JOINED = "job.json", "images.json", "lock", "joined"
-_PART = re.compile(r"([0-9]+)\.([0-9]+)\.part")
+_PART = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9a-f]{16})\.part")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished shard's file; `stamp` is of its images (see `stamp_of`)."""
+
+    name: str
+    failed: int
+    stamp: str
+
+    def holds(self, content: bytes) -> bool:
+        """Whether this content is what was written."""
+        return _PART.fullmatch(self.name)[4] == _digest(content, self.stamp)
 
 
 class Job:
@@ -30,7 +47,8 @@ class Job:
     def __init__(self, output: Path):
         self.output = output
         self.folder = output.with_name(output.name + ".parts")
-        self.failed: dict[int, int] = {}  # images that failed, by the number of the finished shard
+        self.finished: dict[int, Part] = {}  # by the number of the shard
+        self.again = 0  # images of shards that had been finished and are computed again
         self._lock: BinaryIO | None = None
 
     def __enter__(self) -> "Job":
@@ -41,9 +59,14 @@ class Job:
             raise ValueError(f"Another process is at work on {self.output}; wait for it, or choose another output.")
         return self
 
+    @property
+    def failed(self) -> int:
+        """How many images of the finished shards failed."""
+        return sum(part.failed for part in self.finished.values())
+
     def __exit__(self, *_: object) -> None:
         # Of a batch that failed before its first shard nothing is worth keeping.
-        over = not (self.folder / _JOB).exists() or not self._parts()
+        over = not (self.folder / _JOB).exists() or not any(self._parts())
         if over:
             self._clear()
         self._lock.close()
@@ -71,7 +94,7 @@ class Job:
             FileNotFoundError, ValueError: there is nothing to read, the output exists, or another batch was begun
                 there; the message names the difference.
         """
-        if force or not self._parts():
+        if force or not any(self._parts()):
             self._clear()
         begun = self._begun()
         if begun is None:
@@ -92,42 +115,79 @@ class Job:
             self._write(_JOB, json.dumps({**now, "shard_size": size}, indent=1).encode())
             return found, size
         self._refuse_others(begun, now)
-        self.failed = {int(match[1]): int(match[2]) for match in self._parts()}
+        self._take_up(found.shards(begun["shard_size"]))
         return found, begun["shard_size"]
 
     def put(self, result: ShardResult) -> bool:
         """Keeps a shard's rows. False when they are here already: a shard that was computed twice counts once."""
-        if result.number in self.failed:
+        if result.number in self.finished:
             return False
-        self._write(_name(result.number, result.failed), result.content)
-        self.failed[result.number] = result.failed
+        digest = _digest(result.content, result.stamp)
+        name = f"{result.number:06d}.{result.images}.{result.failed}.{digest}.part"
+        self._write(name, result.content)
+        self.finished[result.number] = Part(name, result.failed, result.stamp)
         return True
 
     def finish(self, shards: int, form: str) -> None:
         """Joins all shards into the output, and removes the folder."""
-        if sorted(self.failed) != list(range(shards)):
-            raise RuntimeError(f"{len(self.failed)} of {shards} shards are finished.")
-        parts = [self.folder / _name(number, self.failed[number]) for number in range(shards)]
-        join(parts, self.folder / _JOINED, form)
+        if sorted(self.finished) != list(range(shards)):
+            raise ValueError(f"{len(self.finished)} of {shards} shards came back from the workers: begin anew.")
+        join(map(self._content, sorted(self.finished)), self.folder / _JOINED, form)
         _flush(self.folder / _JOINED)
         os.replace(self.folder / _JOINED, self.output)
         (self.folder / _JOB).unlink()
 
+    def _take_up(self, shards: Iterable[Shard]) -> None:
+        """Finds the shards that an earlier run finished, and that still are what they were."""
+        there: dict[int, list[re.Match[str]]] = {}
+        for match in self._parts():
+            there.setdefault(int(match[1]), []).append(match)
+        for shard in shards:
+            for match in there.get(shard.number, ()):
+                part = Part(match[0], int(match[3]), shard.stamp())
+                with contextlib.suppress(OSError):
+                    if int(match[2]) == len(shard) and part.holds((self.folder / part.name).read_bytes()):
+                        self.finished[shard.number] = part
+            if shard.number in there and shard.number not in self.finished:
+                self.again += len(shard)
+
+    def _content(self, number: int) -> bytes:
+        part = self.finished[number]
+        content = (self.folder / part.name).read_bytes()
+        if not part.holds(content):
+            raise ValueError(f"{self.folder / part.name} is damaged: the same command again computes it anew.")
+        return content
+
     def _begun(self) -> dict[str, Any] | None:
+        begun = self._json(_JOB)
+        if begun is None:
+            return None
+        size = begun.get("shard_size") if isinstance(begun, dict) else None
+        if not isinstance(size, int) or size < 1:
+            raise self._damaged(_JOB)
+        return begun
+
+    def _json(self, name: str) -> Any:
+        """What a file here holds, None where it is not there."""
         try:
-            return json.loads((self.folder / _JOB).read_bytes())
+            return json.loads((self.folder / name).read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
-            raise ValueError(f"{self.folder / _JOB} is damaged: begin anew with --force.") from error
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(name) from error
+
+    def _damaged(self, name: str) -> ValueError:
+        return ValueError(f"{self.folder / name} is damaged: begin anew with --force.")
 
     def _listing(self, source: str) -> FileInput | None:
         """The image files of the batch that was begun, whatever has been added to the folder since."""
-        path = self.folder / _LISTING
-        if not path.exists():
+        names = self._json(_LISTING)
+        if names is None:
             return None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise self._damaged(_LISTING)
         folder = Path(source) if Path(source).is_dir() else Path(source).parent if Path(source).is_file() else Path()
-        return FileInput(folder.absolute(), json.loads(path.read_bytes()))
+        return FileInput(folder.absolute(), names)
 
     def _refuse_others(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
         for name in now:
@@ -137,8 +197,8 @@ class Job:
                     f"{_short(now[name])}): give what was given then, or begin anew with --force."
                 )
 
-    def _parts(self) -> list[re.Match[str]]:
-        return [match for match in map(_PART.fullmatch, self._names()) if match]
+    def _parts(self) -> Iterator[re.Match[str]]:
+        return filter(None, map(_PART.fullmatch, self._names()))
 
     def _names(self) -> list[str]:
         return os.listdir(self.folder)
@@ -154,11 +214,11 @@ class Job:
         for name in (_JOB, *(name for name in self._names() if name != _JOB)):
             if _PART.fullmatch(name.removesuffix(".new")) or name.removesuffix(".new") in (_JOB, _LISTING, _JOINED):
                 (self.folder / name).unlink(missing_ok=True)
-        self.failed = {}
+        self.finished, self.again = {}, 0
 
 
-def _name(number: int, failed: int) -> str:
-    return f"{number:06d}.{failed}.part"
+def _digest(content: bytes, stamp: str) -> str:
+    return hashlib.sha256(content + stamp.encode()).hexdigest()[:16]
 
 
 def _short(value: Any) -> str:

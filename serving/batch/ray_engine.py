@@ -16,7 +16,7 @@ from deformable_detr_refine.messages import one_line
 from .input import Shard
 from .shard import BatchSettings, ShardResult, detect_shard
 
-_FIELDS = ("number", "content", "images", "failed", "error")
+_FIELDS = ("number", "content", "images", "failed", "stamp", "error")
 
 
 def run_on_ray(settings: BatchSettings, shards: Iterable[Shard], workers: int | None = None) -> Iterator[ShardResult]:
@@ -72,7 +72,7 @@ class ShardActor:
             results = [detect_shard(self.detector, self.settings, pickle.loads(shard)) for shard in batch["shard"]]
         except (OSError, ValueError) as error:
             # As a row: Ray would wrap its sentence in pages, and start the actor again and again.
-            results = [ShardResult(-1, b"", 0, 0, one_line(error))]
+            results = [ShardResult(-1, b"", 0, 0, error=one_line(error))]
         return {name: [getattr(result, name) for result in results] for name in _FIELDS}
 
 

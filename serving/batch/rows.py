@@ -10,8 +10,7 @@ predictions: no header; the row's number in its file, Azure's response for the i
 import csv
 import io
 import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,15 +60,13 @@ def encode(rows: Sequence[BatchRow], form: str) -> bytes:
     return {"jsonl": _jsonl, "parquet": _parquet, "predictions": _predictions}[form](rows)
 
 
-def join(parts: Sequence[Path], output: Path, form: str) -> None:
+def join(pieces: Iterable[bytes], output: Path, form: str) -> None:
     """Writes the pieces, one after the other, as one file."""
     if form == "parquet":
-        _join_parquet(parts, output)
+        _join_parquet(pieces, output)
         return
     with output.open("wb") as file:
-        for part in parts:
-            with part.open("rb") as piece:
-                shutil.copyfileobj(piece, file, 1 << 20)
+        file.writelines(pieces)
 
 
 def _jsonl(rows: Sequence[BatchRow]) -> bytes:
@@ -106,13 +103,13 @@ def _parquet(rows: Sequence[BatchRow]) -> bytes:
     return content.getvalue()
 
 
-def _join_parquet(parts: Sequence[Path], output: Path) -> None:
+def _join_parquet(pieces: Iterable[bytes], output: Path) -> None:
     import pyarrow
 
     parquet, waiting, rows = import_parquet(), [], 0
     with parquet.ParquetWriter(output, _schema()) as writer:
-        for part in parts:
-            waiting.append(parquet.read_table(part, schema=_schema()))
+        for piece in pieces:
+            waiting.append(parquet.read_table(io.BytesIO(piece), schema=_schema()))
             rows += len(waiting[-1])
             if rows >= _ROW_GROUP:
                 writer.write_table(pyarrow.concat_tables(waiting), row_group_size=rows)

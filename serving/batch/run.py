@@ -35,6 +35,7 @@ class BatchSummary:
         images: in the input and in the output.
         failed: of them, rows with an error.
         resumed: of them, finished in an earlier run.
+        again: of them, finished in an earlier run and computed again: the part was damaged, or an image has changed.
         seconds: of this run, model loading included.
         error: the first error of this run.
         left_out: what the input's folder holds besides images.
@@ -43,6 +44,7 @@ class BatchSummary:
     images: int
     failed: int
     resumed: int
+    again: int
     seconds: float
     error: str | None
     left_out: str | None = None
@@ -99,10 +101,10 @@ def run_batch(
     first_error = None
     with Job(output) as job:
         images, size = job.start(source, column, identity, batch_size, force)
-        resumed = done = sum(len(shard) for shard in images.shards(size) if shard.number in job.failed)
+        resumed = done = sum(len(shard) for shard in images.shards(size) if shard.number in job.finished)
         _check_errors(job, error_threshold, first_error)
         progress(done, len(images))
-        todo = (shard for shard in images.shards(size) if shard.number not in job.failed)
+        todo = (shard for shard in images.shards(size) if shard.number not in job.finished)
         if done < len(images):
             for result in engine(settings, todo, workers):
                 if job.put(result):
@@ -110,10 +112,10 @@ def run_batch(
                     first_error = first_error or result.error
                     progress(done, len(images))
                     _check_errors(job, error_threshold, first_error)
-        failed = sum(job.failed.values())
+        failed, again = job.failed, job.again
         job.finish(sum(1 for _ in images.shards(size)), form)
     left_out = not_images(images.others) if images.others else None
-    return BatchSummary(len(images), failed, resumed, time.monotonic() - started, first_error, left_out)
+    return BatchSummary(len(images), failed, resumed, again, time.monotonic() - started, first_error, left_out)
 
 
 def model_identity(model: str, revision: str | None) -> str:
@@ -145,7 +147,7 @@ def _commit(model: str, revision: str | None) -> str:
 
 
 def _check_errors(job: Job, error_threshold: int, first: str | None) -> None:
-    failed = sum(job.failed.values())
+    failed = job.failed
     if 0 <= error_threshold < failed:
         example = f" The first of this run: {first}" if first else ""
         raise TooManyErrors(

@@ -46,6 +46,7 @@ class ShardResult:
         content: a piece of the output file, in the order of the input.
         images: how many.
         failed: how many of them have an error instead of boxes.
+        stamp: of the images' files as they were when they were read (see `stamp_of`).
         error: the first one, with the image's name.
     """
 
@@ -53,12 +54,13 @@ class ShardResult:
     content: bytes
     images: int
     failed: int
+    stamp: str = ""
     error: str | None = None
 
 
 def detect_shard(detector: Detector, settings: BatchSettings, shard: Shard) -> ShardResult:
     """Detects in every image of a shard; an image that fails gives a row with its error."""
-    looked_at = {}
+    looked_at, stamp = {}, shard.stamp()  # before they are read: what changes then is noticed
 
     def sources():
         for image in shard.images():
@@ -80,7 +82,7 @@ def detect_shard(detector: Detector, settings: BatchSettings, shard: Shard) -> S
     if failures:
         name, error = failures[0].name, failures[0].result.error
         error = error if name in error else f"{name}: {error}"
-    return ShardResult(shard.number, encode(rows, settings.format), len(rows), len(failures), error)
+    return ShardResult(shard.number, encode(rows, settings.format), len(rows), len(failures), stamp, error)
 
 
 __all__ = ["BatchSettings", "ShardResult", "detect_shard"]

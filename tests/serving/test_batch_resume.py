@@ -1,0 +1,144 @@
+"""What of a batch's work so far still counts when it goes on: whole parts of images that are what they were.
+
+The engine here writes a row with the size of each image's file, in place of what a detector finds.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ddetr.main import main
+from deformable_detr_refine.serving.batch.job import Job
+from deformable_detr_refine.serving.batch.run import run_batch
+from deformable_detr_refine.serving.batch.shard import ShardResult
+
+COUNT = 20  # three shards, the last one of four images
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A folder of images, a table of their paths, and a model."""
+    for folder in ("images", "model"):
+        (tmp_path / folder).mkdir()
+    for number in range(COUNT):
+        (tmp_path / "images" / f"{number}.png").write_bytes(bytes(number))
+    (tmp_path / "t.csv").write_text("image\n" + "".join(f"images/{number}.png\n" for number in range(COUNT)))
+    return tmp_path
+
+
+def sizes(settings, shards, workers=None):
+    for shard in shards:
+        stamp = shard.stamp()
+        rows = [json.dumps([image.index, image.source.stat().st_size]) + "\n" for image in shard.images()]
+        yield ShardResult(shard.number, "".join(rows).encode(), len(rows), 0, stamp)
+
+
+class Stopped(Exception):
+    pass
+
+
+def two_shards(settings, shards, workers):
+    for number, result in enumerate(sizes(settings, shards)):
+        if number == 2:
+            raise Stopped
+        yield result
+
+
+def run(source: Path, output: Path, engine=sizes):
+    return run_batch(str(source.parent / "model"), str(source), output, engine=engine)
+
+
+@pytest.fixture(params=["images", "t.csv"])
+def work(request, root) -> tuple[Path, Path]:
+    """The input and the output of a batch that was stopped with two of three shards finished; tests damage them."""
+    source, output = root / request.param, root / "found.jsonl"
+    with pytest.raises(Stopped):
+        run(source, output, two_shards)
+    return source, output
+
+
+def parts_of(output: Path) -> list[Path]:
+    return sorted((output.parent / "found.jsonl.parts").glob("*.part"))
+
+
+def anew(source: Path) -> bytes:
+    """The rows of a batch that was never stopped."""
+    output = source.parent / "anew.jsonl"
+    run(source, output)
+    return output.read_bytes()
+
+
+def cut_at_a_row(part: Path) -> None:
+    part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+@pytest.mark.parametrize("damage", [cut_at_a_row, lambda part: part.write_bytes(b""), Path.unlink])
+def test_a_part_that_was_cut_short_is_computed_again(work, damage):
+    source, output = work
+    damage(parts_of(output)[0])
+    summary = run(source, output)
+    assert summary.resumed == 8
+    assert output.read_bytes() == anew(source)
+    assert summary.again == (0 if damage is Path.unlink else 8)
+    assert not output.with_name("found.jsonl.parts").exists()
+
+
+def test_an_image_that_changed_is_computed_again_and_told(work, monkeypatch, capsys):
+    source, output = work
+    (source.parent / "images" / "9.png").write_bytes(bytes(100))
+    monkeypatch.setattr("deformable_detr_refine.serving.batch.workers.run_here", sizes)
+    assert main(["batch", str(source.parent / "model"), str(source), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "8 of them in an earlier run" in printed and "Computed again: 8; their images have changed" in printed
+    assert b"[9, 100]" in output.read_bytes() and output.read_bytes() == anew(source)
+
+
+@pytest.mark.parametrize("name", ["000000.7.0.{digest}.part", "000007.8.0.{digest}.part", "000000.0.part", "x.part"])
+def test_a_stray_part_counts_for_nothing(work, name):
+    source, output = work
+    first = parts_of(output)[0]
+    first.rename(first.with_name(name.format(digest=first.name.split(".")[3])))
+    assert run(source, output).resumed == 8
+    assert output.read_bytes() == anew(source)
+
+
+def test_a_part_that_is_damaged_at_the_very_end_is_told(work):
+    source, output = work
+    with Job(output) as job:
+        settings = json.loads((job.folder / "job.json").read_text())
+        size, identity = settings.pop("shard_size"), {**settings}
+        identity.pop("input"), identity.pop("source")
+        images, _ = job.start(str(source), None, identity, 1, False)
+        assert list(job.finished) == [0, 1] and size == 8
+        cut_at_a_row(parts_of(output)[0])
+        with pytest.raises(ValueError, match="is damaged: the same command again computes it anew"):
+            job.finish(2, "jsonl")
+    assert not output.exists()
+    assert len(images) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("job.json", "[]"),
+        ("job.json", "{}"),
+        ("job.json", '{"shard_size": 0}'),
+        ("job.json", "[" * 100_000),
+        ("images.json", '"0.png"'),
+        ("images.json", "[1]"),
+        ("images.json", '["0'),
+    ],
+)
+def test_what_is_known_of_the_batch_is_damaged(work, monkeypatch, capsys, name, content):
+    source, output = work
+    file = output.with_name("found.jsonl.parts") / name
+    if not file.exists():
+        pytest.skip("a table has no listing")
+    file.write_text(content)
+    monkeypatch.setattr("deformable_detr_refine.serving.batch.workers.run_here", sizes)
+    words = ["batch", str(source.parent / "model"), str(source), "--output", str(output)]
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"ddetr batch: error: {file} is damaged: begin anew with --force.\n"
+    assert main([*words, "--force"]) == 0
+    assert output.read_bytes() == anew(source) and not file.exists()
