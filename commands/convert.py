@@ -69,11 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if args.to is not None:
         _check_no_import_options(args)
 
-    from transformers.utils import logging
-
     from deformable_detr_refine.conversion import convert_checkpoint, export_checkpoint
 
-    logging.disable_progress_bar()
     if args.to is not None:
         written = export_checkpoint(args.source, args.output, args.to, force=args.force)
         count = len(written.weights)

@@ -66,11 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.checkpoint.exists():
         raise FileNotFoundError(f"There is no checkpoint {args.checkpoint}.")
 
-    from transformers.utils import logging
-
     from deformable_detr_refine.conversion.proof.verify import verify_checkpoint
 
-    logging.disable_progress_bar()
     report = verify_checkpoint(
         args.checkpoint,
         images,

@@ -27,10 +27,8 @@ def check_values(source: Source) -> list[str]:
     for name, tensor in source.weights.tensors.items():
         counter = name.endswith("num_batches_tracked")
         if tensor.is_floating_point() == counter or tensor.is_complex():
-            kind = "whole" if counter else "floating-point"
-            raise CheckpointError(
-                f"{source.path}: {source.weights.written(name)} holds {tensor.dtype}, not {kind} numbers."
-            )
+            kind = "whole numbers" if counter else "floating-point numbers; save the model unquantized"
+            raise CheckpointError(f"{source.path}: {source.weights.written(name)} holds {tensor.dtype}, not {kind}.")
         if counter:
             continue
         if tensor.dtype != torch.float32:

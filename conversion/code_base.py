@@ -47,6 +47,7 @@ class CodeBase(ABC):
         fields: those that are always so, or in all that is released, unless a config says otherwise.
         processor: settings of our image processor, likewise.
         signs_folders: a folder of its form says that it is its own.
+        beside: names of files beside the weights that are read too.
         writes: what `--to` makes: a 'file', a 'folder', or None where it cannot.
     """
 
@@ -59,6 +60,7 @@ class CodeBase(ABC):
     fields: dict[str, Any] = {}
     processor: dict[str, Any] = {}
     signs_folders: bool = False
+    beside: tuple[str, ...] = ()
     writes: str | None = "file"
 
     def files(self, place: Path) -> Files | None:
@@ -124,4 +126,10 @@ class CodeBase(ABC):
         return common_from_ours(model.state_dict(), config, self.names)
 
 
-__all__ = ["CodeBase", "Export"]
+def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """`torch.save`, which by itself refuses a name that is a dot, a word and no more, as that of a file aside."""
+    with path.open("wb") as stream:
+        torch.save(content, stream)
+
+
+__all__ = ["CodeBase", "Export", "save_checkpoint"]

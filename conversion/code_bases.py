@@ -8,15 +8,19 @@ import numpy as np
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 from .checkpoints.open_checkpoint import open_checkpoint
 from .code_base import CodeBase
 from .detrex.code_base import Detrex
+from .json_file import read_json
 from .mmdet.code_base import MMDetection
 from .original.code_base import Original
 from .shapes import beginnings, looks_like
 from .source import Files, Source, wrapper
 from .stock.code_base import StockTransformers
+from .stock.config import MODEL_TYPE
 
 # The first whose mark a file bears is the one.
 CODE_BASES: dict[str, CodeBase] = {
@@ -60,7 +64,29 @@ def _find_files(place: Path, given: CodeBase | None) -> tuple[Files, CodeBase | 
             return files, code_base if code_base.signs_folders else given
     if not place.is_dir():
         return Files(place), given
-    raise CheckpointError(f"{place} holds no weights in a form that is known; give the file of weights itself.")
+    raise CheckpointError(f"{place} {_instead(place)}.")
+
+
+def _instead(folder: Path) -> str:
+    """What a folder is that is not of a form that is known, as the end of a sentence."""
+    config = folder / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind == DeformableDetrRefineConfig.model_type:
+        return "is a converted model folder already (to go back: --to mmdet, original or transformers)"
+    if (folder / "adapter_config.json").is_file():
+        return (
+            "holds an adapter and not the model that it changes: merge the two (peft's merge_and_unload), save the "
+            "model with save_pretrained, and give that folder"
+        )
+    if kind not in (None, MODEL_TYPE):
+        return f"is a folder of transformers, of a model of type {printable(str(kind))}"
+    numbers = [int(number[1]) for path in folder.iterdir() if (number := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    if numbers:
+        return f"holds checkpoints of a training, of which it takes one: give {folder / f'checkpoint-{max(numbers)}'}"
+    return (
+        "holds no weights in a form that is known: config.json with model.safetensors, config.yaml with a .pth, a "
+        "checkpoint.pth, or artifacts/*_weights.pth, as in an Azure MLflow model folder; give the file of weights"
+    )
 
 
 def _find_code_base(content: dict[str, Any], path: Path) -> CodeBase:

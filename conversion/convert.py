@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import check_new_folder, new_path, sha256_of
+from deformable_detr_refine.messages import without_progress_bars
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -147,7 +148,7 @@ def convert_place(
         written_by=found.meta,
     )
     processor = kind.processor | (facts.processor if facts else {})
-    with new_path(output) as folder:
+    with new_path(output) as folder, without_progress_bars():
         model.save_pretrained(folder)
         DeformableDetrRefineImageProcessor(**processor).save_pretrained(folder)
         (folder / "README.md").write_text(model_card(model_config, report), encoding="utf-8")

@@ -11,9 +11,12 @@ import torch
 
 from deformable_detr_refine.inference.detector import Detector
 
+from .code_bases import CODE_BASES
 from .convert import convert_place
 from .download.cache import cache_folder
 from .download.place import locate
+from .mmdet_config.text import read_config_file
+from .stock.folder import weight_parts
 
 
 def detector_from(
@@ -50,10 +53,20 @@ def detector_from(
 def _key(path: Path, code_base: str | None, options: dict[str, Any]) -> str:
     """A name for what this version makes of these very files."""
     path = Path(os.path.abspath(path))
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    said = [version("deformable-detr-refine"), code_base, sorted((name, str(value)) for name, value in options.items())]
-    said += [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return f"{path.stem[:60]}-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}"
+    files = sorted(path.rglob("*")) if path.is_dir() else [*weight_parts(path), *_beside(path)]
+    options = {name: value for name, value in options.items() if value is not None}
+    files += [Path(os.path.abspath(options[name])) for name in ("config", "classes") if name in options]
+    # What a config builds on is in other files.
+    config = Path(options.get("config", ""))
+    bases = repr(read_config_file(config)) if config.suffix == ".py" else ""
+    said = sorted((name, str(value)) for name, value in options.items())
+    facts = [version("deformable-detr-refine"), code_base, bases, said]
+    facts += [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return f"{path.stem[:60]}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+
+
+def _beside(path: Path) -> list[Path]:
+    return [path.with_name(name) for code_base in CODE_BASES.values() for name in code_base.beside]
 
 
 __all__ = ["detector_from"]

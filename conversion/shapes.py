@@ -7,16 +7,9 @@ from typing import Any
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.messages import printable
 
+from .resnets import resnet_with
 from .source import Weights
 
-# (stage depths, bottleneck blocks) of the ResNets that all these code bases have alike
-_RESNETS = {
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), False): "resnet34",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
-    ((3, 8, 36, 3), True): "resnet152",
-}
 # common name -> number of dimensions, for what is read below
 _NEEDED = {
     "model.level_embed": 2,
@@ -109,13 +102,13 @@ def describe_shapes(weights: Weights, model: str, where: str) -> dict[str, Any]:
 def _resnet(shapes: Iterable[str], where: str) -> str:
     body = r"model\.backbone\.body\.layer"
     stages = tuple(len(_matches(shapes, rf"{body}{stage}\.(\d+)\.")) for stage in (1, 2, 3, 4))
-    bottleneck = any(re.fullmatch(rf"{body}\d\.\d+\.conv3\.weight", name) for name in shapes)
-    if (stages, bottleneck) not in _RESNETS:
+    has_third = any(re.fullmatch(rf"{body}\d\.\d+\.conv3\.weight", name) for name in shapes)
+    if (name := resnet_with("bottleneck" if has_third else "basic", stages)) is None:
         raise CheckpointError(
             f"{where}: the backbone has {stages} blocks, which is no ResNet-18, 34, 50, 101 or 152; "
             "other backbones cannot be converted."
         )
-    return _RESNETS[stages, bottleneck]
+    return name
 
 
 def _count(weights: Weights, prefix: str, where: str) -> int:

@@ -128,10 +128,30 @@ def wrapper(names: list[str]) -> str:
     return prefix
 
 
-def unwrapped(found: dict[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Checked tensors, under names without what a wrapper of the model put before them."""
+def entry_of_training(content: dict[str, Any], path: Path) -> tuple[dict[Any, Any], str]:
+    """The weights in what a training script saved: `model`, in forks `state_dict`, or the file itself.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), dict):
+            return content[key], key
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} has no weights (neither `model` nor `state_dict`).")
+    return content, "the file itself (a bare state dict)"
+
+
+def unwrapped(found: dict[Any, Any], path: Path, own: str | None = None) -> dict[str, Tensor]:
+    """Checked tensors, under names without what a wrapper of the model put before them.
+
+    Args:
+        own: how names of the model itself begin, where that is what a wrapper puts before them too.
+    """
     tensors = check_tensors(found, path)
     prefix = wrapper(list(tensors))
+    if own and prefix.endswith(own) and not any(name.startswith(prefix + own) for name in tensors):
+        prefix = prefix.removesuffix(own)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 

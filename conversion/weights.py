@@ -14,7 +14,8 @@ from .names import NameTable
 _PACKED = re.compile(r"(model\.decoder\.layers\.\d+\.self_attn)\.in_proj_(weight|bias)")
 _PROJECTION = re.compile(r"(model\.decoder\.layers\.\d+\.self_attn)\.[qkv]_proj\.(weight|bias)")
 _LEVEL = re.compile(r"model\.neck\.(levels|extra)\.(\d{1,6})\.(.+)")
-_HEAD = re.compile(r"(class_heads|model\.decoder\.box_heads)\.(\d{1,6})\.(.+)")
+_NECK_WEIGHT = re.compile(r"model\.neck\.levels\.\d+\.conv\.weight")
+HEAD = re.compile(r"(class_heads|model\.decoder\.box_heads)\.(\d{1,6})\.(.+)")
 _FIRST_CLASS_HEAD = "model.first_stage.class_head."
 _FIRST_BOX_HEAD = "model.first_stage.box_head."
 
@@ -32,7 +33,7 @@ def ours_from_common(weights: Mapping[str, Tensor], config: DeformableDetrRefine
                 ours[f"{packed[1]}.{letter}_proj.{packed[2]}"] = third
         elif (level := _LEVEL.fullmatch(name)) and level[1] == "extra":
             ours[f"model.neck.levels.{_lateral(config) + int(level[2])}.{level[3]}"] = tensor
-        elif head := _HEAD.fullmatch(name):
+        elif head := HEAD.fullmatch(name):
             _take_head(ours, weights, head, config)
         else:
             ours[name] = tensor
@@ -59,7 +60,7 @@ def common_from_ours(
         elif name.startswith(_FIRST_BOX_HEAD):
             rest = name.removeprefix(_FIRST_BOX_HEAD)
             common[f"model.decoder.box_heads.{config.decoder_layers}.{rest}"] = tensor
-        elif (head := _HEAD.fullmatch(name)) and not config.with_box_refine:
+        elif (head := HEAD.fullmatch(name)) and not config.with_box_refine:
             common |= {f"{head[1]}.{layer}.{head[3]}": tensor for layer in range(config.decoder_layers)}
         elif table.numbers_extra_levels and (level := _LEVEL.fullmatch(name)) and int(level[2]) >= _lateral(config):
             common[f"model.neck.extra.{int(level[2]) - _lateral(config)}.{level[3]}"] = tensor
@@ -84,10 +85,21 @@ def theirs_from_common(
     return dict(sorted(theirs.items(), key=lambda item: table.place(item[0])))
 
 
+def with_neck_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights, with the bias of zeros, which changes nothing, where the neck's convolutions have none."""
+    complete: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        complete[name] = tensor
+        bias = name.removesuffix("weight") + "bias"
+        if _NECK_WEIGHT.fullmatch(name) and bias not in weights:
+            complete[bias] = tensor.new_zeros(len(tensor))
+    return complete
+
+
 def unequal_copies(weights: Mapping[str, Tensor], decoder_layers: int) -> str | None:
     """The first head parameter (common name) that differs from layer 0's; None when one head serves all layers."""
     for name, tensor in weights.items():
-        if (head := _HEAD.fullmatch(name)) and int(head[2]) < decoder_layers:
+        if (head := HEAD.fullmatch(name)) and int(head[2]) < decoder_layers:
             first = weights.get(f"{head[1]}.0.{head[3]}")
             if first is None or not torch.equal(first, tensor):
                 return name
@@ -117,4 +129,4 @@ def _lateral(config: DeformableDetrRefineConfig) -> int:
     return min(config.num_feature_levels, 3)
 
 
-__all__ = ["common_from_ours", "ours_from_common", "theirs_from_common", "unequal_copies"]
+__all__ = ["HEAD", "common_from_ours", "ours_from_common", "theirs_from_common", "unequal_copies", "with_neck_bias"]

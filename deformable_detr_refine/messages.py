@@ -2,6 +2,8 @@
 
 import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def printable(text: str, longest: int = 100) -> str:
@@ -48,4 +50,18 @@ def escape_what_cannot_be_printed() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-__all__ = ["counted", "escape_what_cannot_be_printed", "one_line", "plain", "printable"]
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """transformers draws none for reading and writing weights, and afterwards does as before."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+__all__ = ["counted", "escape_what_cannot_be_printed", "one_line", "plain", "printable", "without_progress_bars"]

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
+from deformable_detr_refine.hub_names import is_hub_name
 from deformable_detr_refine.messages import one_line, printable
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
@@ -87,7 +88,7 @@ def _where(model: str | Path) -> dict[str, Any]:
         return {"local_files_only": True}
     if path.exists():
         raise NotADirectoryError(f"{model} is a file, not a model folder; `ddetr convert` makes one of a checkpoint.")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if not is_hub_name(name):
         raise FileNotFoundError(f"There is no model folder {model}.")
     # Without a network transformers would ask for half a minute before it looks into its cache.
     return {} if _hub_has_an_address() else {"local_files_only": True}

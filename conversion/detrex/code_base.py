@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from deformable_detr_refine.errors import CheckpointError
 
 from ..code_base import CodeBase
 from ..facts import ConfigFacts
-from ..source import Files, Source, rename, unwrapped
+from ..source import Files, Source, entry_of_training, rename, unwrapped
 from .config import describe_config, is_detrex
 from .names import NAMES
 from .yaml_file import read_yaml
@@ -26,6 +24,7 @@ class Detrex(CodeBase):
     defaults = {"num_queries": 300, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
     fields = {"inverse_sigmoid_eps": 1e-3, "backbone_frozen_stages": 0, "class_loss_coefficient": 1.0}
     processor = {"size_rule": "mmdet", "antialias": True, "clip_boxes": True, "top_k": 300}
+    beside = (CONFIG,)
     writes = None
 
     def files(self, folder: Path) -> Files | None:
@@ -46,11 +45,7 @@ class Detrex(CodeBase):
             return (raw, "model (the raw weights)") if raw_weights else (averaged, "ema_state (the averaged weights)")
         if raw_weights:
             raise CheckpointError(f"{path} has no averaged weights beside raw ones (no ema_state): drop --raw-weights.")
-        if isinstance(raw, dict):
-            return raw, "model"
-        if not any(isinstance(value, Tensor) for value in content.values()):
-            raise CheckpointError(f"{path} has no weights (no `model`).")
-        return content, "the file itself (a bare state dict)"
+        return entry_of_training(content, path)
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights

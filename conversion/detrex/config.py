@@ -102,10 +102,8 @@ def describe_config(config: dict[Any, Any], where: str) -> ConfigFacts:
     )
     if (width := said["d_model"]) is not None:
         section.must_be("model.position_embedding.num_pos_feats", (width // 2,), width // 2)
-    said |= _dropout(section)
-    notes = []
-    if said["attention_dropout"]:
-        notes.append("detrex trains without dropout after the decoder's self-attention; this package with it.")
+    notes: list[str] = []
+    said |= _dropout(section, notes)
     facts = ConfigFacts({name: value for name, value in said.items() if value is not None}, notes=notes, raw=config)
     facts.processor = _processor(section, config)
     return facts
@@ -123,9 +121,20 @@ class _Flat(Section):
         return default if value is None else value
 
 
-def _dropout(section: Section) -> dict[str, float | None]:
-    attention = section.number("model.transformer.decoder.attn_dropout")
-    ffn = section.number("model.transformer.decoder.ffn_dropout")
+def _dropout(section: Section, notes: list[str]) -> dict[str, float | None]:
+    rates = {
+        (part, kind): section.number(f"model.transformer.{part}.{kind}_dropout")
+        for part in ("encoder", "decoder")
+        for kind in ("attn", "ffn")
+    }
+    attention, ffn = rates["decoder", "attn"], rates["decoder", "ffn"]
+    if attention:
+        notes.append("detrex trains without dropout after the decoder's self-attention; this package with it.")
+    if len(set(rates.values()) - {None}) > 1:
+        notes.append(
+            f"The config's dropout rates differ between layers; training here uses {ffn} after attention and "
+            f"feed-forward and inside it, {attention} on attention weights."
+        )
     return {"dropout": ffn, "attention_dropout": attention, "activation_dropout": ffn}
 
 

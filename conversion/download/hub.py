@@ -1,13 +1,14 @@
 """A checkpoint on the Hub: only its config and its weights are fetched, into huggingface_hub's cache."""
 
-import re
+import fnmatch
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
+    DryRunError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -17,25 +18,19 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.messages import printable
 
 _CONFIGS = ["config.json", "preprocessor_config.json", "config.yaml"]
 # The first kind of weights that is there is fetched. Whatever else lies there (optimisers, training_args.bin) is left.
 _WEIGHTS = (
     ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"],
     ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"],
+    # Of several the one that a training loop writes last.
+    ["checkpoint.pth"],
+    ["model_final.pth"],
     ["*.pth"],
 )
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether this has the form OWNER/NAME, and not that of a path or a file of weights.
-
-    Example:
-        >>> is_hub_name("SenseTime/deformable-detr"), is_hub_name("runs/epoch_50.pth"), is_hub_name("./a/b")
-        (True, False, False)
-    """
-    suffixes = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".safetensors", ".onnx")
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None and not source.lower().endswith(suffixes)
+_SHOWN = 6
 
 
 def fetch_from_hub(name: str, revision: str | None = None) -> Path:
@@ -43,15 +38,13 @@ def fetch_from_hub(name: str, revision: str | None = None) -> Path:
 
     Raises:
         OSError: the Hub does not give it, and it is not in the cache.
-        CheckpointError: it holds no weights in a form that is known.
+        CheckpointError: it holds no weights in a form that is known, or several checkpoints, of which none is fetched.
     """
     at = f"{name} at revision {revision}" if revision else name
     try:
-        for weights in _WEIGHTS:
-            with _progress():
-                folder = Path(snapshot_download(name, revision=revision, allow_patterns=_CONFIGS + weights))
-            if any(True for pattern in weights for _ in folder.glob(pattern)):
-                return folder
+        weights = _weights_of(name, revision, at)
+        with _bars(sys.stderr.isatty()):
+            return Path(snapshot_download(name, revision=revision, allow_patterns=_CONFIGS + weights))
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(f"There is no model {name} here, nor one on the Hub that you may read.") from error
     except RevisionNotFoundError as error:
@@ -63,18 +56,42 @@ def fetch_from_hub(name: str, revision: str | None = None) -> Path:
             f"There is no file or folder {name}; it is not in the Hub's cache here, and the Hub cannot be reached. "
             f"Where there is a network, `hf download {name}` fetches it; give the folder."
         ) from error
-    raise CheckpointError(f"{at} on the Hub holds no weights in a form that is known.")
+
+
+def _weights_of(name: str, revision: str | None, at: str) -> list[str]:
+    """Which files of weights are needed, before any is fetched; none where the Hub does not say."""
+    patterns = [pattern for kind in _WEIGHTS for pattern in kind]
+    try:
+        with _bars(False):
+            listed = snapshot_download(name, revision=revision, allow_patterns=patterns, dry_run=True)
+    except DryRunError:  # no network, or no such model, which the next call tells apart
+        return []
+    names = [file.filename for file in listed if "/" not in file.filename]
+    weights = next((files for kind in _WEIGHTS if (files := _fitting(names, kind))), [])
+    if not weights:
+        raise CheckpointError(f"{at} on the Hub holds no weights in a form that is known.")
+    if len(weights) > 1 and weights[0].endswith(".pth"):
+        shown = ", ".join(map(printable, weights[:_SHOWN]))
+        raise CheckpointError(
+            f"{at} on the Hub holds {len(weights)} checkpoints ({shown}); give the address of one, as "
+            f"{hf_hub_url(name, weights[0], revision=revision)}."
+        )
+    return weights
+
+
+def _fitting(names: list[str], patterns: list[str]) -> list[str]:
+    return sorted(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
 
 
 @contextmanager
-def _progress() -> Iterator[None]:
-    """Bars on a terminal, also where transformers' own are switched off, which takes the Hub's with them."""
+def _bars(shown: bool) -> Iterator[None]:
+    """Bars or none, whether or not transformers' own are switched off, which takes the Hub's with them."""
     hidden = are_progress_bars_disabled()
-    (enable_progress_bars if sys.stderr.isatty() else disable_progress_bars)()
+    (enable_progress_bars if shown else disable_progress_bars)()
     try:
         yield
     finally:
         (disable_progress_bars if hidden else enable_progress_bars)()
 
 
-__all__ = ["fetch_from_hub", "is_hub_name"]
+__all__ = ["fetch_from_hub"]

@@ -6,10 +6,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.hub_names import is_hub_name
 from deformable_detr_refine.modeling.url_io import is_url
 
 from .fetch import download
-from .hub import fetch_from_hub, is_hub_name
+from .hub import fetch_from_hub
 from .published import PUBLISHED, Published
 
 
@@ -39,7 +40,7 @@ def locate(source: str | Path, revision: str | None = None) -> Place:
         OSError: it cannot be fetched.
         CheckpointError: what was fetched is not what it should be, or `revision` was given for something else.
     """
-    if isinstance(source, Path) or Path(source).exists():
+    if isinstance(source, Path) or _is_here(source):
         _check_no_revision(source, revision)
         return Place(Path(source))
     published = PUBLISHED.get(source)
@@ -56,6 +57,13 @@ def locate(source: str | Path, revision: str | None = None) -> Place:
         return Place(fetch_from_hub(address, revision), f"{address} on the Hub", published)
     near = difflib.get_close_matches(source, PUBLISHED, n=1)
     raise FileNotFoundError(f"There is no checkpoint {source}{f'; did you mean {near[0]}?' if near else '.'}")
+
+
+def _is_here(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a NUL
+        return False
 
 
 def _without_secrets(address: str) -> str:

@@ -4,14 +4,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
 from ..checkpoints.azure_folder import read_azure_folder
-from ..code_base import CodeBase, Export
+from ..code_base import CodeBase, Export, save_checkpoint
 from ..facts import ConfigFacts
 from ..label_names import names_in
 from ..mmdet_config.facts import describe_config
@@ -45,9 +44,11 @@ class MMDetection(CodeBase):
     defaults = {"num_queries": 300, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
 
     def files(self, place: Path) -> Files | None:
-        if not place.is_dir():
+        # A model of transformers may have other files beside, which are not what is meant.
+        is_other = (place / "config.json").is_file() and any(place.glob("*.safetensors"))
+        if is_other or not place.is_dir() or (files := read_azure_folder(place)) is None:
             return None
-        weights, config, names = read_azure_folder(place)
+        weights, config, names = files
         return Files(weights, config, (names, "model_metadata.json"))
 
     def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:
@@ -100,7 +101,7 @@ class MMDetection(CodeBase):
             "dataset_meta": {"CLASSES": tuple(labels), "classes": tuple(labels)},
             "exported_by": f"deformable-detr-refine {version('deformable-detr-refine')}",
         }
-        torch.save({"meta": meta, "state_dict": weights}, output)
+        save_checkpoint({"meta": meta, "state_dict": weights}, output)
         notes = []
         if (processor.size_rule, processor.antialias, processor.clip_boxes) != ("mmdet", False, True):
             notes.append("MMDetection prepares images in its own way; on equal pixels it computes the same.")

@@ -6,8 +6,9 @@ from typing import Any
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineImageProcessor
 
+from ..resnets import RESNETS, resnet_of
+
 _STAGE_WIDTHS = {"basic": (64, 128, 256, 512), "bottleneck": (256, 512, 1024, 2048)}
-_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 
 
 def mmdet_config_text(
@@ -50,11 +51,7 @@ def mmdet_config_text(
 
 
 def _model(config: DeformableDetrRefineConfig, processor: DeformableDetrRefineImageProcessor) -> dict[str, Any]:
-    if config.backbone not in _DEPTHS:
-        raise CheckpointError(
-            f"A model with the backbone {config.backbone!r} has no counterpart in MMDetection; "
-            f"{', '.join(_DEPTHS)} have."
-        )
+    backbone = resnet_of(config.backbone, "MMDetection")
     if config.dilation or config.inverse_sigmoid_eps != 1e-5:
         raise CheckpointError(
             f"A model with dilation={config.dilation} and inverse_sigmoid_eps={config.inverse_sigmoid_eps} has no "
@@ -62,9 +59,8 @@ def _model(config: DeformableDetrRefineConfig, processor: DeformableDetrRefineIm
         )
     if config.two_stage and config.d_model != 256:
         raise CheckpointError(f"MMDetection's two-stage model has a width of 256; this one has {config.d_model}.")
-    depth = _DEPTHS[config.backbone]
     lateral = min(config.num_feature_levels, 3)
-    widths = _STAGE_WIDTHS["basic" if depth < 50 else "bottleneck"]
+    widths = _STAGE_WIDTHS[RESNETS[backbone][0]]
     return {
         "type": "DeformableDETR",
         "num_queries": config.num_queries,
@@ -80,7 +76,7 @@ def _model(config: DeformableDetrRefineConfig, processor: DeformableDetrRefineIm
         },
         "backbone": {
             "type": "ResNet",
-            "depth": depth,
+            "depth": int(backbone.removeprefix("resnet")),
             "num_stages": 4,
             "out_indices": (1, 2, 3)[-lateral:],
             "frozen_stages": config.backbone_frozen_stages,

@@ -6,9 +6,9 @@ from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 from ..facts import ConfigFacts
+from ..resnets import RESNETS, resnet_of
 from ..section import Section
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # their arg, our field; the same in both directions
 _SWITCHES = {"two_stage": "two_stage", "with_box_refine": "with_box_refine", "dilation": "dilation"}
 _NUMBERS = {
@@ -50,12 +50,12 @@ _DEFAULTS = {
 }
 
 
-def describe_args(args: dict[str, Any], where: str) -> ConfigFacts:
+def describe_args(args: dict[str, Any], where: str, speaker: str) -> ConfigFacts:
     """Read the args of a run, as plain values.
 
     Args:
         args: name -> value; whatever is not asked for may be anything.
-        where: what to call the file in messages.
+        where: what to call the file in messages; `speaker`: what to call the args.
 
     Raises:
         CheckpointError: they ask for a part that this package computes differently, or hold another kind of value.
@@ -77,7 +77,7 @@ def describe_args(args: dict[str, Any], where: str) -> ConfigFacts:
     if section.switch("aux_loss") is False:
         notes.append("Trained with the last decoder layer's losses only (--no_aux_loss); here all layers have them.")
     fields = {name: value for name, value in said.items() if value is not None}
-    return ConfigFacts(fields=fields, notes=notes, raw=args, speaker="the Namespace of its args")
+    return ConfigFacts(fields=fields, notes=notes, raw=args, speaker=speaker)
 
 
 def args_of(config: DeformableDetrRefineConfig) -> dict[str, Any]:
@@ -86,11 +86,7 @@ def args_of(config: DeformableDetrRefineConfig) -> dict[str, Any]:
     Raises:
         CheckpointError: none do.
     """
-    if config.backbone not in RESNETS:
-        raise CheckpointError(
-            f"A model with the backbone {config.backbone!r} has no counterpart in the authors' code; "
-            f"{', '.join(RESNETS)} have."
-        )
+    backbone = resnet_of(config.backbone, "the authors' code")
     if config.inverse_sigmoid_eps != 1e-5:
         raise CheckpointError(
             f"A model with inverse_sigmoid_eps={config.inverse_sigmoid_eps} has no counterpart in the authors' code, "
@@ -102,7 +98,7 @@ def args_of(config: DeformableDetrRefineConfig) -> dict[str, Any]:
         )
     if config.two_stage and config.d_model != 256:
         raise CheckpointError(f"The authors' two-stage model has a width of 256; this one has {config.d_model}.")
-    args: dict[str, Any] = {"backbone": config.backbone, "position_embedding": "sine", "masks": False}
+    args: dict[str, Any] = {"backbone": backbone, "position_embedding": "sine", "masks": False}
     args |= {theirs: getattr(config, ours) for theirs, ours in (_SWITCHES | _NUMBERS | _WEIGHTS).items()}
     for theirs, (one, other) in _SHARED.items():
         if getattr(config, one) != getattr(config, other):

@@ -1,23 +1,20 @@
 """The authors' repository as a code base: `model` and `args` of what its main.py saves."""
 
 import argparse
-import json
-import re
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
 from ..checkpoints.inert import Record
 from ..coco_rows import spread_to_91
-from ..code_base import CodeBase, Export
+from ..code_base import CodeBase, Export, save_checkpoint
 from ..facts import ConfigFacts
+from ..json_file import read_json
 from ..label_names import COCO_91_NAMES, COCO_NAMES
-from ..source import Files, Source, rename, unwrapped
+from ..source import Files, Source, entry_of_training, rename, unwrapped
+from ..weights import with_neck_bias
 from .args import args_of, describe_args, flags_of
 from .names import NAMES
 
@@ -44,11 +41,7 @@ class Original(CodeBase):
     def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:
         if raw_weights:
             raise CheckpointError(f"{path} has no averaged weights beside raw ones: drop --raw-weights.")
-        if isinstance(content.get("model"), dict):
-            return content["model"], "model"
-        if not any(isinstance(value, Tensor) for value in content.values()):
-            raise CheckpointError(f"{path} has no weights (no `model`).")
-        return content, "the file itself (a bare state dict)"
+        return entry_of_training(content, path)
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
@@ -75,9 +68,7 @@ class Original(CodeBase):
         own = model.state_dict()
         if [config.id2label[index] for index in range(config.num_labels)] == list(COCO_NAMES):
             own = spread_to_91(own)
-        weights = self.theirs(own, config)
-        if not config.neck_bias:
-            weights = _with_neck_bias(weights)
+        weights = self.theirs(with_neck_bias(own), config)
         outputs = len(weights["class_embed.0.bias"])
         if outputs != config.num_labels:
             notes.append("COCO's 80 classes stand at their category ids among the authors' 91 outputs.")
@@ -87,51 +78,28 @@ class Original(CodeBase):
                 "models/deformable_detr.py."
             )
         args["dataset_file"] = "coco" if outputs == len(COCO_91_NAMES) else "custom"
-        if config.backbone in ("resnet18", "resnet34"):
+        if args["backbone"] in ("resnet18", "resnet34"):
             notes.append(
-                f"The authors' code asserts against {config.backbone}: its channel numbers are those of ResNet-50."
+                f"The authors' code asserts against {args['backbone']}: its channel numbers are those of ResNet-50."
             )
         if flags := flags_of(args):
             notes.append(f"Its main.py builds this model with {flags}.")
         if (processor.size_rule, processor.antialias, processor.clip_boxes) != tuple(self.processor.values()):
             notes.append("The authors' code prepares images in its own way; on equal pixels it computes the same.")
         # As its training loop writes it; whoever loads it with weights_only has to permit argparse.Namespace.
-        torch.save({"model": weights, "args": argparse.Namespace(**args)}, output)
+        save_checkpoint({"model": weights, "args": argparse.Namespace(**args)}, output)
         return Export(weights, notes)
-
-
-def _with_neck_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' convolutions have a bias, and one of zeros changes nothing."""
-    result: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        result[name] = tensor
-        if re.fullmatch(r"input_proj\.\d+\.0\.weight", name):
-            result[name.removesuffix("weight") + "bias"] = torch.zeros(len(tensor))
-    return result
 
 
 def _facts(args: Any, given: Path | None, path: Path) -> tuple[ConfigFacts | None, str | None]:
     if given is not None:
-        return describe_args(_json(given), str(given)), given.name
+        return describe_args(read_json(given), str(given), given.name), given.name
+    speaker = "its args"  # forks save vars(args), a plain dictionary
     if isinstance(args, Record) and args.source == "argparse.Namespace":
-        args = args.state
-    # Forks save vars(args), a plain dictionary.
+        args, speaker = args.state, "the Namespace of its args"
     if not isinstance(args, dict):
         return None, None
-    return describe_args(args, str(path)), "the checkpoint's own args"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Args that a user wrote down: a JSON object."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no config file {path}.")
-    try:
-        args = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a JSON file of the authors' args: {error}.") from error
-    if not isinstance(args, dict):
-        raise CheckpointError(f"{path} is not a JSON object of the authors' args.")
-    return args
+    return describe_args(args, str(path), speaker), "the checkpoint's own args"
 
 
 __all__ = ["Original"]

@@ -13,9 +13,10 @@ from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.inference.comparison import Found
 from deformable_detr_refine.messages import printable
 
+from ..json_file import read_json
 from ..source import Source
 from ..stock.config import INTEGERS
-from ..stock.folder import open_weights, read_json
+from ..stock.folder import open_weights
 from .difference import Prediction
 from .our_predictions import OurModel
 from .report import SamePixels

@@ -12,14 +12,15 @@ from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
 from ..code_base import CodeBase, Export
-from ..source import Files, Source, Weights, check_tensors, rename
+from ..json_file import read_json
+from ..source import Files, Source, Weights, entry_of_training, rename, unwrapped
+from ..weights import HEAD, with_neck_bias
 from .config import MODEL_TYPE, describe_config
-from .folder import WEIGHT_FILES, open_weights, read_json, weight_parts, weights_in
+from .folder import WEIGHT_FILES, open_weights, weight_parts, weights_in
 from .names import NAMES, has_hf_resnet, to_common
-from .processor import ALWAYS, processor_settings
+from .processor import ALWAYS, foreign_kind, processor_settings
 from .written import written_config, written_processor, written_weights
 
-_HEAD = re.compile(r"(class_heads|model\.decoder\.box_heads)\.(\d+)\.(.+)")
 _LAYER = re.compile(r"model\.decoder\.layers\.(\d+)\.")
 
 
@@ -31,6 +32,7 @@ class StockTransformers(CodeBase):
     mark = r"(model\.)?(decoder\.layers\.\d+\.encoder_attn\.|query_position_embeddings\.)"
     processor = ALWAYS
     signs_folders = True
+    beside = ("config.json", "preprocessor_config.json")
     writes = "folder"
 
     def files(self, place: Path) -> Files | None:
@@ -48,11 +50,12 @@ class StockTransformers(CodeBase):
     def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:
         if raw_weights:
             raise CheckpointError(f"{path} has no averaged weights beside raw ones: drop --raw-weights.")
-        return content, "the file itself"
+        weights, entry = entry_of_training(content, path)
+        return weights, "the file itself" if weights is content else entry
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
-        found, _ = self.entry(content, path, raw_weights)
+        found, weights_from = self.entry(content, path, raw_weights)
         config = config or files.config or path.parent / "config.json"
         if not config.is_file():
             raise CheckpointError(
@@ -62,7 +65,7 @@ class StockTransformers(CodeBase):
         processor = path.parent / "preprocessor_config.json"
         settings = read_json(processor) if processor.is_file() else {}
         facts.processor = processor_settings(settings, facts.version, str(processor))
-        tensors = check_tensors(found, path)
+        tensors = unwrapped(found, path, own="model.")
         if has_hf_resnet(list(tensors)) != (facts.fields["backbone_frozen_stages"] == 4):
             raise CheckpointError(
                 f"{path} holds another kind of ResNet (timm's, or transformers' own) than {config} says."
@@ -70,13 +73,15 @@ class StockTransformers(CodeBase):
         weights = rename(tensors, NAMES, path, to_common)
         _complete_heads(weights)
         parts = weight_parts(path)
-        notes = (
-            [] if settings else [f"There is no {processor.name}, so that images are resized as stock does by default."]
-        )
+        notes = []
+        if not settings:
+            notes.append(f"There is no {processor.name}, so that images are resized as stock does by default.")
+        if kind := foreign_kind(settings):
+            notes.append(f"{processor.name} is of a {kind}; of it size, normalisation and padding are taken.")
         return Source(
             path=path,
             weights=weights,
-            weights_from="the file itself" if parts == [path] else f"{len(parts)} shards",
+            weights_from=weights_from if parts == [path] else f"{len(parts)} shards",
             parts=parts,
             version=facts.version,
             facts=facts,
@@ -90,7 +95,7 @@ class StockTransformers(CodeBase):
     ) -> Export:
         config, notes = written_config(model.config, str(model.dtype).removeprefix("torch."))
         settings, more = written_processor(processor)
-        weights = written_weights(self.theirs(model.state_dict(), model.config), model.config)
+        weights = written_weights(self.theirs(with_neck_bias(model.state_dict()), model.config), model.config)
         output.mkdir()
         save_file(weights, output / "model.safetensors", metadata={"format": "pt"})
         for name, values in (("config.json", config), ("preprocessor_config.json", settings)):
@@ -104,7 +109,7 @@ def _complete_heads(weights: Weights) -> None:
     count = len(layers) + any(name.startswith("model.first_stage.") for name in weights.tensors)
     heads: dict[str, dict[str, dict[str, Tensor]]] = {}
     for name, tensor in weights.tensors.items():
-        if head := _HEAD.fullmatch(name):
+        if head := HEAD.fullmatch(name):
             heads.setdefault(head[1], {}).setdefault(head[2], {})[head[3]] = tensor
     for kind, by_layer in heads.items():
         if by_layer.keys() == {"0"}:

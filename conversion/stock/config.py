@@ -11,20 +11,12 @@ from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.messages import printable
 
 from ..facts import ConfigFacts
+from ..resnets import resnet_with
 from ..section import Section
 
 MODEL_TYPE = "deformable_detr"
 _RESNET = re.compile(r"(?:timm/)?(resnet(?:18|34|50|101|152))(?:\.\w+)?")
 _HF_RESNET = re.compile(r"microsoft/(resnet)-(18|34|50|101|152)")
-_HF_DEPTHS = {
-    ("basic", (2, 2, 2, 2)): "resnet18",
-    ("basic", (3, 4, 6, 3)): "resnet34",
-    ("bottleneck", (3, 4, 6, 3)): "resnet50",
-    ("bottleneck", (3, 4, 23, 3)): "resnet101",
-    ("bottleneck", (3, 8, 36, 3)): "resnet152",
-}
-# An image of 1333x1333 pixels has about 37,000 tokens.
-_MOST_QUERIES = 100_000
 
 # Fields of the same name and meaning, with the values that stock's class takes where its file has none.
 INTEGERS = {
@@ -88,8 +80,6 @@ def describe_config(values: dict[str, Any], where: str) -> ConfigFacts:
     }
     fields |= {name: _given(config.integer(name), default) for name, default in INTEGERS.items()}
     fields |= {name: _given(config.number(name), default) for name, default in _NUMBERS.items()}
-    if fields["num_queries"] > _MOST_QUERIES:
-        raise CheckpointError(f"{where}: {queries} is {fields['num_queries']:,}, more than any image has tokens.")
     fields |= _backbone(config, fields, int(release[0]) if (release := re.match("[0-9]{1,4}", version or "")) else 4)
     return ConfigFacts(
         fields=fields,
@@ -132,14 +122,14 @@ def _backbone(config: Section, fields: dict[str, Any], release: int) -> dict[str
     by_timm = kind == "timm_backbone" or (kind is None and config.switch("use_timm_backbone") is not False)
     if by_timm:
         name = str((inner if inner.values else config).any("backbone") or "resnet50")
-        found = _RESNET.fullmatch(name)
+        backbone = _named(_RESNET, name)
         # Its own rule finds no "resnet" in a config's "timm_backbone", so that releases from 5 on train all of it.
         frozen = 1 if release < 5 else -1
         if options.any("output_stride") not in (None, 16 if fields["dilation"] else 32):
             raise CheckpointError(f"{config.where}: output_stride={options.any('output_stride')} cannot be converted.")
     elif kind is None:
         name = str(config.any("backbone"))
-        found = _HF_RESNET.fullmatch(name)
+        backbone = _named(_HF_RESNET, name)
         frozen = 4
     else:
         for key, only in (
@@ -148,21 +138,23 @@ def _backbone(config: Section, fields: dict[str, Any], release: int) -> dict[str
             ("downsample_in_bottleneck", False),
         ):
             inner.must_be(key, (only,), only)
-        depths = inner.any("depths", [3, 4, 6, 3])
-        name = f"{inner.any('layer_type', 'bottleneck')} {depths}"
-        found = _HF_DEPTHS.get(
-            (inner.any("layer_type", "bottleneck"), tuple(depths) if isinstance(depths, list) else ())
-        )
+        blocks, depths = inner.any("layer_type", "bottleneck"), inner.any("depths", [3, 4, 6, 3])
+        name = f"{blocks} {depths}"
+        backbone = resnet_with(blocks, tuple(depths) if isinstance(depths, list) else ())
         frozen = 4
-    if found is None:
+    if backbone is None:
         raise CheckpointError(
             f"{config.where}: the backbone {printable(name)} cannot be converted; ResNet-18, 34, 50, 101 and 152 can."
         )
     if fields["dilation"] and not by_timm:
         raise CheckpointError(f"{config.where}: dilation=True with transformers' own ResNet, which has no such form.")
     _check_levels(config.where, options, by_timm, fields["num_feature_levels"])
-    backbone = found if isinstance(found, str) else "".join(found.groups())
     return {"backbone": backbone, "backbone_frozen_stages": frozen}
+
+
+def _named(pattern: re.Pattern[str], name: str) -> str | None:
+    named = pattern.fullmatch(name)
+    return "".join(named.groups()) if named else None
 
 
 def _check_levels(where: str, options: Section, by_timm: bool, levels: int) -> None:

@@ -1,8 +1,6 @@
-"""The files of a folder of transformers, opened without executing anything: weights in one file or many, and JSON."""
+"""The files of a folder of transformers, opened without executing anything: weights in one file or many."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,6 +11,7 @@ from deformable_detr_refine.files import other_kind
 from deformable_detr_refine.messages import printable
 
 from ..checkpoints.open_checkpoint import open_checkpoint
+from ..json_file import read_json
 
 # The first that is there counts, as in transformers. Nothing else is opened: no training_args.bin, no optimizer.pt.
 WEIGHT_FILES = (
@@ -21,7 +20,6 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_MOST_JSON = 50_000_000
 
 
 def weights_in(folder: Path) -> Path | None:
@@ -61,24 +59,6 @@ def open_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file as a dictionary.
-
-    Raises:
-        CheckpointError: it is not one.
-    """
-    if path.stat().st_size > _MOST_JSON:
-        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, which no settings have.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        kind = other_kind(path.read_bytes()[:512])
-        raise CheckpointError(f"{path} {kind or f'is not JSON: {printable(str(error))}'}.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, not an object.")
-    return values
-
-
 def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -110,4 +90,4 @@ def _open(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-__all__ = ["WEIGHT_FILES", "open_weights", "read_json", "weight_parts", "weights_in"]
+__all__ = ["WEIGHT_FILES", "open_weights", "weight_parts", "weights_in"]

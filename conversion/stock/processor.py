@@ -5,8 +5,9 @@ from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling.size_rules import checked_size
 
-from ..section import Section
+from ..section import Section, shown
 
 # What stock does in every release, and ours by default does not.
 ALWAYS = {"antialias": True, "clip_boxes": False}
@@ -36,11 +37,22 @@ def processor_settings(values: dict[str, Any], version: str | None, where: str) 
     if (resample := file.integer("resample")) is not None:
         file.must_be("resample", _RESAMPLE, 2)
         settings["resample"] = resample
-    if "size" in values:
-        settings["size"] = _sides(file)
-    if file.any("pad_size") is not None:
-        settings["pad_size"] = _two(file.section("pad_size"), "height", "width")
+    size, pad_size = file.any("size"), file.any("pad_size")
+    if isinstance(size, int):  # the short side alone, in 2022
+        size = {"shortest_edge": size, "longest_edge": file.any("max_size", 1333)}
+    if size is not None:
+        settings["size"] = _sides(size, "size", where)
+    if pad_size is not None:
+        settings["pad_size"] = _sides(pad_size, "pad_size", where)
+        if settings["pad_size"].keys() != {"height", "width"}:
+            raise CheckpointError(f"{where}: pad_size is {shown(pad_size)}, not height and width.")
     return settings
+
+
+def foreign_kind(values: dict[str, Any]) -> str | None:
+    """The class of an image processor that is not of the DETR family, else None."""
+    kind = values.get("image_processor_type", values.get("feature_extractor_type"))
+    return printable(kind) if isinstance(kind, str) and "Detr" not in kind else None
 
 
 def size_rule(version: str | None) -> str:
@@ -54,22 +66,14 @@ def size_rule(version: str | None) -> str:
     return "original" if numbers and (int(numbers[1]), int(numbers[2])) < _NEW_SIZES else "transformers"
 
 
-def _sides(file: Section) -> dict[str, int]:
-    """`size`, which was the short side alone in 2022, beside `max_size`."""
-    size = file.any("size")
-    if not isinstance(size, dict):
-        size = {"shortest_edge": file.integer("size"), "longest_edge": file.any("max_size", 1333)}
-    sides = ("height", "width") if "height" in size else ("shortest_edge", "longest_edge")
-    return _two(Section(size, "size", file.where), *sides)
-
-
-def _two(section: Section, one: str, other: str) -> dict[str, int]:
-    sides = {name: section.integer(name) for name in (one, other)}
-    if section.values.keys() != sides.keys() or not all(side and side > 0 for side in sides.values()):
+def _sides(value: Any, key: str, where: str) -> dict[str, int]:
+    try:
+        return dict(checked_size({name: side for name, side in value.items() if side is not None}))
+    except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{section.where}: {section.path.rstrip('.')} is {printable(str(section.values))}, not {one} and {other}."
-        )
-    return sides
+            f"{where}: {key} is {shown(value)}, not shortest_edge and longest_edge (or one of them), max_height and "
+            "max_width, or height and width, as whole numbers of at least 1."
+        ) from error
 
 
-__all__ = ["ALWAYS", "processor_settings", "size_rule"]
+__all__ = ["ALWAYS", "foreign_kind", "processor_settings", "size_rule"]

@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineImageProcessor
 
+from ..resnets import resnet_of
 from .config import MODEL_TYPE
 
-_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _SAME = (
     "d_model",
     "num_feature_levels",
@@ -31,6 +30,7 @@ _SAME = (
     "dilation",
     "focal_alpha",
 )
+_NO_LIMIT = 1_000_000
 _WHOLE = ("class_cost", "bbox_cost", "giou_cost", "bbox_loss_coefficient", "giou_loss_coefficient")
 
 
@@ -40,11 +40,7 @@ def written_config(config: DeformableDetrRefineConfig, dtype: str) -> tuple[dict
     Raises:
         CheckpointError: stock has no such model.
     """
-    backbone = config.backbone.partition(".")[0]
-    if backbone not in _RESNETS:
-        raise CheckpointError(
-            f"A model with the backbone {config.backbone!r} is not written for transformers; {', '.join(_RESNETS)} are."
-        )
+    backbone = resnet_of(config.backbone, "transformers")
     if config.num_feature_levels == 2:
         raise CheckpointError("A model of 2 feature levels cannot be written: transformers takes C3, C4 and C5, or C5.")
     if config.inverse_sigmoid_eps != 1e-5:
@@ -91,10 +87,16 @@ def written_config(config: DeformableDetrRefineConfig, dtype: str) -> tuple[dict
 
 def written_processor(processor: DeformableDetrRefineImageProcessor) -> tuple[dict[str, Any], list[str]]:
     """preprocessor_config.json, and notes on what transformers does otherwise."""
+    notes = []
+    size = dict(processor.size)
+    if size.keys() in ({"shortest_edge"}, {"longest_edge"}):
+        # transformers resizes by both or not at all.
+        size = {"shortest_edge": _NO_LIMIT, "longest_edge": _NO_LIMIT} | size
+        notes.append(f"size has one edge, which transformers does not take: the other is {_NO_LIMIT}, no limit.")
     values: dict[str, Any] = {
         "image_processor_type": "DeformableDetrImageProcessor",
         "format": "coco_detection",
-        "size": dict(processor.size),
+        "size": size,
         "resample": int(processor.resample),
         "do_resize": processor.do_resize,
         "do_rescale": processor.do_rescale,
@@ -106,7 +108,6 @@ def written_processor(processor: DeformableDetrRefineImageProcessor) -> tuple[di
     }
     if processor.pad_size is not None:
         values["pad_size"] = dict(processor.pad_size)
-    notes = []
     if not processor.antialias:
         notes.append("transformers smooths an image that it makes smaller; this model's image processor does not.")
     if processor.size_rule != "transformers":
@@ -120,7 +121,7 @@ def written_processor(processor: DeformableDetrRefineImageProcessor) -> tuple[di
 
 
 def written_weights(weights: dict[str, Tensor], config: DeformableDetrRefineConfig) -> dict[str, Tensor]:
-    """The names that release 5 writes, with a zero bias in the neck where the model has none.
+    """The names that release 5 writes.
 
     Of several names for one tensor, files hold one: the decoder's, or layer 0's where one head serves all. With all of
     them release 5 fails to load plain and two-stage models.
@@ -134,8 +135,6 @@ def written_weights(weights: dict[str, Tensor], config: DeformableDetrRefineConf
         if name.startswith(second) or (one_head and name.split(".")[1] != "0"):
             continue
         kept[name] = tensor.contiguous()
-        if not config.neck_bias and name.startswith("model.input_proj.") and name.endswith(".0.weight"):
-            kept[f"{name.removesuffix('weight')}bias"] = torch.zeros(len(tensor), dtype=tensor.dtype)
     return kept
 
 

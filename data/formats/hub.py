@@ -1,7 +1,6 @@
 """Data sets of the `datasets` library: objects, saved folders, parquet files, the Hub's."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 HUB = "hub:"
 LABEL_MAP = "label_map.json"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _OBJECTS = ("objects", "annotations", "object")
 _BOXES = ("bbox", "bboxes", "boxes", "box")
 _CATEGORIES = ("category", "category_id", "categories", "label", "labels", "class", "classes", "class_id")
@@ -31,16 +29,6 @@ _OPTIONAL = (("area", "areas"), ("iscrowd", "is_crowd"), ("id", "ids", "bbox_id"
 _FIELDS = (_BOXES, _CATEGORIES, *_OPTIONAL)
 _FILE_NAMES = ("file_name", "filename", "image_path", "path")
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether this may be the name of a data set of the Hub.
-
-    Example:
-        >>> [is_hub_name(name) for name in ("hub:me/cats", "me/cats", "me/cats@v1", "data/sets/cats", "cats")]
-        [True, True, True, False, False]
-    """
-    return source.startswith(HUB) or _HUB_NAME.fullmatch(source) is not None
 
 
 def open_hub(source: str) -> "dict[str, datasets.Dataset]":
@@ -290,4 +278,4 @@ def _parquet_split(file: Path, source: Path) -> str:
     return standard_split(file.stem) or standard_split(file.parent.name if file.parent != source else "") or "train"
 
 
-__all__ = ["LABEL_MAP", "find", "from_datasets", "is_hub_name", "open_hub", "read", "write_datasets"]
+__all__ = ["LABEL_MAP", "find", "from_datasets", "open_hub", "read", "write_datasets"]

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from deformable_detr_refine.hub_names import is_hub_name
+
 from ..defects import DataError, described, first_of, refuse_losses
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, merge
@@ -105,7 +107,7 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
         return "the data set", "datasets", lambda key: hub.read(key, found[key], None, "the data set"), found
     path = Path(source).expanduser()
     if not path.exists() or str(source).startswith(hub.HUB):
-        if not hub.is_hub_name(str(source)):
+        if not (str(source).startswith(hub.HUB) or is_hub_name(str(source).partition("@")[0])):
             raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
         found = hub.open_hub(str(source))
         return str(source), "datasets", lambda key: hub.read(key, found[key], None, str(source)), found

@@ -9,6 +9,7 @@ from typing import Any
 
 from deformable_detr_refine.data.formats.image_files import not_images
 from deformable_detr_refine.files import sha256_of
+from deformable_detr_refine.hub_names import is_hub_name
 from deformable_detr_refine.inference.detector import inside_mlflow
 from deformable_detr_refine.messages import counted
 
@@ -126,7 +127,7 @@ def model_identity(model: str, revision: str | None) -> str:
     """
     path = Path(model)
     if not path.exists():
-        if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        if not is_hub_name(model):
             raise FileNotFoundError(f"There is no model {model}.")
         return f"{model}@{_commit(model, revision)}"
     digest = hashlib.sha256()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils import logging
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.conversion import convert_mmdet_checkpoint, export_mmdet_checkpoint, open_checkpoint
@@ -172,3 +173,15 @@ def test_the_real_size(name, tmp_path):
         assert (report.tensors, report.values) == (623, 41_267_009)
     export_mmdet_checkpoint(tmp_path / "out", tmp_path / "back.pth")
     assert_same(open_checkpoint(tmp_path / "back.pth")["state_dict"], weights)
+
+
+def test_no_bar_is_drawn_and_later_ones_are(runner_checkpoint, save, tmp_path, capsys):
+    was_shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    try:
+        convert_mmdet_checkpoint(save(runner_checkpoint("refine")), tmp_path / "out")
+        export_mmdet_checkpoint(tmp_path / "out", tmp_path / "again.pth")
+        assert capsys.readouterr().err == "" and logging.is_progress_bar_enabled()
+    finally:
+        if not was_shown:
+            logging.disable_progress_bar()

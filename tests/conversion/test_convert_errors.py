@@ -225,7 +225,7 @@ def test_output_that_is_taken(tmp_path, save):
     assert (out / "thesis.tex").read_text() == "years of work"
     with pytest.raises(CheckpointError, match=r"exists; choose another output"):
         export_mmdet_checkpoint(out, out / "thesis.tex")
-    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+    with pytest.raises(CheckpointError, match=r"is no model folder of this package\. Two steps"):
         export_mmdet_checkpoint(out, tmp_path / "x.pth")
     (out / "config.json").write_text(json.dumps({"model_type": "detr"}))
     with pytest.raises(CheckpointError, match="model of type detr"):

@@ -13,7 +13,7 @@ from deformable_detr_refine.conversion import CheckpointError, convert_checkpoin
 from deformable_detr_refine.conversion.download import place, published
 from deformable_detr_refine.conversion.download.cache import cache_folder
 from deformable_detr_refine.conversion.download.fetch import download
-from deformable_detr_refine.conversion.download.hub import fetch_from_hub, is_hub_name
+from deformable_detr_refine.conversion.download.hub import fetch_from_hub
 from deformable_detr_refine.conversion.download.place import locate
 from deformable_detr_refine.conversion.download.published import PUBLISHED
 
@@ -111,14 +111,14 @@ def test_only_names_urls_and_the_hub_ask_the_network(no_network, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r50").write_bytes(b"")
     assert locate("r50").path.name == "r50"  # what is here wins
-    for absent in ("absent.pth", "runs/epoch_50.pth", "./runs/fridge", "/runs/fridge", "a/b/c", "r50-refine-two"):
+    absent = ("absent.pth", "runs/epoch_50.pth", "./runs/fridge", "/runs/fridge", "a/b/c", "r50-refine-two")
+    for name in (*absent, "a" * 300, "a\0"):
         with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
-            locate(absent)
+            locate(name)
     with pytest.raises(FileNotFoundError, match=r"did you mean r50-refine-twostage\?"):
         locate("r50-refine-twostag")
     with pytest.raises(CheckpointError, match="drop --revision"):
         locate("r50", revision="main")
-    assert is_hub_name("SenseTime/deformable-detr") and not is_hub_name("a/../b")
     for asked in ("r50-refine", "http://example.org/a.pth", "SenseTime/deformable-detr"):
         with pytest.raises(AssertionError, match="network"):
             locate(asked)
@@ -170,6 +170,29 @@ def test_one_call_fetches_converts_and_loads(named, samples, cache, monkeypatch)
     assert (again.boxes == found.boxes).all() and len(list((cache / "detectors").iterdir())) == 1
 
 
+def test_a_converted_file_is_taken_again_only_while_all_that_was_read_is_the_same(save, runner_checkpoint, cache):
+    path = save(runner_checkpoint("refine"))
+    names, config, base = (path.with_name(name) for name in ("names.txt", "config.py", "base.py"))
+    names.write_text("\n".join("abcde"))
+    base.write_text(runner_checkpoint("refine")["meta"]["cfg"])
+    config.write_text("_base_ = ['base.py']\n")
+    options = {"classes": names, "config": config, "device": "cpu"}
+
+    def folders():
+        detector_from(path, **options)
+        return len(list((cache / "detectors").iterdir()))
+
+    assert [folders(), folders()] == [1, 1]
+    names.write_text("\n".join("vwxyz"))
+    assert [folders(), folders()] == [2, 2]
+    base.write_text(base.read_text() + "epochs = 7\n")
+    assert folders() == 3
+    path.with_name("config.yaml").write_text("a: 1")  # read beside a file of detrex
+    assert folders() == 4
+    path.with_name("notes.txt").write_text("a")
+    assert folders() == 4
+
+
 @pytest.fixture
 def hub(monkeypatch):
     with hub_server() as hub:
@@ -196,6 +219,20 @@ def test_of_the_hub_only_config_and_weights_are_fetched(hub):
         fetch_from_hub("some/absent")
     with pytest.raises(FileNotFoundError, match="no some/one at revision never"):
         fetch_from_hub("some/one", "never")
+
+
+def test_of_the_hub_one_checkpoint_is_fetched(hub, monkeypatch):
+    hub.add("some/one", {"a.pth": b"1", "old/b.pth": b"2", "config.yaml": b"{}", "log.txt": b"3"})
+    assert files_in(fetch_from_hub("some/one")) == ["a.pth", "config.yaml"]
+    hub.add("some/last", {"checkpoint.pth": b"1", "checkpoint0009.pth": b"2"})
+    assert files_in(fetch_from_hub("some/last")) == ["checkpoint.pth"]
+    hub.add("some/many", {"a.pth": b"1", "b.pth": b"2"})
+    with pytest.raises(CheckpointError, match=r"holds 2 checkpoints \(a\.pth, b\.pth\); give the") as error:
+        fetch_from_hub("some/many")
+    assert f"{hub.url}/some/many/resolve/main/a.pth." in str(error.value)
+    assert not any(method == "GET" and "/some/many/resolve/" in path for method, path, _ in hub.requests)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert files_in(fetch_from_hub("some/one")) == ["a.pth", "config.yaml"]
 
 
 def test_of_the_hub_what_is_in_the_cache_needs_no_network(hub, monkeypatch):

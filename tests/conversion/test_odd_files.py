@@ -51,6 +51,29 @@ def test_an_odd_folder_is_refused_in_one_sentence(config, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"adapter_config.json": "{}", "adapter_model.safetensors": "", "rng_state.pth": ""},
+            "an adapter and not",
+        ),
+        ({"checkpoint-9/config.json": "{}", "checkpoint-12/config.json": "{}"}, "takes one: give .*/odd/checkpoint-12"),
+        (
+            {"config.json": '{"model_type": "detr"}', "model.safetensors": "", "rng_state.pth": ""},
+            "a model of type detr",
+        ),
+        ({"rng_state.pth": "", "optimizer.pt": ""}, "holds no weights in a form that is known"),
+    ],
+)
+def test_what_a_training_leaves_that_is_no_model_is_said(files, said, tmp_path):
+    for name, text in files.items():
+        (tmp_path / "odd" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "odd" / name).write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        convert_checkpoint(tmp_path / "odd", tmp_path / "out")
+
+
 @pytest.mark.parametrize("number", [float("inf"), float("nan"), 10**400])
 def test_numbers_without_sense_are_none(number):
     section = Section({"class_cost": number}, "", "config.json")

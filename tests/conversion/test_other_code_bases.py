@@ -105,6 +105,39 @@ def test_detrex_takes_the_averaged_weights_and_says_so(small, tmp_path):
     assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())["top_k"] == 300
 
 
+def test_the_rates_of_dropout_that_differ_are_said(small, tmp_path):
+    path = saved(small, tmp_path / "model_final.pth", "detrex")
+    config = (
+        "model: {_target_: a.DeformableDETR, neck: {kernel_size: 1}, position_embedding: {normalize: true,"
+        " offset: -0.5}, transformer: {encoder: {attn_dropout: 0.2, ffn_dropout: 0.1},"
+        " decoder: {attn_dropout: 0.1, ffn_dropout: 0.1}}}"
+    )
+    for text, differ in ((config, True), (config.replace("0.2", "0.1"), False)):
+        (tmp_path / "config.yaml").write_text(text)
+        notes = convert_checkpoint(path, tmp_path / "out", force=True).notes
+        assert any("dropout rates differ" in note for note in notes) == differ
+    assert DeformableDetrRefineConfig.from_pretrained(tmp_path / "out").dropout == 0.1
+
+
+def test_a_fork_saves_under_another_name(small, tmp_path):
+    content = torch.load(saved(small, tmp_path / "checkpoint.pth"), weights_only=False)
+    content["state_dict"] = {f"model.{name}": tensor for name, tensor in content.pop("model").items()}
+    content["args"] = vars(content["args"])
+    torch.save(content, tmp_path / "epoch=3.ckpt")
+    report = convert_checkpoint(tmp_path / "epoch=3.ckpt", tmp_path / "out")
+    assert (report.code_base, report.weights_from, report.assumed) == ("the authors' repository", "state_dict", [])
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in small.state_dict().items() if name in found)
+
+
+@pytest.mark.parametrize("code_base", ["mmdet", "original", "transformers"])
+def test_a_backbone_with_a_tag_is_that_resnet(tmp_path, code_base):
+    small_model(backbone="resnet18.tv_in1k", neck_bias=False).save_pretrained(tmp_path / "model")
+    export_checkpoint(tmp_path / "model", tmp_path / "out", code_base)
+    convert_checkpoint(tmp_path / "out", tmp_path / "again")
+    assert DeformableDetrRefineConfig.from_pretrained(tmp_path / "again").backbone == "resnet18"
+
+
 def test_91_outputs(tmp_path):
     model = small_model(num_labels=91)
     path = saved(model, tmp_path / "checkpoint.pth")
@@ -140,6 +173,7 @@ ARGS = {
     "masks": ({"masks": True}, r"args\.masks is True"),
     "another backbone": ({"backbone": "swin_t"}, r"args\.backbone is 'swin_t'"),
     "another width": ({"hidden_dim": 128}, "the Namespace of its args says d_model=128, but the weights 64"),
+    "a dictionary": (None, "pth: its args says d_model=128, but the weights 64"),
     "a string": ({"enc_layers": "2"}, r"args\.enc_layers is '2', not a whole number"),
     "a number": ({"two_stage": 1}, "not True or False"),
     "an array": ({"position_embedding": torch.zeros(3)}, r"args\.position_embedding is tensor"),
@@ -150,8 +184,8 @@ ARGS = {
 @pytest.mark.parametrize("case", list(ARGS))
 def test_args_that_ask_for_something_else(small, tmp_path, refuses, case):
     change, message = ARGS[case]
-    args = argparse.Namespace(**{**args_of(small.config), **change})
-    refuses(saved(small, tmp_path / "checkpoint.pth", args=args), message)
+    args = {**args_of(small.config), **(change or {"hidden_dim": 128})}
+    refuses(saved(small, tmp_path / "checkpoint.pth", args=argparse.Namespace(**args) if change else args), message)
 
 
 class Subclass(argparse.Namespace):
