@@ -18,7 +18,8 @@ in bfloat16. Each round runs every row once, so that a busy moment of the machin
 counted. Reading, resizing and drawing images is not part of it.
 
 images/s is of the fastest run (what the machine can do) and of the median run (what it did); the ratio is by the
-fastest, to the first row.
+fastest, to the first row. Where others keep the CPU busy it is told: PyTorch's threads wait for each other, so that
+fewer of them (--threads 1, or OMP_NUM_THREADS=1 for any command) are faster then.
 """
 EXAMPLES = """\
 examples:
@@ -55,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
 
     from deformable_detr_refine.evaluation.timing import interleaved
     from deformable_detr_refine.inference.load_detector import load_detector
+    from deformable_detr_refine.machine import idle_cores
 
+    idle = idle_cores()
     if args.threads:
         torch.set_num_threads(args.threads)
     model, processor = load_detector(args.model or str(default_model()), args.device, args.revision)
@@ -72,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         "device": str(model.device),
         "processor": _processor(model.device),
         "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
+        "idle_cores": idle,
         "torch": torch.__version__,
         "image": {"height": height, "width": width},
         "batch_size": args.batch_size,
@@ -127,19 +131,20 @@ def _candidates(
 
         return once
 
-    found = {}
+    candidates = {}
     for dtype in dict.fromkeys(dtypes):
         if dtype == "float16" and pixels.device.type == "cpu":
             raise ValueError("float16 is for accelerators; on a CPU take float32 or bfloat16.")
         detector = deepcopy(model).to(getattr(torch, dtype))
-        found |= {(name, dtype): forward(name, detector, pixels.to(detector.dtype)) for name in backends}
-    return found
+        candidates |= {(name, dtype): forward(name, detector, pixels.to(detector.dtype)) for name in backends}
+    return candidates
 
 
 def _processor(device: Any) -> str:
     from .doctor import accelerator_of, cpu_model
 
-    return cpu_model() if device.type == "cpu" else str(accelerator_of(device)["name"] or device)
+    accelerator = accelerator_of(device)
+    return str(accelerator["name"] or device) if accelerator else cpu_model()
 
 
 def _text(report: dict[str, Any]) -> str:
@@ -159,4 +164,31 @@ def _text(report: dict[str, Any]) -> str:
         lines.append(
             f"{row['backend']:<12}{row['dtype']:<12}{speed['fastest']:>10.3g}{speed['median']:>10.3g}{row['ratio']:>8.2f}"
         )
+    if threads and (busy := busy_machine(threads, report["idle_cores"])):
+        lines += ["", busy]
     return "\n".join(lines)
+
+
+def busy_machine(threads: int, idle: float | None) -> str | None:
+    """What to say where fewer cores were idle before the start than there are threads.
+
+    Example:
+        >>> busy_machine(2, 1.8), busy_machine(4, None)
+        (None, None)
+        >>> print(busy_machine(4, 1.25))
+        The machine is busy: of the cores for 4 threads 1.2 were idle before the start, so these figures are too low.
+        Threads wait for each other: --threads 1 is faster then (in other commands OMP_NUM_THREADS=1).
+    """
+    if idle is None or idle > threads - 0.5:
+        return None
+    told = (
+        f"The machine is busy: of the cores for {threads} thread{'s' * (threads > 1)} {idle:.1f} were idle before the "
+        "start, so these figures are too low."
+    )
+    fewer = max(int(idle), 1)
+    if threads > 1:
+        told += (
+            f"\nThreads wait for each other: --threads {fewer} is faster then "
+            f"(in other commands OMP_NUM_THREADS={fewer})."
+        )
+    return told

@@ -64,7 +64,8 @@ def default_model() -> Path:
     Raises:
         FileNotFoundError: this installation has none.
     """
-    package = Path(find_spec("deformable_detr_refine").submodule_search_locations[0])
+    spec = find_spec("deformable_detr_refine")
+    package = Path((spec and spec.origin) or ".").parent
     # Installed it lies in the package, in a checkout with the samples.
     for folder in (package / NAME, package.parent / "samples" / NAME):
         if (folder / "config.json").is_file():

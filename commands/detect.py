@@ -78,15 +78,15 @@ def run(args: argparse.Namespace) -> int:
     with results_folder(args.output, OWN) as folder, tqdm(total=len(images), unit="image", disable=None) as progress:
         if args.draw:
             (folder / "drawn").mkdir()
-        for index, image, found in detector.detect_each(sources, threshold, args.top_k):
+        for index, image, detections in detector.detect_each(sources, threshold, args.top_k):
             name = as_text(images[index])
-            if isinstance(found, DetectionFailure):
-                records[index] = _failure(name, found)
+            if isinstance(detections, DetectionFailure):
+                records[index] = _failure(name, detections)
             else:
-                records[index] = _record(name, found)
+                records[index] = _record(name, detections)
                 if args.draw:
                     try:
-                        found.draw(image).save(folder / "drawn" / f"{names[index]}.jpg", quality=92)
+                        detections.draw(image).save(folder / "drawn" / f"{names[index]}.jpg", quality=92)
                     except (OSError, ValueError) as error:  # the boxes are worth more than their picture
                         undrawn += 1
                         tqdm.write(f"ddetr detect: the picture of {name} is not written: {error}", file=sys.stderr)
@@ -137,10 +137,10 @@ def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
             rows.append((_short(record["image"]), "-", "-", "failed"))
         else:
             counts = Counter(record["labels"])
-            found = ", ".join(f"{count} {name}" for name, count in counts.most_common(4))
+            by_class = ", ".join(f"{count} {name}" for name, count in counts.most_common(4))
             more = f", {len(counts) - 4} more classes" if len(counts) > 4 else ""
             size = f"{record['width']}x{record['height']}"
-            rows.append((_short(record["image"]), size, str(len(record["labels"])), found + more))
+            rows.append((_short(record["image"]), size, str(len(record["labels"])), by_class + more))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows

@@ -126,10 +126,10 @@ def _extras() -> dict[str, list[str]]:
 
 def cpu_model() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        named = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        named = None
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def accelerator_of(device: Any) -> dict[str, Any] | None:

@@ -220,7 +220,9 @@ def _tables(coco: Mapping[str, Any], by_label: Mapping[str, Any], about: Mapping
         ]
     )
     threshold = f"{about['threshold']:g}"
-    rows = [("class", "objects", "AP", "AP50", "AP75", "AR100", f"precision>{threshold}", f"recall>{threshold}")]
+    rows: list[Sequence[str]] = [
+        ("class", "objects", "AP", "AP50", "AP75", "AR100", f"precision>{threshold}", f"recall>{threshold}")
+    ]
     classes = list(coco["per_class"].items())
     if len(classes) > TABLE_ROWS:
         # The worst, since those are looked for; classes without objects last.

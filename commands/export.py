@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     def rows(names: Sequence[str]) -> Sequence[Any] | None:
         if args.data:
             return data_rows(names, args.data, args.split, args.limit)
-        return matching_samples(names, _samples() / "annotations") if _samples() and find_spec("datasets") else None
+        samples = _samples()
+        return matching_samples(names, samples / "annotations") if samples and find_spec("datasets") else None
 
     with tqdm(unit="image", desc="tracing takes a minute or two; proof", disable=None) as progress:
         samples = Samples(images, rows, progress.update)

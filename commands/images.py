@@ -97,14 +97,14 @@ def _expand(source: str, left_out: list[str]) -> list[str]:
             items = [str(item) for item in path.iterdir()]
         except OSError as error:
             raise OSError(f"The folder {source} cannot be listed: {error.strerror or error}.") from error
-        if found := _only_images(items, source, left_out):
-            return found
+        if images := _only_images(items, source, left_out):
+            return images
         deeper = next(iter(_only_images(map(str, path.rglob("*")), source, [])), None)
         hint = f" Its sub-folders do: give '{path}/**/*{Path(deeper).suffix}'." if deeper else ""
         raise ValueError(f"The folder {source} holds no images.{hint}")
     if has_magic(source):
-        if found := _only_images(glob(source, recursive=True), source, left_out):
-            return found
+        if images := _only_images(glob(source, recursive=True), source, left_out):
+            return images
         raise FileNotFoundError(f"No image fits the pattern {source}.")
     if "%" in source:  # as detections.json names a file whose name is no UTF-8
         from deformable_detr_refine.modeling.image_io import file_of

@@ -74,18 +74,18 @@ def _training(folder: Path) -> dict[str, Any] | None:
     from deformable_detr_refine.serving.hub.card_facts import read_facts
 
     facts = read_facts(folder)
-    found: dict[str, Any] = {}
+    training: dict[str, Any] = {}
     if facts.settings:
-        found["settings"] = dict(facts.settings)
+        training["settings"] = dict(facts.settings)
     if facts.state:
-        found |= {
+        training |= {
             key: facts.state[name]
             for key, name in (("steps", "global_step"), ("epochs", "epoch"))
             if name in facts.state
         }
     if facts.metrics:
-        found["metrics"] = {key: facts.metrics[key] for key in COCO_METRICS if key in facts.metrics}
-    return found or None
+        training["metrics"] = {key: facts.metrics[key] for key in COCO_METRICS if key in facts.metrics}
+    return training or None
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ and transformers, and `ddetr --help` or a mistyped file name would take seconds 
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         # As deformable_detr_refine.messages has it, which would take seconds to import.
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
     try:

@@ -73,9 +73,9 @@ def _replay(words: list[str]) -> int:
         raise ValueError("--replay takes one file, which a run whose loss was not finite has kept.")
     from deformable_detr_refine.training.replay import replay
 
-    found = replay(Path(words[0]))
-    wrong = found.pop("not_finite")
-    for name, term in found.items():
+    terms = replay(Path(words[0]))
+    wrong = terms.pop("not_finite")
+    for name, term in terms.items():
         print(f"{name:<16} {term:10.4f}")
     print("All finite, in fp32 on a CPU: suspect the precision." if not wrong else "Not finite: " + "; ".join(wrong))
     return 1 if wrong else 0

@@ -1,6 +1,7 @@
 """`ddetr visualize`: where a detector looks, what it proposes and how it refines boxes, as pictures."""
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
     for query in queries:
         inside.query_samples(query)  # refused before anything is drawn if there is none
     x, y = args.point or _middle(inside, queries[0])
-    draw = {f"query_{query}_looks": lambda query=query: plot_query(inside, query) for query in queries}
+    draw: dict[str, Callable[[], Any]] = {
+        f"query_{query}_looks": lambda query=query: plot_query(inside, query) for query in queries
+    }
     draw |= {f"query_{query}_refinement": lambda query=query: plot_refinement(inside, query) for query in queries}
     draw["token_looks"] = lambda: plot_token(inside, x, y, args.level)
     if inside.proposals is not None:

@@ -1,18 +1,33 @@
 """What there is to compute with: cores and devices."""
 
+import math
 import os
+from pathlib import Path
 
 import torch
 
+# A container's share of the machine's time: how many microseconds in how many.
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 
 def usable_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has.
+    """Cores that this process may use, which can be fewer than the machine has; a container's quota counts.
 
     Example:
         >>> usable_cores() >= 1
         True
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (int(word) for word in _QUOTA.read_text().split())
+    except (OSError, ValueError):  # no container, or its quota is "max"
+        return cores
+    return max(min(cores, math.ceil(quota / period)), 1)
+
+
+def idle_cores() -> float | None:
+    """Cores of the machine that nobody wanted in the last minute; None where the system does not tell."""
+    return max((os.cpu_count() or 1) - os.getloadavg()[0], 0.0) if hasattr(os, "getloadavg") else None
 
 
 def choose_device(name: str) -> torch.device:
@@ -35,4 +50,4 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-__all__ = ["choose_device", "usable_cores"]
+__all__ = ["choose_device", "idle_cores", "usable_cores"]

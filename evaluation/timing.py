@@ -1,7 +1,10 @@
 """Interleaved timing: each round runs every candidate once, so that a busy moment of the machine falls on all."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Runs(list[float]):
@@ -11,8 +14,8 @@ class Runs(list[float]):
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], object]], rounds: int, progress: Callable[[], object] | None = None
-) -> dict[str, Runs]:
+    candidates: Mapping[Name, Callable[[], object]], rounds: int, progress: Callable[[], object] | None = None
+) -> dict[Name, Runs]:
     """The runs of each, by name; a first round, which fills caches, is not counted.
 
     A candidate that raises ChildProcessError has no runs; the others go on.

@@ -8,7 +8,7 @@ with `use_backend` or the environment variable `DDETR_BACKEND`, else the first i
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,7 +107,7 @@ def use_backend(name: str | None) -> Iterator[None]:
         _requested = before
 
 
-def backend_report(device: str | torch.device = "cpu") -> list[dict[str, object]]:
+def backend_report(device: str | torch.device = "cpu") -> list[dict[str, Any]]:
     """What can compute the operator on `device` and which backend a call takes, for `ddetr doctor`.
 
     Returns:

@@ -80,7 +80,7 @@ START = "../samples/blood-cells"
 # ## Train
 #
 # The settings are those of `configs/fridge.yaml`, which is made for the whole set, with what five photos and a CPU need
-# instead. With the whole set and a GPU, `--data ../datasets/fridge`, `--model` and `--output_dir` are all that it takes.
+# instead. With the whole set and a GPU, `--data ../datasets/fridge`, `--model` and `--output_dir` are all it takes.
 
 # %%
 from deformable_detr_refine.training.train import train
@@ -133,7 +133,7 @@ plt.show()
 # %% [markdown]
 # ## How good is it?
 #
-# COCO's metrics, those of each class with them. On photos that it has not seen they are lower, and those are what counts.
+# COCO's metrics, those of each class with them. On photos that it has not seen they are lower, and those count.
 
 # %%
 for name in ("AP", "AP50", "AP75", "AR100", *(f"AP_{name}" for name in names)):
@@ -178,7 +178,8 @@ sheet
 # %% [markdown]
 # ## Where to go from here
 #
-# - other settings, validation, and what to change when it does not learn: [Small data sets](../docs/guides/small-data-sets.md)
+# - other settings, validation, and what to change when it does not learn:
+#   [Small data sets](../docs/guides/small-data-sets.md)
 # - low scores, no boxes, duplicates: [Why?](../docs/guides/low-scores.md)
 # - a Trainer of your own instead of ours: [Your own Trainer script](../docs/guides/own-trainer.md)
 # - figures, curves and confusion of a detector: [evaluate.ipynb](evaluate.ipynb)

@@ -14,7 +14,7 @@ import numpy as np
 import supervision as sv
 
 from deformable_detr_refine import load_image
-from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.inference import DetectionFailure, Detector
 
 
 def main() -> None:
@@ -27,13 +27,15 @@ def main() -> None:
 
     image = load_image(args.image)
     (detections,) = Detector(args.model).detect([image], args.threshold)
-    found = detections.to_supervision()
+    if isinstance(detections, DetectionFailure):
+        raise SystemExit(detections.error)
+    objects = detections.to_supervision()
 
     left_half = np.array([[0, 0], [image.width // 2, 0], [image.width // 2, image.height], [0, image.height]])
     zone = sv.PolygonZone(left_half, triggering_anchors=[sv.Position.CENTER])
-    inside = found[zone.trigger(found)]
+    inside = objects[zone.trigger(objects)]
     counts = Counter(inside.data["class_name"].tolist())
-    print(f"{len(inside)} of {len(found)} are in the left half: {dict(counts)}")
+    print(f"{len(inside)} of {len(objects)} are in the left half: {dict(counts)}")
 
     picture = sv.BoxAnnotator().annotate(image.copy(), inside)
     sv.LabelAnnotator().annotate(picture, inside).save(args.output)

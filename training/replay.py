@@ -25,7 +25,7 @@ def save_batch(model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any
     return file
 
 
-def replay(file: Path) -> dict[str, float]:
+def replay(file: Path) -> dict[str, Any]:
     """Runs a kept batch again, in fp32 on the CPU, and says what is not finite.
 
     Returns:

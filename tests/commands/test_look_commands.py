@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 from support.small_detector import save_small_detector
 
@@ -50,6 +51,17 @@ def test_info_and_benchmark_have_a_model_of_their_own(capsys):
     assert "Platelets, RBC, WBC" in capsys.readouterr().out
 
 
+def test_benchmark_says_when_the_machine_is_busy(model_folder, capsys, monkeypatch):
+    words = ["benchmark", model_folder, "--runs", "1", "--size", "64x64", "--backends", "torch", "--dtypes", "float32"]
+    for idle, threads, told in ((0.4, "1", "too low"), (1.2, "2", "--threads 1"), (64.0, "1", None)):
+        monkeypatch.setattr("deformable_detr_refine.machine.idle_cores", lambda idle=idle: idle)
+        before = torch.get_num_threads()
+        assert main([*words, "--threads", threads]) == 0
+        torch.set_num_threads(before)
+        output = capsys.readouterr().out
+        assert told in output if told else "busy" not in output
+
+
 def test_benchmark_times_every_backend_that_runs_here(model_folder, capsys):
     assert main(["benchmark", model_folder, "--runs", "2", "--batch-size", "2", "--size", "64x96", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -63,7 +75,8 @@ def test_benchmark_times_every_backend_that_runs_here(model_folder, capsys):
         assert row["ratio"] == min(rows[0]["seconds"]) / min(row["seconds"])
     assert main(["benchmark", model_folder, "--runs", "1", "--backends", "torch", "--dtypes", "float32"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].split()[:2] == ["torch", "float32"] and lines[-2].split()[0] == "backend"
+    (header,) = (place for place, line in enumerate(lines) if line.startswith("backend"))
+    assert lines[header + 1].split()[:2] == ["torch", "float32"]
 
 
 def test_visualize_draws_the_best_detections_the_proposals_and_a_token(model_folder, photo, tmp_path, capsys):
