@@ -18,7 +18,8 @@ from transformers.utils.generic import TensorType
 
 from .annotations import coco_labels
 from .boxes import cxcywh_to_xyxy
-from .image_io import load_image, to_rgb
+from .image_decoding import to_rgb
+from .image_io import load_image
 from .pixel_values import check_pixels, padded
 from .size_rules import SIZE_RULES, SizeRule, checked_size, size_within
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, features
 from support.http_server import serving
 
-from deformable_detr_refine.modeling.image_io import FORMATS, as_text, image_size, is_image_name, load_image, to_rgb
+from deformable_detr_refine.modeling.image_decoding import FORMATS, to_rgb
+from deformable_detr_refine.modeling.image_io import as_text, image_size, is_image_name, load_image
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "images"
 ORIENTATION_TAG = 0x0112

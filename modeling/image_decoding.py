@@ -1,0 +1,246 @@
+"""Decodes image files that may be hostile: a process that is started by this file's path and can be ended.
+
+Pillow bounds no work: a JPEG of 0.4 MB with thousands of scans, a BMP of 1 kB whose runs jump, a GIF with a comment
+of a million parts cost minutes or gigabytes, in code that nothing in its own process can stop. Here the system stops
+it: a clock that counts the process's computing, and a bound on its memory, both in proportion to the pixels.
+
+Apart from this package: it needs the standard library and Pillow, and numpy for 16 bits.
+"""
+
+import io
+import json
+import re
+import signal
+import sys
+import warnings
+from functools import cache
+from typing import IO, Any
+
+from PIL import ExifTags, Image, ImageOps
+
+try:
+    import resource
+except ImportError:  # Windows, where only the waiting process's clock ends a decoder
+    resource = None
+
+# Named one by one: PIL hands other formats to outside programs (EPS to Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
+# Seconds of computing. Per megapixel, photos took 0.55 as JPEG 2000, 1.5 as a PPM of text, at most 0.03 otherwise.
+BASE_SECONDS = 2.0
+MOST_SECONDS = 40.0
+_SECONDS_A_MEGAPIXEL = 0.2
+_OF_SLOW_DECODERS = {"jpeg2k": 2.0, "ppm_plain": 4.0}
+# Three copies of four channels, in 16 bits, beside Python and Pillow.
+_BASE_BYTES = 512 * 2**20
+_BYTES_A_PIXEL = 24
+# A progressive photo has about 10, and each one walks over all of the picture.
+MOST_SCANS = 100
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+def seconds_for(image: Image.Image) -> float:
+    """Seconds of computing that an opened image may take."""
+    decoder = image.tile[0][0] if getattr(image, "tile", None) else ""
+    rate = _OF_SLOW_DECODERS.get(decoder, _SECONDS_A_MEGAPIXEL)
+    return min(BASE_SECONDS + rate * image.width * image.height / 1e6, MOST_SECONDS)
+
+
+def open_image(file: IO[bytes], name: str) -> Image.Image:
+    """An image whose header was read.
+
+    Raises:
+        ValueError: it is none, or a damaged one.
+    """
+    try:
+        with warnings.catch_warnings():
+            # PIL warns from 89 megapixels on; the limit here is `max_pixels`.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file, formats=_formats())
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not an image of a known format ({', '.join(_formats())}).") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is larger than PIL allows: {error}.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's readers raise many kinds on damaged headers
+        raise ValueError(f"{name} cannot be read as an image: {error}.") from error
+
+
+def decode(image: Image.Image, name: str, max_pixels: int, in_place: bool = False) -> Image.Image:
+    """The pixels of an opened image, upright and RGB.
+
+    Args:
+        image: as `open_image` gives it, or anybody's.
+        name: for errors.
+        max_pixels: width * height above which it is refused.
+        in_place: whether it may be changed, which saves a copy.
+
+    Raises:
+        ValueError: it is damaged, above the limit, or of a mode that has no range.
+    """
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name} has {width}x{height} = {width * height / 1e6:.1f} megapixels, the limit is "
+            f"{max_pixels / 1e6:.1f}: make it smaller, or raise max_pixels."
+        )
+    if width == 0 or height == 0:
+        raise ValueError(f"{name} is empty ({width}x{height}).")
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise many kinds on damaged data
+        raise ValueError(f"{name} is damaged: {error}.") from error
+    try:
+        upright = ImageOps.exif_transpose(image, in_place=in_place) or image
+    except Exception:  # damaged EXIF data does not make the pixels unreadable
+        upright = image if in_place else image.copy()
+    try:
+        return to_rgb(upright)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image that was opened and not decoded yet, as it will be when turned upright."""
+    if image.format == "TIFF" and ExifTags.Base.Orientation in getattr(image, "tag_v2", ()):
+        return image.size  # PIL has turned it already
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged EXIF data
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    except Exception:  # damaged EXIF data does not make the pixels unreadable
+        sideways = False
+    width, height = image.size
+    return (height, width) if sideways else (width, height)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turns a PIL image of any mode into RGB, the way a person who opens the file sees it.
+
+    Transparency is dropped (colours stay, as with PIL's `convert`). 16 bit images keep their upper 8 bits, as OpenCV
+    and so MMDetection read them; PIL's `convert` would turn everything above 255 white.
+
+    Raises:
+        ValueError: the mode is F, which has no fixed range.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> grey = Image.fromarray(np.array([[0, 255, 256, 65535]], dtype=np.uint16))
+        >>> grey.mode, [to_rgb(grey).getpixel((x, 0))[0] for x in range(4)]
+        ('I;16', [0, 0, 1, 255])
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # PIL opens 16 bit files as "I" or "I;16", by format and release.
+        import numpy as np
+
+        upper = np.asarray(image.convert("I")).clip(0, 65535) >> 8
+        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("An image of floats (mode F) has no fixed range: scale it to 0..255 and make it L or RGB.")
+    if image.mode in ("P", "PA", "RGBa"):
+        image = image.convert("RGBA")  # PIL has no direct way from RGBa, and warns on palettes with transparency
+    elif image.mode == "La":
+        image = image.convert("LA")
+    return image.convert("RGB")
+
+
+def refuse_bomb(content: bytes, name: str) -> None:
+    """Refuses at once what is known to cost much and is no photo; the limits of the process hold whatever is not.
+
+    Raises:
+        ValueError: it is a JPEG of too many scans, or a run-length BMP of which most is jumped over.
+    """
+    if content.startswith(b"\xff\xd8"):
+        # At most so many, since it counts what looks so within metadata too; the precise count takes longer.
+        if content.count(b"\xff\xda") > MOST_SCANS and (scans := jpeg_scans(content)) > MOST_SCANS:
+            raise ValueError(f"{name} is a JPEG of {scans} scans, the limit is {MOST_SCANS}: save it anew.")
+    elif content.startswith(b"BM") and content[30:34] in (b"\x01\0\0\0", b"\x02\0\0\0"):
+        width, height = (abs(int.from_bytes(content[at : at + 4], "little", signed=True)) for at in (18, 22))
+        if width * height > 255 * len(content):  # a run is two bytes and 255 pixels at most
+            raise ValueError(f"{name} is a run-length BMP that lacks most of its pixels: save it anew.")
+
+
+def jpeg_scans(content: bytes) -> int:
+    """How many scans a JPEG has, those of previews in its metadata left out.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (40, 30)).save(file, "JPEG", progressive=True)
+        >>> jpeg_scans(file.getvalue())
+        10
+    """
+    scans, at = 0, 2
+    while marker := re.compile(b"\xff+([^\0\xff\xd0-\xd9])", re.DOTALL).search(content, at):
+        scans += marker[1] == b"\xda"
+        # A segment says its length, the scan's data after it ends at the next marker.
+        at = marker.end() + max(int.from_bytes(content[marker.end() : marker.end() + 2], "big"), 2)
+    return scans
+
+
+def main() -> None:
+    """Answers requests on standard input until it ends.
+
+    A request is a line of JSON (length, name, max_pixels) and so many bytes of a file; an answer is a line of JSON
+    (size and length, or error) and so many bytes of pixels. Without max_pixels the size alone is asked for; then there
+    may be a path in the place of the bytes.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it
+    try:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    except ImportError:
+        pass
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    Image.init()
+    while line := requests.readline():
+        request = json.loads(line)
+        content = requests.read(request["length"])
+        answer, pixels = _answer(request, content)
+        _limit(None, None)
+        content = b""
+        answers.write(json.dumps(answer | {"length": len(pixels)}).encode() + b"\n")
+        answers.write(pixels)
+        answers.flush()
+
+
+def _answer(request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
+    name, max_pixels, memory = request["name"], request.get("max_pixels"), _BASE_BYTES + 2 * len(content)
+    _limit(BASE_SECONDS, memory)
+    try:
+        file = open(request["path"], "rb") if request.get("path") else io.BytesIO(content)  # noqa: SIM115
+        with file, open_image(file, name) as image:
+            if max_pixels is None:
+                return {"size": upright_size(image)}, b""
+            refuse_bomb(content, name)
+            _limit(seconds_for(image), memory + _BYTES_A_PIXEL * min(image.width * image.height, max_pixels))
+            upright = decode(image, name, max_pixels, in_place=True)
+            return {"size": upright.size}, upright.tobytes()
+    except (ValueError, OSError) as error:
+        return {"error": str(error)}, b""
+    except MemoryError:
+        return {"error": f"{name} takes more memory to decode than a picture of its size should: save it anew."}, b""
+
+
+def _limit(seconds: float | None, size: int | None) -> None:
+    """Bounds this process's computing, which ends it, and its memory, which raises; None lifts a bound."""
+    if resource is not None:
+        signal.setitimer(signal.ITIMER_PROF, seconds or 0)
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        soft = hard if size is None else size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+if __name__ == "__main__":
+    main()
