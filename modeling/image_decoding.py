@@ -7,6 +7,7 @@ it: a clock that counts the process's computing, and a bound on its memory, both
 Apart from this package: it needs the standard library and Pillow, and numpy for 16 bits.
 """
 
+import contextlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import signal
 import sys
 import warnings
 from functools import cache
+from importlib import import_module
 from typing import IO, Any
 
 from PIL import ExifTags, Image, ImageOps
@@ -40,8 +42,8 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 def seconds_for(image: Image.Image) -> float:
     """Seconds of computing that an opened image may take."""
-    decoder = image.tile[0][0] if getattr(image, "tile", None) else ""
-    rate = _OF_SLOW_DECODERS.get(decoder, _SECONDS_A_MEGAPIXEL)
+    decoders = [tile[0] for tile in getattr(image, "tile", ())]
+    rate = max([_SECONDS_A_MEGAPIXEL, *(_OF_SLOW_DECODERS.get(decoder, 0.0) for decoder in decoders[:1])])
     return min(BASE_SECONDS + rate * image.width * image.height / 1e6, MOST_SECONDS)
 
 
@@ -190,12 +192,8 @@ def main() -> None:
     may be a path in the place of the bytes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it
-    try:
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    except ImportError:
-        pass
+    with contextlib.suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     Image.init()
     while line := requests.readline():
