@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from transformers import BatchFeature
 
 from .detections import THRESHOLD
 
@@ -21,8 +22,15 @@ class Network(NamedTuple):
     def of(cls, model: Any, processor: Any) -> "Network":
         """Of a model in PyTorch, to whose device and type of numbers each batch is moved."""
         known = model.config.score_threshold
+
+        def forward(inputs: Any) -> Any:
+            mask = inputs.get("pixel_mask")
+            if mask is not None and mask.device.type == "cpu" and mask.all():  # a GPU would not be asked
+                inputs = BatchFeature({"pixel_values": inputs["pixel_values"]})
+            return model(**inputs.to(model.device, model.dtype))
+
         return cls(
-            lambda inputs: model(**inputs.to(model.device, model.dtype)),
+            forward,
             processor,
             model.config.id2label,
             THRESHOLD if known is None else known,

@@ -281,11 +281,13 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         if self.clip_boxes:
             boxes = boxes.clamp(0, 1)
         if target_sizes is not None:
-            sizes = _size_pairs(target_sizes).to(boxes)
+            sizes = _size_pairs(target_sizes).to(boxes, non_blocking=True)
             boxes = boxes * sizes.flip(-1).repeat(1, 2).unsqueeze(1)
+        # Best first: what is kept comes before what is not. A GPU is waited for once.
+        kept = (scores > threshold).sum(1).cpu().tolist()
         return [
-            {"scores": s[s > threshold], "labels": c[s > threshold], "boxes": b[s > threshold]}
-            for s, c, b in zip(scores, labels, boxes, strict=True)
+            {"scores": s[:n], "labels": c[:n], "boxes": b[:n]}
+            for s, c, b, n in zip(scores, labels, boxes, kept, strict=True)
         ]
 
 

@@ -9,9 +9,8 @@ from torch import Tensor
 from .boxes import cxcywh_to_xyxy, generalized_iou
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .focal_loss import focal_loss
-from .matcher import match
-
-Labels = list[dict[str, Tensor]]
+from .matcher import Matches, Stage, match
+from .targets import Labels, targets_of
 
 
 def detection_loss(
@@ -44,39 +43,40 @@ def detection_loss(
 
     Source: mmdet/models/dense_heads/deformable_detr_head.py, detr_head.py.
     """
-    _check_labels(labels, *logits.shape[1::2])
-    num_boxes = _num_boxes(labels, logits, num_items_in_batch, over_ranks)
-    last = len(logits) - 1
-    terms: dict[str, Tensor] = {}
+    targets = targets_of(labels, *logits.shape[1::2], logits.device)
+    layers = [*(f"d{index}." for index in range(len(logits) - 1)), ""]
+    stages = [Stage(layers, logits, pred_boxes, targets.class_labels)]
     if encoder_logits is not None and encoder_pred_boxes is not None:
-        proposals = [{**target, "class_labels": torch.zeros_like(target["class_labels"])} for target in labels]
-        terms |= _layer_loss(config, encoder_logits, encoder_pred_boxes, proposals, num_boxes, "enc_")
-    for index in range(len(logits)):
-        prefix = "" if index == last else f"d{index}."
-        terms |= _layer_loss(config, logits[index], pred_boxes[index], labels, num_boxes, prefix)
+        foreground = [torch.zeros_like(classes) for classes in targets.class_labels]
+        stages.insert(0, Stage(["enc_"], encoder_logits[None], encoder_pred_boxes[None], foreground))
+    num_boxes = _num_boxes(labels, logits, num_items_in_batch, over_ranks)
+    terms: dict[str, Tensor] = {}
+    for stage, matches in zip(stages, match(config, stages, targets, labels), strict=True):
+        for name, *layer in zip(stage.names, stage.logits, stage.boxes, matches, strict=True):
+            of_layer = _layer_loss(config, *layer, torch.cat(stage.class_labels), torch.cat(targets.boxes))
+            terms |= {f"{name}{term}": value / num_boxes for term, value in of_layer.items()}
     return reduce(torch.add, terms.values()), terms
 
 
-def _layer_loss(config, logits: Tensor, boxes: Tensor, labels: Labels, num_boxes, prefix: str) -> dict[str, Tensor]:
-    """logits (B, Q, K), boxes (B, Q, 4) -> the layer's three terms. Everything is computed in fp32."""
-    pairs = match(config, logits, boxes, labels, layer=f"{prefix}loss")
-    image = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)])
-    query = torch.cat([queries for queries, _ in pairs])
-    classes = torch.cat([target["class_labels"][matched] for target, (_, matched) in zip(labels, pairs, strict=True)])
-    targets = torch.cat([target["boxes"][matched] for target, (_, matched) in zip(labels, pairs, strict=True)]).float()
-
-    focal = focal_loss(logits, (image, query, classes), config.focal_alpha, config.focal_gamma)
-    matched = boxes[image, query].float()
+def _layer_loss(
+    config, logits: Tensor, boxes: Tensor, matches: Matches, classes: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
+    """logits (B, Q, K), boxes (B, Q, 4), the batch's classes (N,) and targets (N, 4) -> the layer's sums, in fp32."""
+    image, query, target = matches
+    focal = focal_loss(logits, (image, query, classes[target]), config.focal_alpha, config.focal_gamma)
+    matched, targets = boxes[image, query].float(), targets[target]
     l1 = (matched - targets).abs().sum()
     giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(targets))
     return {
-        f"{prefix}loss_cls": config.class_loss_coefficient * focal / num_boxes,
-        f"{prefix}loss_bbox": config.bbox_loss_coefficient * l1 / num_boxes,
-        f"{prefix}loss_iou": config.giou_loss_coefficient * (1 - giou).sum() / num_boxes,
+        "loss_cls": config.class_loss_coefficient * focal,
+        "loss_bbox": config.bbox_loss_coefficient * l1,
+        "loss_iou": config.giou_loss_coefficient * (1 - giou).sum(),
     }
 
 
-def _num_boxes(labels: Labels, logits: Tensor, num_items_in_batch: Tensor | int | None, over_ranks: bool) -> Tensor:
+def _num_boxes(
+    labels: Labels, logits: Tensor, num_items_in_batch: Tensor | int | None, over_ranks: bool
+) -> Tensor | float:
     """What every term is divided by. Ranks are averaged because DDP averages their gradients.
 
     All boxes count, also those beyond the number of queries, which stay unmatched; MMDetection counts the matched ones.
@@ -84,38 +84,9 @@ def _num_boxes(labels: Labels, logits: Tensor, num_items_in_batch: Tensor | int 
     if num_items_in_batch is not None:
         return torch.as_tensor(num_items_in_batch, dtype=torch.float32, device=logits.device).clamp(min=1)
     count = sum(len(target["class_labels"]) for target in labels)
-    num_boxes = torch.tensor(float(count), device=logits.device)
     if not (over_ranks and dist.is_available() and dist.is_initialized()):
-        return num_boxes.clamp(min=1)
+        return float(max(count, 1))
+    num_boxes = torch.full((), float(count), device=logits.device)
     dist.all_reduce(num_boxes)
     # The sum is clamped, not the mean: a step with fewer boxes than ranks keeps its full gradient.
     return num_boxes.clamp(min=1) / dist.get_world_size()
-
-
-def _check_labels(labels: Labels, images: int, classes: int) -> None:
-    if len(labels) != images:
-        raise ValueError(f"{images} images came with {len(labels)} labels; give a dict per image.")
-    for index, target in enumerate(labels):
-        class_labels, boxes = target["class_labels"], target["boxes"]
-        if boxes.shape != (len(class_labels), 4):
-            raise ValueError(
-                f"labels[{index}]: boxes {tuple(boxes.shape)} do not go with {len(class_labels)} class labels; "
-                "give (N, 4) and (N,)."
-            )
-        if not len(class_labels):
-            continue
-        # One question to the device for both. Half of a box may stand outside the image, no more: pixels or xyxy given
-        # by mistake end here.
-        fits = (class_labels >= 0).all() & (class_labels < classes).all()
-        normalised = ((boxes >= 0) & (boxes <= 1.001)).all()
-        if fits & normalised:
-            continue
-        if not fits:
-            raise ValueError(
-                f"labels[{index}]: class labels run from {class_labels.min()} to {class_labels.max()}, "
-                f"but the model has classes 0 to {classes - 1}."
-            )
-        raise ValueError(
-            f"labels[{index}]: boxes must be cxcywh normalised by the image itself, in 0..1; "
-            f"found values from {boxes.min():.4g} to {boxes.max():.4g}."
-        )

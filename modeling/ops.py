@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .ops_c import c_backward, c_forward, c_unavailable
 from .ops_reference import deformable_attention_reference
-from .ops_torch import torch_backward, torch_forward
+from .ops_torch import torch_backward, torch_forward, warn_of_slow_form
 from .ops_triton import triton_backward, triton_forward, triton_unavailable
 from .plain_calls import transformed
 
@@ -131,7 +131,10 @@ def backend_report(device: str | torch.device = "cpu") -> list[dict[str, Any]]:
 
 def _backend(device: torch.device) -> Backend:
     if _requested is None:
-        return next(backend for backend in BACKENDS.values() if backend.unavailable(device) is None)
+        name, backend = next((name, backend) for name, backend in BACKENDS.items() if not backend.unavailable(device))
+        if name == "torch" and device.type != "cpu":
+            warn_of_slow_form(device.type, BACKENDS["triton"].unavailable(device) or "")
+        return backend
     if _requested not in BACKENDS:
         raise ValueError(f"DDETR_BACKEND={_requested}: no such backend; there are {', '.join([*BACKENDS, REFERENCE])}.")
     if reason := BACKENDS[_requested].unavailable(device):

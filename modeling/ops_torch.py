@@ -1,15 +1,20 @@
 """Deformable attention without a compiler, on any device: the backend that remote code and unusual platforms get.
 
 Forward is a gather and weighted sum of rows, which is what `embedding_bag` does; on a CPU it takes about a tenth of
-`grid_sample`'s time. Backward works level by level on `grid_sample`'s own derivative and keeps no samples.
+`grid_sample`'s time. Elsewhere its many small steps would wait for each other, and the specification itself runs.
+Backward works level by level on `grid_sample`'s own derivative and keeps no samples.
 B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head.
 """
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .ops_reference import deformable_attention_reference
 
 # Rows of 4 * L * P indices and weights for one chunk stay in a core's second-level cache; 256 to 1024 measured alike.
 CHUNK_QUERIES = 512
@@ -19,6 +24,8 @@ def torch_forward(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B, Q, H * C)."""
+    if value.device.type != "cpu":
+        return deformable_attention_reference(value, spatial_shapes, locations, weights)
     (B, S, H, C), (_, Q, _, L, P, _) = value.shape, locations.shape
     dtype = torch.promote_types(value.dtype, torch.float32)
     table = value.to(dtype).reshape(B * S * H, C)
@@ -93,3 +100,10 @@ def torch_backward(
         grad_locations[:, :, :, level] = 2 * grad_points.view(B, H, Q, P, 2).transpose(1, 2)
         start += h * w
     return grad_value.to(value.dtype), grad_locations, grad_weights
+
+
+@cache
+def warn_of_slow_form(device: str, reason: str) -> None:
+    """Says once why an accelerator has no kernel of its own for this."""
+    if device != "cpu":
+        warnings.warn(f"Deformable attention on {device} runs as grid_sample, which is slow: {reason}.", stacklevel=2)

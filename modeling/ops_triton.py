@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops_torch import torch_backward, torch_forward
+from .ops_torch import torch_backward, torch_forward, warn_of_slow_form
 
 try:
     import triton
@@ -42,7 +42,7 @@ def triton_unavailable(device: torch.device, by_name: bool) -> str | None:
         return "triton is not installed"
     if _INTERPRETED:
         return None if by_name else "TRITON_INTERPRET=1 makes it slow, so it runs only when it is asked for by name"
-    if device.type != "cuda":
+    if device.type not in ("cuda", "xpu"):  # ROCm's GPUs are cuda too
         return f"it computes on a GPU, not on {device.type} (TRITON_INTERPRET=1 emulates one, slowly)"
     return _driver_failure()
 
@@ -51,7 +51,8 @@ def triton_forward(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """value (B, S, H, C), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> (B, Q, H * C)."""
-    if not _fits(value, locations):
+    if reason := _unfit(value, locations):
+        warn_of_slow_form(value.device.type, reason)
         return torch_forward(value, spatial_shapes, locations, weights)
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
     output = value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
@@ -68,7 +69,7 @@ def triton_backward(
     Raises:
         RuntimeError: under torch.use_deterministic_algorithms(True).
     """
-    if not _fits(value, locations):
+    if _unfit(value, locations):
         return torch_backward(grad_output, value, spatial_shapes, locations, weights)
     if torch.are_deterministic_algorithms_enabled():
         if not torch.is_deterministic_algorithms_warn_only_enabled():
@@ -86,11 +87,14 @@ def triton_backward(
     return grad_value.to(value.dtype), *gradients[1:]
 
 
-def _fits(value: Tensor, locations: Tensor) -> bool:
-    """Whether the kernels can compute it: inside an image they count in 32 bits."""
+def _unfit(value: Tensor, locations: Tensor) -> str | None:
+    """Why the kernels cannot compute it, or None. Inside an image they count in 32 bits."""
     (_, S, H, C), (_, Q, _, L, P, _) = value.shape, locations.shape
-    largest = max(S * H * C, Q * H * C, Q * H * L * P * 2)
-    return value.dtype in _TYPES and C in (1, 2, 4, 8, 16, 32, 64) and largest < 2**31
+    if value.dtype not in _TYPES:
+        return f"Triton's has no {value.dtype}"
+    if C not in (1, 2, 4, 8, 16, 32, 64):
+        return f"Triton's takes a power of two up to 64 channels per head, not {C}"
+    return None if max(S * H * C, Q * H * C, Q * H * L * P * 2) < 2**31 else "the images are too large for Triton's"
 
 
 @cache
@@ -128,7 +132,8 @@ def _launch(
         sizes |= {"ROWS": rows, "num_warps": warps}
         if not tiled:  # a decoder's few queries: smaller programs occupy more processors
             sizes |= {"ROWS": rows // 4, "num_warps": max(warps // 4, 1)}
-    with torch.cuda.device_of(tensors["value"]):
+    # Its index is None on the CPU, where the interpreter runs.
+    with torch.accelerator.device_index(tensors["value"].device.index):
         kernel[grid](**tensors, spatial_shapes=flat_shapes, **sizes)
 
 

@@ -1,6 +1,7 @@
 """A head over many tokens of which few get a gradient: the first stage's boxes, where only the matched ones do.
 
-Forward keeps nothing; backward computes the rows again that have a gradient. The numbers are the head's own.
+Forward keeps nothing; backward computes the rows again that have a gradient. The numbers are the head's own. It is for
+CPUs: an accelerator would have to be waited for, to learn which rows those are, and computes all of them in less.
 """
 
 import torch
@@ -19,7 +20,7 @@ def with_sparse_gradient(head: nn.Module, x: Tensor) -> Tensor:
     """head(x), x (..., D)."""
     modules, parameters = list(head.modules()), list(head.parameters())
     row_by_row = {type(module) for module in modules} <= _ROW_BY_ROW and plain_modules(*modules)
-    if row_by_row and torch.is_grad_enabled() and plain_operations(x, *parameters):
+    if x.device.type == "cpu" and row_by_row and torch.is_grad_enabled() and plain_operations(x, *parameters):
         return _SparseGradient.apply(head, x, *parameters)
     return head(x)
 

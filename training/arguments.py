@@ -123,12 +123,23 @@ class DetectionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Every parameter has its part in the loss."},
     )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False,
+        metadata={"help": "Batch norm's statistics, the only buffers, are frozen and equal on all ranks."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Waits for a GPU at each step; a loss that is not finite stops training anyway."},
+    )
     metric_for_best_model: str | None = field(
         default="AP", metadata={"help": "AP, AP50, ..., Azure's mean_average_precision, precision, recall, or loss."}
     )
     greater_is_better: bool | None = field(default=None, metadata={"help": "Whether that metric should grow."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Key of the targets."})
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that load and augment images."})
+    dataloader_persistent_workers: bool = field(
+        default=True, metadata={"help": "Keep these processes from epoch to epoch, where there are any."}
+    )
 
     def __post_init__(self) -> None:
         # Before TrainingArguments fill themselves in.
@@ -140,6 +151,7 @@ class DetectionTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and self.metric_for_best_model:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         super().__post_init__()
+        self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         # Without an accelerator there is nothing to pin memory for, and PyTorch says so at every epoch.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
 

@@ -135,7 +135,7 @@ class DetectionTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """Boxes of all ranks and of the whole accumulation window, by which every loss term is divided."""
         count = sum(len(label["class_labels"]) for batch in batch_samples for label in batch["labels"])
-        return self.accelerator.reduce(torch.tensor(float(count), device=device), "sum")
+        return self.accelerator.reduce(torch.full((), float(count), device=device), "sum")
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
@@ -162,8 +162,8 @@ class DetectionTrainer(Trainer):
             logs |= self._terms.drain(self.accelerator, self.state.global_step)
             for group in self.optimizer.param_groups[1:]:
                 logs["learning_rate_slow"] = group["lr"]
-            if torch.cuda.is_available():
-                logs["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 2**30
+            if torch.accelerator.is_available():
+                logs["gpu_memory_gb"] = torch.accelerator.max_memory_allocated() / 2**30
         super().log(logs, start_time)
 
     # Evaluation

@@ -29,7 +29,7 @@ class EndpointHandler:
         # The code is that of the repository which this very file comes from.
         self.processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=True)
         model = AutoModelForObjectDetection.from_pretrained(path, trust_remote_code=True).eval()
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         self.load_image = sys.modules[type(self.processor).__module__].load_image
 
     def __call__(self, data: dict[str, Any]) -> list[Any]:

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from support.goldens_mmdet import NO_DROPOUT, golden_config
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.modeling.boxes import generalized_iou
 from deformable_detr_refine.modeling.loss import detection_loss
-from deformable_detr_refine.modeling.matcher import match
+from deformable_detr_refine.modeling.matcher import Stage, match
+from deformable_detr_refine.modeling.targets import targets_of
 
 LAYERS, B, Q, K, S = 3, 4, 12, 5, 40
 
@@ -141,6 +143,15 @@ def test_labels_for_other_images_are_refused(detector, pixels, targets):
         detector(pixels, labels=targets[:3])
 
 
+def pairs_of(config, logits, boxes, labels):
+    """Of one layer: logits (B, Q, K), boxes (B, Q, 4)."""
+    targets = targets_of(labels, len(logits), logits.shape[-1], logits.device)
+    (((image, query, target),),) = match(
+        config, [Stage([""], logits[None], boxes[None], targets.class_labels)], targets, labels
+    )
+    return image, query, target
+
+
 def test_matching_is_optimal():
     """Against every assignment of three targets to four predictions."""
     from itertools import permutations
@@ -149,10 +160,30 @@ def test_matching_is_optimal():
     logits, boxes = torch.randn(1, 4, K, generator=generator), torch.rand(1, 4, 4, generator=generator)
     labels = [{"class_labels": torch.tensor([1, 1, 4]), "boxes": torch.rand(3, 4, generator=generator)}]
     config = golden_config(class_cost=0, giou_cost=0)  # leaves L1, which is easily written down
-    ((queries, matched),) = match(config, logits, boxes, labels, "test")
+    _, queries, matched = pairs_of(config, logits, boxes, labels)
     cost = torch.cdist(boxes[0], labels[0]["boxes"], p=1)
     best = min(sum(cost[q, t] for t, q in enumerate(order)) for order in permutations(range(4), 3))
     assert cost[queries, matched].sum() == pytest.approx(best.item())
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("queries", "objects"), [(200, 1), (200, 9), (30, 30), (40, 30), (7, 20), (5, 0)])
+def test_few_costs_give_the_optimum_of_all(queries, objects, ties):
+    """Also where predictions and targets repeat, so that many costs are equal."""
+    generator = torch.Generator().manual_seed(objects)
+    boxes, true = (torch.rand(2, count, 4, generator=generator) * 0.4 + 0.2 for count in (queries, objects))
+    logits = torch.randn(2, queries, K, generator=generator)
+    if ties:
+        boxes, true = (drawn[:, torch.arange(drawn.shape[1]) % 3] for drawn in (boxes, true))
+        logits = logits.round()
+    labels = [{"class_labels": torch.arange(objects) % K, "boxes": part} for part in true]
+    config = golden_config(class_cost=0, giou_cost=0)
+    image, query, target = pairs_of(config, logits, boxes, labels)
+    for i in range(2):
+        cost = config.bbox_cost * torch.cdist(boxes[i], true[i], p=1)
+        mine, theirs = (query[image == i], target[image == i] - i * objects), linear_sum_assignment(cost)
+        assert len(mine[0].unique()) == len(mine[1].unique()) == min(queries, objects)
+        torch.testing.assert_close(cost[mine].sum(), cost[theirs].sum())
 
 
 def test_generalized_iou_by_hand():

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from deformable_detr_refine.modeling.ops import BACKENDS, Backend, backend_report, deformable_attention, use_backend
+from deformable_detr_refine.modeling.ops import (
+    BACKENDS,
+    Backend,
+    _backend,
+    backend_report,
+    deformable_attention,
+    use_backend,
+)
 from deformable_detr_refine.modeling.ops_reference import deformable_attention_reference
+from deformable_detr_refine.modeling.ops_torch import warn_of_slow_form
 
 CPU = torch.device("cpu")
 ON_CPU = [name for name, backend in BACKENDS.items() if backend.unavailable(CPU) is None]
@@ -162,6 +170,14 @@ def test_errors_say_what_does_not_fit():
         deformable_attention(value[0], shapes, locations, weights)
     with pytest.raises(ValueError, match="No backend is called 'quick'"), use_backend("quick"):
         pass
+
+
+def test_accelerator_without_a_kernel_says_so_once(recwarn):
+    warn_of_slow_form.cache_clear()
+    for _ in range(2):
+        assert _backend(torch.device("mps")) is BACKENDS["torch"]
+    (warning,) = recwarn
+    assert str(warning.message).startswith("Deformable attention on mps runs as grid_sample, which is slow: ")
 
 
 def test_report_names_the_backend_that_runs():

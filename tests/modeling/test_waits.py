@@ -1,0 +1,48 @@
+"""What a program would wait for a GPU for, counted on a pretended one: once per step, for the matching."""
+
+import pytest
+import torch
+from support.goldens_mmdet import NO_DROPOUT, golden_config
+from support.pretended_gpu import on_gpu, pretended_gpu
+
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+
+VARIANTS = [{}, {"two_stage": False}, {"two_stage": False, "with_box_refine": False}]
+
+
+@pytest.fixture
+def mask(pixels) -> torch.Tensor:
+    mask = torch.ones(pixels.shape[0], *pixels.shape[-2:], dtype=torch.int64)
+    mask[1, :, 100:] = 0
+    return mask
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_training_step_waits_for_the_matching_alone(changes, pixels, mask, targets):
+    torch.manual_seed(0)
+    model = DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT, **changes)).train()
+    expected = model(pixels, mask, labels=targets).loss
+    on_gpu(model)
+    with pretended_gpu() as counts:
+        loss = model(on_gpu(pixels), on_gpu(mask), labels=on_gpu(targets)).loss
+        loss.backward()
+    del counts["launch"]
+    assert counts == {"copy down": 1, "copy up": 1}
+    torch.testing.assert_close(loss.held, expected, rtol=1e-6, atol=0)
+
+
+def test_labels_on_the_cpu_are_moved(pixels, mask, targets):
+    model = on_gpu(DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT)).train())
+    with pretended_gpu():
+        assert model(on_gpu(pixels), on_gpu(mask), labels=targets).loss.held.isfinite()
+
+
+def test_inference_waits_for_its_detections_alone(pixels, mask):
+    model = on_gpu(DeformableDetrRefineForObjectDetection(golden_config()).eval())
+    processor = DeformableDetrRefineImageProcessor()
+    with pretended_gpu() as counts, torch.no_grad():
+        outputs = model(on_gpu(pixels), on_gpu(mask))
+        assert not {name for name in counts if name != "launch"}
+        processor.post_process_object_detection(outputs, 0.5, [(128, 160)] * len(pixels))
+    del counts["launch"]
+    assert counts == {"copy down": 1, "copy up": 1}
