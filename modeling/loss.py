@@ -43,7 +43,7 @@ def detection_loss(
 
     Source: mmdet/models/dense_heads/deformable_detr_head.py, detr_head.py.
     """
-    targets = targets_of(labels, *logits.shape[1::2], logits.device)
+    targets = targets_of(labels, logits.shape[1], logits.shape[3], logits.device)
     layers = [*(f"d{index}." for index in range(len(logits) - 1)), ""]
     stages = [Stage(layers, logits, pred_boxes, targets.class_labels)]
     if encoder_logits is not None and encoder_pred_boxes is not None:
@@ -52,8 +52,9 @@ def detection_loss(
     num_boxes = _num_boxes(labels, logits, num_items_in_batch, over_ranks)
     terms: dict[str, Tensor] = {}
     for stage, matches in zip(stages, match(config, stages, targets, labels), strict=True):
-        for name, *layer in zip(stage.names, stage.logits, stage.boxes, matches, strict=True):
-            of_layer = _layer_loss(config, *layer, torch.cat(stage.class_labels), torch.cat(targets.boxes))
+        classes, every_box = torch.cat(stage.class_labels), torch.cat(targets.boxes)
+        for name, of_logits, of_boxes, pairs in zip(stage.names, stage.logits, stage.boxes, matches, strict=True):
+            of_layer = _layer_loss(config, of_logits, of_boxes, pairs, classes, every_box)
             terms |= {f"{name}{term}": value / num_boxes for term, value in of_layer.items()}
     return reduce(torch.add, terms.values()), terms
 
