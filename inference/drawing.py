@@ -21,6 +21,8 @@ SHADOW = (0, 0, 0, 110)
 # all chips together leave most of the image to be seen.
 ALWAYS_LABELLED = 8
 CHIP_SHARE = 0.16
+MOST_CHIPS = 300  # of the best scores: as many boxes as a detector gives
+LONGEST_TEXT = 200
 
 
 def class_color(label: int) -> Color:
@@ -118,10 +120,15 @@ def _area(rect: Rect) -> int:
     return (rect[2] - rect[0] + 1) * (rect[3] - rect[1] + 1)
 
 
-def _shared(a: Rect, b: Rect) -> int:
-    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
-    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
-    return max(width, 0) * max(height, 0)
+def _areas(rects: np.ndarray) -> np.ndarray:
+    return (rects[:, 2:] - rects[:, :2] + 1).prod(1)
+
+
+def _shared(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, M) pixels that rectangles (N, 4) have in common with others (M, 4)."""
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    return (high - low + 1).clip(0).prod(2)
 
 
 def _draw_rect(draw: ImageDraw.ImageDraw, rect: Rect, color: Color, line: int) -> None:
@@ -140,12 +147,12 @@ def _place_chips(rects, texts, scores, font, line, size) -> dict[int, Rect]:
     """Chooses a place for each chip, best score first; index -> rectangle of the chips that are drawn."""
     placed: dict[int, Rect] = {}
     budget = CHIP_SHARE * size[0] * size[1]
-    for i in sorted(range(len(rects)), key=lambda i: -float(scores[i])):
-        options = [
-            (_cost(chip, i, rects, placed.values()) + 0.01 * rank, rank, chip)
-            for rank, chip in enumerate(_chip_places(rects[i], *_chip_size(texts[i], font), line, size))
-        ]
-        cost, _, chip = min(options)
+    boxes = np.array(rects, np.int64).reshape(-1, 4)
+    for i in sorted(range(len(rects)), key=lambda i: -float(scores[i]))[:MOST_CHIPS]:
+        places = _chip_places(rects[i], *_chip_size(texts[i], font), line, size)
+        costs = _costs(np.array(places), i, boxes, np.array([*placed.values()], np.int64).reshape(-1, 4))
+        best = int(np.argmin(costs + 0.01 * np.arange(len(places))))
+        cost, chip = costs[best] + 0.01 * best, places[best]
         has_room = cost < 1 and _area(chip) <= budget
         if has_room or len(rects) <= ALWAYS_LABELLED:
             placed[i] = chip
@@ -153,20 +160,19 @@ def _place_chips(rects, texts, scores, font, line, size) -> dict[int, Rect]:
     return placed
 
 
-def _cost(chip: Rect, own: int, rects: list[Rect], placed) -> float:
-    """1 and more for what hides another chip or most of another box, below 1 for what only touches boxes."""
-    area = _area(chip)
-    cost = sum(1 + 4 * shared / area for other in placed if (shared := _shared(chip, other)))
-    for i, rect in enumerate(rects):
-        if shared := _shared(chip, rect):
-            hidden = shared / _area(rect)
-            cost += (0.2 if i == own else 0.5) * hidden + (hidden > 0.5 and i != own)
-    return cost
+def _costs(chips: np.ndarray, own: int, boxes: np.ndarray, placed: np.ndarray) -> np.ndarray:
+    """(P,) of chips (P, 4): 1 and more for what hides another chip or most of another box, less for what touches."""
+    over = _shared(chips, placed)
+    costs = ((over > 0) + 4 * over / _areas(chips)[:, None]).sum(1)
+    hidden = _shared(chips, boxes) / _areas(boxes)
+    hidden_own = hidden[:, own].copy()
+    hidden[:, own] = 0
+    return costs + 0.2 * hidden_own + (0.5 * hidden + (hidden > 0.5)).sum(1)
 
 
 def _fit(text: str, font, width: int) -> str:
     """The text, or its beginning if the chip would be wider than the image."""
-    for length in range(len(text), 0, -1):
+    for length in range(min(len(text), LONGEST_TEXT), 0, -1):
         shown = text if length == len(text) else text[:length].rstrip() + "..."
         if _chip_size(shown, font)[0] <= width:
             return shown

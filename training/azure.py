@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.messages import escape_what_cannot_be_printed, one_line
 from deformable_detr_refine.training.run import run
 from deformable_detr_refine.training.settings import read_settings
+from deformable_detr_refine.yaml_text import read_yaml
 
 SCHEDULES = {
     "warmup_linear": "linear",
@@ -165,10 +164,14 @@ def read_parameters(words: Sequence[str]) -> dict[str, Any]:
         file = Path(words.pop(0))
         if not file.is_file():
             raise FileNotFoundError(f"There is no file {file}.")
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
+        try:
+            content = read_yaml(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not YAML: {one_line(error)}") from error
+        inputs = content.get("inputs", content) if isinstance(content, dict) else None
+        if not isinstance(inputs, dict):
             raise ValueError(f"{file} is no pipeline job and no mapping of parameters.")
-        parameters = {name: _plain(value) for name, value in content.get("inputs", content).items()}
+        parameters = {str(name): _plain(value) for name, value in inputs.items()}
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError("Parameters are pairs: --name value.")
     return {**parameters, **{name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)}}

@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.yaml_text import compose_yaml, read_yaml
 
 from .arguments import DataArguments, DetectionTrainingArguments, ModelArguments
 from .setting_values import fault_of
@@ -155,10 +156,10 @@ def _of_file(file: Path, settings_parser: SettingsParser) -> Iterator[tuple[str,
         raise FileNotFoundError(f"There is no settings file {file}.")
     try:
         text = file.read_text(encoding="utf-8")
-        content, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content, root = read_yaml(text), compose_yaml(text)
+    except ValueError as error:
         raise ValueError(f"{file} is not YAML: {one_line(error)}") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{file} is not a mapping of settings, one `key: value` a line.")
     lines: dict[str, int] = {}
     for key, _ in root.value:

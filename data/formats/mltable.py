@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.yaml_text import read_yaml
 
 from ..defects import DataError
 
@@ -22,8 +21,8 @@ def mltable_paths(table: Path) -> list[Any]:
     if table.stat().st_size > _LARGEST:
         raise DataError(f"{table} is too large for an MLTable.")
     try:
-        content = yaml.safe_load(table.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        content = read_yaml(table.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
         raise DataError(f"{table} is no YAML: {printable(one_line(error), 200)}.") from error
     paths = content.get("paths") if isinstance(content, dict) else None
     return paths if isinstance(paths, list) else []

@@ -19,6 +19,8 @@ def read_lines(path: str | Path, of_names: bool = False) -> list[str]:
     Raises:
         DataError: it is none.
     """
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a device may never end
+        raise DataError(f"{path} is no file.")
     try:
         errors = "surrogateescape" if of_names else "strict"
         return Path(path).read_text(encoding="utf-8-sig", errors=errors).splitlines()

@@ -12,6 +12,7 @@ import yaml
 
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling.image_io import as_text, image_size, is_image_name
+from deformable_detr_refine.yaml_text import read_yaml
 
 from ..defects import (
     ABSENT_IMAGE,
@@ -276,8 +277,8 @@ def _config(file: Path) -> dict | None:
     if file.suffix.lower() not in (".yaml", ".yml") or file.stat().st_size > _LARGEST_YAML:
         return None
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        config = read_yaml(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
         if file.stem in ("data", "dataset"):
             raise DataError(f"{file} is no YAML: {printable(str(error))}.") from error
         return None

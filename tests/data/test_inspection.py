@@ -9,13 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.published_sets import SAMPLES, fridge_files
+from torchvision.ops import box_iou
 
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.inspection.contact_sheet import CAPTION, MARGIN, TILE, contact_sheet
 from deformable_detr_refine.data.inspection.inspection import inspect
-from deformable_detr_refine.data.inspection.split_summary import SIDES, SIZES, summarize
+from deformable_detr_refine.data.inspection.split_summary import (
+    MOST_NEIGHBOURS,
+    SAME_OBJECT_IOU,
+    SIDES,
+    SIZES,
+    _boxed_twice,
+    summarize,
+)
 
 IMAGES = ("10", "11", "12", "13", "14")
 
@@ -301,3 +310,25 @@ def test_the_contact_sheet_shows_images_of_each_split_with_their_boxes(folder):
     buffer = io.BytesIO()
     contact_sheet(data).save(buffer, format="JPEG")
     assert buffer.tell()
+
+
+def test_objects_that_are_boxed_twice_are_counted_as_by_all_pairs():
+    """Jittered boxes of three classes in four images, some of them crowds."""
+    random = np.random.default_rng(0)
+    corners, sides = random.uniform(0, 12, (400, 2)), random.uniform(18, 22, (400, 2))
+    images, labels = np.sort(random.integers(0, 4, 400)), random.integers(0, 3, 400)
+    crowd = (random.uniform(size=400) < 0.1).astype(int)
+    boxes = torch.from_numpy(np.concatenate([corners, corners + sides], axis=1))
+    alike = (box_iou(boxes, boxes) >= SAME_OBJECT_IOU).triu(1).numpy()
+    alike &= (labels[:, None] == labels) & (images[:, None] == images) & (crowd[:, None] + crowd == 0)
+    expected = Counter(images[alike.nonzero()[0]].tolist())
+    assert sum(expected.values()) > 10
+    assert _boxed_twice(np.concatenate([corners, sides], axis=1), labels, crowd, images) == dict(expected)
+
+
+def test_very_many_boxes_in_one_place_are_bounded_work():
+    """The pairs of 200,000 boxes would take 640 GB at once."""
+    count = 200_000
+    nothing = np.zeros(count, int)
+    ((image, pairs),) = _boxed_twice(np.tile([5.0, 5.0, 20.0, 20.0], (count, 1)), nothing, nothing, nothing).items()
+    assert image == 0 and pairs == sum(count - step for step in range(1, MOST_NEIGHBOURS + 1))

@@ -114,6 +114,18 @@ def test_files_of_labels_that_cannot_be_read(tmp_path):
     assert "not a text of UTF-8" in defects[0] and "Is a directory" in defects[1] and "No such file" in defects[2]
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no file without an end here")
+def test_files_without_an_end_are_not_read(tmp_path):
+    """As an image, and as the labels of one."""
+    folder = yolo_set(tmp_path / "yolo", {"1": BOX, "2": BOX, "3": BOX})
+    for place in ("images/1.jpg", "labels/2.txt"):
+        (folder / place).unlink()
+        (folder / place).symlink_to("/dev/zero")
+    images, defects = seen(folder)
+    assert images == ["3.jpg"]
+    assert any("2.txt is no file" in text for text in defects)
+
+
 def test_an_image_keeps_what_can_be_read(tmp_path):
     images, defects = seen(yolo_set(tmp_path, {"1": f"{BOX}\nnonsense\n", "2": "nonsense\n", "3": ""}))
     assert images == ["1.jpg", "3.jpg"] and len(defects) == 2

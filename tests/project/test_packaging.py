@@ -140,7 +140,7 @@ BELOW = {
     "serving": ("modeling", "inference", "data", "evaluation", "training"),
     "commands": ("modeling", "inference", "conversion", "data", "evaluation", "training", "serving"),
 }
-SHARED = {"errors", "files", "hub_names", "machine", "messages"}
+SHARED = {"errors", "files", "hub_names", "machine", "messages", "yaml_text"}
 
 
 @by_name

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from ddetr.main import main as ddetr
+from deformable_detr_refine.training.azure import read_parameters
 from deformable_detr_refine.training.settings import read_settings, settings_text
 
 
@@ -76,3 +77,31 @@ def test_what_is_written_is_what_was_given(file, tmp_path):
     assert yaml.safe_load(settings_text(settings)) == given
     again = read_settings([file(settings_text(settings))])
     assert settings_text(again) == settings_text(settings)
+
+
+def bomb(use: str) -> str:
+    """Nine aliases of nine aliases of ...: 600 bytes that stand for 9**9 values."""
+    levels = [f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 10)]
+    return "\n".join(["l0: &l0 [1, 2, 3]", *levels, use])
+
+
+def merged() -> str:
+    """Mappings merged into mappings, which YAML copies."""
+    levels = [f"l{level}: &l{level}\n  <<: [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 10)]
+    return "\n".join(["l0: &l0 {a: 1}", *levels])
+
+
+@pytest.mark.parametrize("text", [bomb("freeze: *l9"), bomb("model_config: *l9"), merged()])
+@pytest.mark.parametrize("verb", ["train", "azure"])
+def test_aliases_of_aliases_are_counted_before_they_are_made(text, verb, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    read = read_settings if verb == "train" else read_parameters
+    with pytest.raises(ValueError, match=r"is not YAML: its aliases make .* values of \d+ characters"):
+        read([str(file)])
+
+
+def test_an_alias_is_as_good_as_its_value(file, tmp_path):
+    text = "freeze: &parts [backbone]\nslow_parameters: *parts\n"
+    model, _, training = read_settings([str(file(text)), "--output_dir", str(tmp_path)])
+    assert model.freeze == training.slow_parameters == ["backbone"]
