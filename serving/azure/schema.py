@@ -20,6 +20,8 @@ from ..safe_urls import UrlError, fetch_all
 
 COLUMN = "image"
 MOST_TOP_K = 1000
+# Lists, objects, entries and pairs of a body; a request of 32 images has some hundred.
+MOST_ELEMENTS = 10_000
 _FORMS = ("input_data", "dataframe_split", "dataframe_records")
 _BLANKS = b" \t\r\n"
 _FROM_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
@@ -63,7 +65,7 @@ def parse_request(body: bytes | str | Mapping[str, Any], limits: Limits) -> Requ
         ('https://example.org/a.jpg',)
     """
     if isinstance(body, bytes | str):
-        body = _json(body, limits)
+        body = read_json(body, limits)
     if not isinstance(body, Mapping):
         raise RequestError(f"The body is a JSON {_kind(body)}, expected an object with input_data.")
     form = next((name for name in _FORMS if name in body), None)
@@ -95,11 +97,20 @@ def respond(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [result.to_azure() for result in results]
 
 
-def _json(body: bytes | str, limits: Limits) -> Any:
+def read_json(body: bytes | str, limits: Limits) -> Any:
+    """What a body stands for.
+
+    Raises:
+        RequestError: it is no JSON, or beyond a limit.
+    """
     if len(body) > limits.request_bytes:
         raise too_long(limits)
     if not body.strip():
         raise RequestError("The body is empty, expected a JSON object with input_data.")
+    # Before it is parsed, which would take seconds and gigabytes, and stop everything else in the process.
+    elements = sum(body.count(mark) for mark in ("[{,:" if isinstance(body, str) else (b"[", b"{", b",", b":")))
+    if elements > MOST_ELEMENTS:
+        raise RequestError(f"The body has {elements} elements, the limit is {MOST_ELEMENTS}.", 413)
     try:
         return json.loads(body)
     except json.JSONDecodeError as error:
@@ -198,4 +209,4 @@ def _kind(value: Any) -> str:
     return "null" if value is None else kinds.get(type(value), type(value).__name__)
 
 
-__all__ = ["Request", "RequestError", "parse_request", "read_images", "respond"]
+__all__ = ["Request", "RequestError", "parse_request", "read_images", "read_json", "respond"]

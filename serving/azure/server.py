@@ -1,8 +1,8 @@
 """Azure's inference server with this package's scoring script, on this machine.
 
-It is the very server that runs in Azure's containers (gunicorn and Flask), started as it starts itself, but with
-threads, on an address of one's choice, and with the model loaded once: its processes are forked from the one that holds
-it and share the memory.
+It is the very server that runs in Azure's containers (gunicorn and Flask), started as it starts itself, but on an
+address of one's choice, with a worker that reads from the clients for it (`worker.py`), and with the model loaded once:
+its processes are forked from the one that holds it and share the memory.
 """
 
 import multiprocessing
@@ -52,7 +52,7 @@ def serve(
         host: the address to listen on; 0.0.0.0 for all of this machine's.
         port: answers POST /score and GET /.
         workers: processes.
-        threads: requests at work in each; one computes while others are read, fetched and decoded.
+        threads: requests at work in each; one computes while others are decoded.
         cores: for one forward pass; the machine's, shared among the workers, if None.
         settings: what else `load_service` reads from the environment (DDETR_DEVICE, DDETR_IMAGES, ...), by names
             without DDETR_ and in small letters. They count before the environment's.
@@ -65,6 +65,8 @@ def serve(
     # may be a model's folder, of which nothing is executed. Before the imports, in which gunicorn asks for the folder.
     os.chdir("/")
     try:
+        import a2wsgi  # noqa: F401
+        import uvicorn_worker  # noqa: F401
         from azureml_inference_server_http import amlserver_linux
         from gunicorn.config import make_settings
     except ImportError as error:
@@ -87,7 +89,8 @@ def serve(
         "AZUREML_ENTRY_SCRIPT": str(script),
         "WORKER_PRELOAD": str(_preload()).lower(),
         "HTTP_X_MS_SERVER_VERSION": f"azmlinfsrv/{version('azureml-inference-server-http')}",
-        "GUNICORN_CMD_ARGS": _gunicorn_arguments(threads, set(make_settings())),
+        "DDETR_THREADS": str(threads),
+        "GUNICORN_CMD_ARGS": _gunicorn_arguments(set(make_settings())),
     }
     os.environ.setdefault("AML_APP_INSIGHTS_ENABLED", "false")
     # The server would look for versions in it, and complain.
@@ -124,12 +127,9 @@ def _try_model() -> None:
     load_service()
 
 
-def _gunicorn_arguments(threads: int, known: set[str]) -> str:
+def _gunicorn_arguments(known: set[str]) -> str:
     arguments = {
-        "--worker-class": "gthread",
-        "--threads": threads,
-        # A process that took more would keep them from its idle neighbours.
-        "--worker-connections": 4 * threads,
+        "--worker-class": "deformable_detr_refine.serving.azure.worker.Worker",
         "--graceful-timeout": DRAIN_SECONDS,
     }
     ours = [str(part) for pair in arguments.items() for part in pair]

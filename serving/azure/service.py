@@ -2,17 +2,26 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Semaphore
 from typing import Any
 
-from deformable_detr_refine.inference.detector import BATCH_SIZE, Abandoned, Detector
+from PIL import Image
+
+from deformable_detr_refine.inference.detector import BATCH_SIZE, Abandoned, DetectionFailure, Detector, Result
 from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.modeling.image_process import decode_apart
 
 from ..limits import Limits
-from .schema import RequestError, parse_request, read_images, respond
+from .schema import Request, RequestError, parse_request, read_images, respond
 
 CLIENT_LEFT = 499  # nginx's number for it
+# By this name a request's scope has an event that is set when the client has left.
+LEFT_EVENT = "ddetr.client_left"
+# Requests at work, and beside them slow images.
+MOST_AT_WORK = 4
+_MOST_SLOW = 4
 logger = logging.getLogger("azmlinfsrv.ddetr")
 
 
@@ -22,10 +31,12 @@ class Service:
     Args:
         detector: is asked by several threads at a time.
         limits: on each request.
+        most_at_work: requests whose images are decoded or looked at; others wait.
     """
 
-    def __init__(self, detector: Detector, limits: Limits):
+    def __init__(self, detector: Detector, limits: Limits, most_at_work: int = MOST_AT_WORK):
         self.detector, self.limits = detector, limits
+        self._places = _Places(most_at_work)
 
     def answer(self, body: bytes, wanted: Callable[[], bool] = lambda: True) -> tuple[int, Any]:
         """The HTTP status and the JSON value for one request.
@@ -40,7 +51,8 @@ class Service:
         try:
             request = parse_request(body, self.limits)
             images = read_images(request.images, self.limits)
-            return 200, respond(self.detector.detect(images, request.threshold, request.top_k, wanted=wanted))
+            with self._places:
+                return 200, respond(self._detect(images, request, wanted))
         except RequestError as error:
             return refusal(error)
         except Abandoned:
@@ -48,6 +60,49 @@ class Service:
         except Exception:  # a bug, or no memory left: the reason is for the log, not for the client
             logger.exception("A request failed.")
             return 500, {"message": "The detector failed on this request; the server's log says why."}
+
+    def _detect(
+        self, images: Sequence[bytes | DetectionFailure], request: Request, wanted: Callable[[], bool]
+    ) -> list[Result]:
+        results: list[Result] = [DetectionFailure("The image was not looked at.")] * len(images)
+        pictures = ((index, self._picture(image)) for index, image in enumerate(images))
+        each = self.detector.detect_each(pictures, request.threshold, request.top_k, wanted=wanted)
+        for index, _, result in each:
+            results[index] = result
+        return results
+
+    def _picture(self, image: bytes | DetectionFailure) -> Image.Image | DetectionFailure:
+        if isinstance(image, DetectionFailure):
+            return image
+        try:
+            return decode_apart(image, "The given file", self.detector.max_pixels, self._places)
+        except ValueError as error:
+            return DetectionFailure(one_line(error))
+
+
+class _Places:
+    """The requests at work, so many at a time. One that waits for a slow image makes its place free meanwhile."""
+
+    def __init__(self, number: int):
+        self._free, self._slow = Semaphore(number), Semaphore(_MOST_SLOW)
+
+    def __enter__(self) -> None:
+        self._free.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
+
+    def begin(self) -> bool:
+        """As `Patience`."""
+        if not self._slow.acquire(blocking=False):
+            return False
+        self._free.release()
+        return True
+
+    def end(self) -> None:
+        """As `Patience`."""
+        self._slow.release()
+        self._free.acquire()
 
 
 def refusal(error: RequestError) -> tuple[int, dict[str, str]]:
@@ -60,7 +115,8 @@ def load_service(environment: Mapping[str, str] = os.environ) -> Service:
 
     DDETR_MODEL names the model folder, .onnx file or Hub model; without it, it is looked for in AZUREML_MODEL_DIR,
     where Azure puts the registered model. DDETR_DEVICE, DDETR_DTYPE, DDETR_CORES (its threads), DDETR_BATCH_SIZE and
-    DDETR_REVISION are the arguments of `Detector`; for limits see `Limits.from_environment`.
+    DDETR_REVISION are the arguments of `Detector`; DDETR_THREADS says how many requests are at work (4); for limits see
+    `Limits.from_environment`.
 
     Raises:
         OSError, ValueError: there is no model, or a variable has no such value.
@@ -78,7 +134,13 @@ def load_service(environment: Mapping[str, str] = os.environ) -> Service:
             revision=environment.get("DDETR_REVISION") or None,
         ),
         limits,
+        most_at_work(environment),
     )
+
+
+def most_at_work(environment: Mapping[str, str] = os.environ) -> int:
+    """Requests at work in a process."""
+    return _whole(environment, "DDETR_THREADS") or MOST_AT_WORK
 
 
 def find_model(folder: str) -> Path:

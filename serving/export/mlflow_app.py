@@ -9,12 +9,12 @@ everything else goes to MLflow. In an environment without this package the model
 
 import argparse
 import asyncio
-import json
 from typing import Any
 
 from deformable_detr_refine.inference.mlflow_model import import_mlflow
 
-from ..azure.service import Service
+from ..azure.schema import RequestError, read_json
+from ..azure.service import Service, refusal
 from ..limits import Limits
 
 
@@ -29,6 +29,8 @@ def build_app(model: str) -> Any:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
+    from ..front import WholeRequests
+
     loaded = mlflow.pyfunc.load_model(model)
     detector = getattr(loaded.unwrap_python_model(), "detector", None)
     if detector is None:
@@ -41,7 +43,14 @@ def build_app(model: str) -> Any:
         return JSONResponse(answer, status)
 
     async def invocations(request: Any) -> Any:
-        return await (score if _is_azure(await request.body()) else of_mlflow)(request)
+        if "json" not in request.headers.get("content-type", "json"):
+            return await of_mlflow(request)
+        try:
+            content = await asyncio.to_thread(read_json, await request.body(), service.limits)
+        except RequestError as error:
+            status, answer = refusal(error)
+            return JSONResponse(answer, status)
+        return await (score if isinstance(content, dict) and "input_data" in content else of_mlflow)(request)
 
     async def healthy(_: Any) -> Any:
         return JSONResponse("Healthy")
@@ -52,7 +61,7 @@ def build_app(model: str) -> Any:
         Route("/score", score, methods=["POST"]),
         Route("/", healthy),
     ]
-    return app
+    return WholeRequests(app, service.limits)
 
 
 def main() -> None:
@@ -63,17 +72,11 @@ def main() -> None:
     args = parser.parse_args()
     import uvicorn
 
-    uvicorn.run(build_app(args.model), host=args.host, port=args.port, timeout_graceful_shutdown=90)
+    from ..front import DeadlineProtocol
 
-
-def _is_azure(body: bytes) -> bool:
-    if b'"input_data"' not in body:
-        return False
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return True  # the answer is one sentence, where MLflow's repeats the body
-    return isinstance(content, dict) and "input_data" in content
+    uvicorn.run(
+        build_app(args.model), host=args.host, port=args.port, http=DeadlineProtocol, timeout_graceful_shutdown=90
+    )
 
 
 __all__ = ["build_app"]

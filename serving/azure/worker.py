@@ -1,0 +1,58 @@
+"""The process in which Azure's server answers: gunicorn starts it with `--worker-class` and this module's `Worker`.
+
+Azure's application, which is written for threads, is asked by threads of two kinds: those that score, and one for the
+health probe and whatever else there is, which never waits for the former.
+"""
+
+from typing import Any
+
+from a2wsgi import WSGIMiddleware
+from uvicorn_worker import UvicornWorker
+
+from ..front import Application, DeadlineProtocol, Receive, Scope, Send, WholeRequests
+from ..limits import Limits
+from .server import DRAIN_SECONDS
+from .service import most_at_work
+
+# Requests that fetch images from URLs, or wait for their turn, are no work.
+_THREADS_A_REQUEST_AT_WORK = 4
+_BACKLOG = 2048
+
+
+def whole_requests(wsgi: Any) -> Application:
+    """Azure's application as an ASGI application that gets whole requests."""
+    scoring = WSGIMiddleware(wsgi, workers=_THREADS_A_REQUEST_AT_WORK * most_at_work())
+    others = WSGIMiddleware(wsgi, workers=1)
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        application: Any = scoring if scope.get("path") == "/score" else others
+        await application(scope, receive, send)
+
+    return WholeRequests(route, Limits.from_environment())
+
+
+class Worker(UvicornWorker):
+    """A process of gunicorn's whose loop reads from the clients."""
+
+    CONFIG_KWARGS = {
+        "loop": "asyncio",
+        "http": DeadlineProtocol,
+        "lifespan": "off",
+        "ws": "none",
+        "interface": "asgi3",
+        "timeout_graceful_shutdown": DRAIN_SECONDS,
+        # Connections taken at a time: who took more would keep them from its idle neighbours.
+        "backlog": 1,
+    }
+
+    async def _serve(self) -> None:
+        self.wsgi = whole_requests(self.wsgi)
+        await super()._serve()
+
+    async def callback_notify(self) -> None:
+        await super().callback_notify()
+        for sock in self.sockets:
+            sock.listen(_BACKLOG)  # which others may wait in all the same
+
+
+__all__ = ["Worker", "whole_requests"]
