@@ -15,12 +15,13 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.hostile_images import jpeg_of_scans
 from support.http_server import serving
 from support.small_detector import save_small_detector
 
@@ -199,6 +200,28 @@ def test_a_killed_client_costs_nothing(server, photos):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert server.score(request(photos[0]))[0] == 200
     assert "Traceback" not in server.log.read_text()
+
+
+def test_slow_clients_and_scan_bombs_hold_nobody_up(server, photos):
+    head = b"POST /score HTTP/1.1\r\nHost: a\r\n"
+    halves = [head, head + b"Content-Length: 1000\r\n\r\n{", head + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"] * 6
+    with ExitStack() as connections, ThreadPoolExecutor(4) as pool:
+        for half in halves:
+            connection = socket.create_connection(("127.0.0.1", server.port))
+            connections.enter_context(connection).sendall(half)
+        bombs = pool.map(lambda _: server.score(request(jpeg_of_scans(4000))), range(4))
+        for _ in range(3):
+            assert server.ask("GET", "/", timeout=20) == (200, b"Healthy")
+            status, answer = server.score(request(photos[0]))
+            assert status == 200 and len(answer[0]["boxes"]) == 100
+        for status, answer in bombs:
+            assert status == 200 and "4001 scans, the limit is 100" in answer[0]["error"]
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_many_elements_are_refused_before_they_are_parsed(server):
+    status, answer = server.score(b"[" + b"[]," * 300_000 + b"[]]")
+    assert status == 413 and "600002 elements, the limit is 10000" in answer["message"]
 
 
 def test_a_signal_lets_the_request_at_work_finish(python, model, photos, tmp_path):
