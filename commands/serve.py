@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=positive_int,
         default=4,
-        help="requests at work in each: one computes, others are read and decoded (default 4)",
+        help="requests at work in each: one computes, others are decoded (default 4)",
     )
     parser.add_argument(
         "--cores", metavar="N", type=positive_int, help="cores of one forward pass (default: all, shared by workers)"

@@ -176,7 +176,10 @@ def test_adapter_takes_azures_request(client, pictures, answer, path):
     assert response.json()[1] == answer(pictures[1:])[0]
 
 
-@pytest.mark.parametrize("body", ['{"input_data": 3}', '{"input_data": [', '{"input_data": {"data": [1]}}'])
+BODIES = ('{"input_data": 3}', '{"input_data": [', '{"input_data": {"data": [1]}}', "[" * 9000, '{"a":' * 5000, "x")
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:28])
 def test_adapter_says_what_is_wrong_in_one_sentence(client, body):
     response = client.post("/invocations", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
