@@ -71,7 +71,7 @@ def examine(name: str, size: tuple[int, int] | None = None, revision: str | None
 def _training(folder: Path) -> dict[str, Any] | None:
     """What lies beside the weights: settings, steps and epochs, and the metrics of an evaluation."""
     from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
-    from deformable_detr_refine.serving.hub.card_facts import read_facts
+    from deformable_detr_refine.training.card_facts import read_facts
 
     facts = read_facts(folder)
     training: dict[str, Any] = {}

@@ -37,6 +37,8 @@ _BASE_BYTES = 512 * 2**20
 _BYTES_A_PIXEL = 24
 # A progressive photo has about 10, and each one walks over all of the picture.
 MOST_SCANS = 100
+# What a HEIF file begins with, behind four bytes.
+_HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"))
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -59,6 +61,10 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(file, formats=_formats())
     except Image.UnidentifiedImageError as error:
+        file.seek(4)
+        if file.read(8) in _HEIF and "HEIF" not in _formats():
+            text = f"{name} is a HEIF photo, which PIL reads with a plug-in: pip install pillow-heif, or save it as JPEG."
+            raise ValueError(text) from error
         raise ValueError(f"{name} is not an image of a known format ({', '.join(_formats())}).") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is larger than PIL allows: {error}.") from error

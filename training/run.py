@@ -1,7 +1,6 @@
 """A whole training run: settings, data, model, training, evaluation, report."""
 
 import json
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling.size_rules import nearest_edges
 
 from .checks import check_batches, check_evaluation, check_metric, check_settings
+from .finished_folder import code_aside, write_card
 from .mlflow_run import MlflowPictures, log_files, mlflow_run
 from .model import build_model, build_processor
 from .output_folder import SETTINGS_FILE, checkpoint_to_resume
@@ -41,8 +41,7 @@ def run(settings: Settings) -> dict[str, float]:
     check_settings(data_args, args)
     say = print if args.process_index == 0 else lambda *_: None
     checkpoint = checkpoint_to_resume(args, say)
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # of every checkpoint's shards; the Trainer's own stays
     # Of 1x1 convolutions, whose strides of length 1 PyTorch writes in two ways; nothing is copied more for it.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
 
@@ -90,10 +89,12 @@ def run(settings: Settings) -> dict[str, float]:
         if trainer.is_world_process_zero():
             # A pickle that nothing here reads; the settings stand in settings.yaml.
             (output / "training_args.bin").unlink(missing_ok=True)
+            code_aside(output)
             if metrics:
                 _write_evaluation(trainer, data, output)
                 log_files(output / "report.html", output / "metrics.json")
-            written = sorted(path.name for path in output.iterdir() if path.suffix != ".py")
+            write_card(output, trainer.model)
+            written = sorted(path.name for path in output.iterdir())
             if metrics:
                 count = counted(len(validation), "image")
                 say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {count}.")

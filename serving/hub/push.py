@@ -16,9 +16,8 @@ from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import load_image
-
-from .card_facts import read_facts
-from .model_card import model_card, without_secrets
+from deformable_detr_refine.training.card_facts import read_facts
+from deformable_detr_refine.training.model_card import model_card, without_secrets
 
 SAMPLE, DRAWN = "sample.jpg", "sample_detections.jpg"
 # What an earlier push may have left that would be loaded in place of, or shown beside, the new files. Code that is not

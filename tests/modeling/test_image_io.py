@@ -1,5 +1,6 @@
 """Images of every kind come out upright and RGB; what is none, too large or damaged is refused in one sentence."""
 
+import importlib.util
 import io
 import struct
 import warnings
@@ -234,6 +235,12 @@ def test_broken_files_are_refused_by_name(content, tmp_path):
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.jpg (is|cannot)"):
         load_image(file)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+def test_a_heif_photo_names_the_plug_in_that_reads_it():
+    with pytest.raises(ValueError, match="is a HEIF photo, which PIL reads with a plug-in: pip install pillow-heif"):
+        load_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
 
 
 def test_postscript_never_reaches_another_program(tmp_path):

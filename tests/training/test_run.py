@@ -39,6 +39,22 @@ def test_the_folder_holds_a_detector_its_processor_metrics_and_a_report(trained)
     assert not (folder / "training_args.bin").exists()
 
 
+def test_the_folder_has_a_card_and_the_models_code_aside(trained):
+    folder, metrics = trained
+    card = (folder / "README.md").read_text()
+    assert f"{metrics['eval_AP']:.3f}" in card and all(name in card for name in COLOURS)
+    assert str(folder.parent) not in card
+    assert not [*folder.glob("*.py")]
+    config = json.loads((folder / "config.json").read_text())
+    assert {"AutoConfig", "AutoModelForObjectDetection", "AutoImageProcessor"} <= config["auto_map"].keys()
+    for place in config["auto_map"].values():
+        assert (folder / f"{place.partition('.')[0]}.py").is_file()
+    for part in (DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor):
+        part.from_pretrained(folder).save_pretrained(folder.parent / "again")
+    for place in json.loads((folder.parent / "again" / "config.json").read_text())["auto_map"].values():
+        assert (folder.parent / "again" / f"{place.partition('.')[0]}.py").is_file()
+
+
 def test_weights_have_the_permissions_of_any_new_file(trained, tmp_path):
     (tmp_path / "any").touch()
     expected = (tmp_path / "any").stat().st_mode

@@ -1,4 +1,4 @@
-"""The model card of a detector on the Hub: what it finds, how well, and where it came from (see `CardFacts`)."""
+"""The card of a detector, in its run's folder and on the Hub: what it finds, how well, and where it came from."""
 
 import re
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def model_card(
     """The text of README.md.
 
     Args:
-        repo_id: OWNER/NAME.
+        repo_id: OWNER/NAME, or the folder.
         threshold: least score that the Hub's widget and the examples show.
         license: the Hub's id of the weights' licence, as 'apache-2.0'.
         picture, drawn: file names in the repository of a sample image and of the same with the detections.
@@ -130,7 +130,7 @@ detect = pipeline("object-detection", model="{repo_id}", trust_remote_code=True)
 
 def _figures(metrics: Mapping[str, Any] | None) -> str | None:
     if metrics is None:
-        return "None were measured by who pushed this."
+        return "None were measured."
     data, split = _data_of(metrics)
     about = metrics.get("about", {})
     counted = [f"{about[key]:,} {key}" for key in ("images", "objects") if isinstance(about.get(key), int)]
@@ -173,7 +173,7 @@ def _provenance(facts: CardFacts, license: str | None) -> str:
     return "\n".join(
         [
             *(f"- sha256 of `{name}`: `{digest}`" for name, digest in facts.sha256.items()),
-            f"- pushed with {made_with()}",
+            f"- written with {made_with()}",
             f"- licence of the weights: {plain(license) if license else 'not stated'}; of the model code: Apache-2.0",
         ]
     )
