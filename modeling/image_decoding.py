@@ -63,7 +63,9 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
     except Image.UnidentifiedImageError as error:
         file.seek(4)
         if file.read(8) in _HEIF and "HEIF" not in _formats():
-            text = f"{name} is a HEIF photo, which PIL reads with a plug-in: pip install pillow-heif, or save it as JPEG."
+            text = (
+                f"{name} is a HEIF photo, which PIL reads with a plug-in: pip install pillow-heif, or save it as JPEG."
+            )
             raise ValueError(text) from error
         raise ValueError(f"{name} is not an image of a known format ({', '.join(_formats())}).") from error
     except Image.DecompressionBombError as error:

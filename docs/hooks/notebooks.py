@@ -37,6 +37,8 @@ def on_files(files, config):
     for file in found():
         text, resources = MarkdownExporter().from_filename(str(file), {"output_files_dir": f"{file.stem}_files"})
         text = re.sub(r"\n(?:[ \t]*\n){3,}", "\n\n", text)  # it keeps several outputs of a cell far apart
+        text = re.sub(r"!\[\w+\]\((\S+)\)", r"[![output](\1)](\1)", text)  # a click shows a picture in its full size
+        text = f"---\nhide: [toc]\n---\n\n{text}"  # the pictures need the room
         files.append(File.generated(config, f"notebooks/{file.stem}.md", content=text))
         for path, content in resources["outputs"].items():
             files.append(File.generated(config, f"notebooks/{path}", content=content))

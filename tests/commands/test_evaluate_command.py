@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from support.evaluated_images import one_image
+from support.small_detector import save_small_detector
 
 from ddetr.main import VERBS, main
 from deformable_detr_refine import (
-    DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
     load_image,
@@ -47,25 +47,9 @@ def report(monkeypatch) -> dict:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    config = DeformableDetrRefineConfig(
-        backbone="test_resnet",
-        d_model=64,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_queries=40,
-        id2label=dict(enumerate(MODEL_NAMES)),
-        label2id={name: label for label, name in enumerate(MODEL_NAMES)},
-    )
-    detector = DeformableDetrRefineForObjectDetection(config)
-    for head in detector.class_heads:
-        torch.nn.init.normal_(head.weight, std=0.2)
     folder = tmp_path_factory.mktemp("models") / "detector"
-    detector.save_pretrained(folder)
-    DeformableDetrRefineImageProcessor(size={"shortest_edge": 96, "longest_edge": 160}).save_pretrained(folder)
-    return folder
+    size = {"shortest_edge": 96, "longest_edge": 160}
+    return save_small_detector(folder, size, MODEL_NAMES, decoder_layers=1, num_queries=40)
 
 
 @pytest.fixture(scope="module")

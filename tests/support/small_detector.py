@@ -1,5 +1,6 @@
 """A detector that takes milliseconds an image, for tests of what happens around it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,19 +35,22 @@ def small_config(**overrides) -> DeformableDetrRefineConfig:
     return DeformableDetrRefineConfig(**settings)
 
 
-def small_detector() -> DeformableDetrRefineForObjectDetection:
-    """In evaluation mode, with random weights that are always the same."""
+def small_detector(names: Sequence[str] = (), **overrides) -> DeformableDetrRefineForObjectDetection:
+    """In evaluation mode, with random weights that are always the same; of classes with these names."""
+    if names:
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
+        overrides = {"num_labels": len(names), **labels, **overrides}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        detector = DeformableDetrRefineForObjectDetection(small_config())
+        detector = DeformableDetrRefineForObjectDetection(small_config(**overrides))
         for head in detector.class_heads:  # else all scores are about the same
             torch.nn.init.normal_(head.weight, std=0.2)
     return detector.eval()
 
 
-def save_small_detector(folder: Path, size: dict[str, int] = SIZE) -> Path:
+def save_small_detector(folder: Path, size: dict[str, int] = SIZE, names: Sequence[str] = (), **overrides) -> Path:
     """Writes it and a processor that makes images of about 64 pixels, or of another size."""
-    small_detector().save_pretrained(folder)
+    small_detector(names, **overrides).save_pretrained(folder)
     DeformableDetrRefineImageProcessor(size=size).save_pretrained(folder)
     return folder
 
