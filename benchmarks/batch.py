@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from serving_page import Section, add_keep
+from timing import shape_of
 
 from deformable_detr_refine import (
     DeformableDetrRefineConfig,
@@ -83,7 +84,7 @@ def main() -> None:
     model = args.model.name if args.model else "R-50, random weights"
     section = Section(f"Batch: {model}, images of {args.size}")
     with tempfile.TemporaryDirectory() as folder:
-        images = write_images(Path(folder), tuple(map(int, args.size.split("x"))))
+        images = write_images(Path(folder), shape_of(args.size))
         model = args.model or write_model(Path(folder) / "model")
         settings = BatchSettings(str(model), "jsonl", batch_size=args.batch_size, device="cpu")
         ways: dict[str, tuple[Engine, int]] = {f"one process, {cores} threads an image": (run_here, 1)}
@@ -97,8 +98,8 @@ def main() -> None:
         for name, (engine, workers) in ways.items():
             shards = args.shards * (cores if workers == 1 else 1)
             # Ray hands rows over in bursts, so that the time between them says nothing.
-            found = rate(engine, settings, images, shards, args.images, workers, begin="Ray" in name)
-            section.say(f"| {name} | {found:.3f} | {found / cores:.3f} | {found / cores * 86400:,.0f} |")
+            speed = rate(engine, settings, images, shards, args.images, workers, begin="Ray" in name)
+            section.say(f"| {name} | {speed:.3f} | {speed / cores:.3f} | {speed / cores * 86400:,.0f} |")
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     section.say(f"\nPeak memory: {own:.2f} GB in one process with all threads, {children:.2f} GB in a worker.")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn, TypedDict
 
 import torch
 from mmdetection import MMDetection
@@ -20,18 +21,34 @@ PEERS = {OURS: (STOCK, MMDET)}
 WORK = {"inference": "Inference", "training": "Training step: forward, loss, backward"}
 
 
-def detector(name: str) -> torch.nn.Module:
-    """Ours or stock's, on whose names the weights depend."""
+class Batch(TypedDict):
+    """What transformers' detectors take, for a training step."""
+
+    pixel_values: torch.Tensor  # (B, 3, height, width)
+    pixel_mask: torch.Tensor  # (B, height, width)
+    labels: list[dict[str, torch.Tensor]]
+
+
+def our_detector() -> DeformableDetrRefineForObjectDetection:
     torch.manual_seed(0)
-    if name == OURS:
-        return DeformableDetrRefineForObjectDetection(DeformableDetrRefineConfig(num_labels=80))
-    dropout = {"attention_dropout": 0.1, "activation_dropout": 0.1}  # as ours; `dropout` is the same already
-    config = DeformableDetrConfig(num_labels=80, two_stage=True, with_box_refine=True, auxiliary_loss=True, **dropout)
+    return DeformableDetrRefineForObjectDetection(DeformableDetrRefineConfig(num_labels=80))
+
+
+def stock_detector() -> DeformableDetrForObjectDetection:
+    torch.manual_seed(0)
+    config = DeformableDetrConfig(
+        two_stage=True,
+        with_box_refine=True,
+        auxiliary_loss=True,
+        attention_dropout=0.1,  # as ours; `dropout` is the same already
+        activation_dropout=0.1,
+    )
+    config.num_labels = 80
     return DeformableDetrForObjectDetection(config)
 
 
-def inputs(height: int, width: int, batch: int = 1) -> dict[str, object]:
-    """What transformers' detectors take: nothing is padded, each image has ten boxes."""
+def inputs(height: int, width: int, batch: int = 1) -> Batch:
+    """Nothing is padded, each image has ten boxes."""
     generator = torch.Generator().manual_seed(0)
     boxes = torch.rand(10, 4, generator=generator) * 0.3 + 0.2
     label = {"class_labels": torch.randint(0, 80, (10,), generator=generator), "boxes": boxes}
@@ -45,10 +62,12 @@ def inputs(height: int, width: int, batch: int = 1) -> dict[str, object]:
 class Local:
     """A detector in this process."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model, self.batch = model, {}
+    batch: Batch
 
-    def take(self, batch: dict[str, object]) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    def take(self, batch: Batch) -> None:
         """The batch of all that follows."""
         self.batch = batch
 
@@ -80,33 +99,33 @@ class Missing:
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def take(self, batch: dict[str, object]) -> None:
+    def take(self, batch: Batch) -> None:
         pass
 
-    def inference(self) -> None:
+    def inference(self) -> NoReturn:
         raise ChildProcessError(self.reason)
 
-    training = peak_memory = inference
+    training = peak_memory = best_scores = inference
 
 
 @contextmanager
-def mmdetection(model: torch.nn.Module, threads: int) -> Iterator[MMDetection | Missing]:
+def mmdetection(model: DeformableDetrRefineForObjectDetection, threads: int) -> Iterator[MMDetection | Missing]:
     """MMDetection with our model's weights, where it can be had."""
     with TemporaryDirectory(prefix="ddetr-bench-") as folder:
         try:
-            made = MMDetection(model, Path(folder), threads)
+            process = MMDetection(model, Path(folder), threads)
         except OSError as error:  # ChildProcessError is one
             yield Missing(str(error))
             return
         try:
-            yield made
+            yield process
         finally:
-            made.close()
+            process.close()
 
 
 @contextmanager
 def contenders(threads: int, with_mmdetection: bool = True) -> Iterator[dict[str, Local | MMDetection | Missing]]:
     """All by name, stock first and ours last."""
-    ours = detector(OURS)
+    ours = our_detector()
     with mmdetection(ours, threads) if with_mmdetection else nullcontext(Missing("left out")) as theirs:
-        yield {STOCK: Local(detector(STOCK)), MMDET: theirs, OURS: Local(ours)}
+        yield {STOCK: Local(stock_detector()), MMDET: theirs, OURS: Local(ours)}

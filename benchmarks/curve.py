@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from contenders import MMDET, OURS, STOCK, WORK, contenders, inputs
-from timing import interleaved, speed_up, write_numbers
+from timing import interleaved, shape_of, speed_up, write_numbers
 
 
 def main() -> None:
@@ -31,15 +31,15 @@ def main() -> None:
         for work in WORK
     }
     numbers = {work: [] for work in WORK}
-    with contenders(args.threads, not args.without_mmdetection) as found:
+    with contenders(args.threads, not args.without_mmdetection) as by_name:
         for point in args.points:
             batch, _, size = point.rpartition("*")
-            height, width = map(int, size.split("x"))
+            height, width = shape_of(size)
             count = int(batch or 1)
-            for contender in found.values():
+            for contender in by_name.values():
                 contender.take(inputs(height, width, count))
             for work in WORK:
-                times = interleaved({name: getattr(each, work) for name, each in found.items()}, args.runs)
+                times = interleaved({name: getattr(each, work) for name, each in by_name.items()}, args.runs)
                 cells = [f"{min(runs):.3f}" if runs else "not measured" for runs in times.values()]
                 cells += [speed_up(times, OURS, peer) for peer in (STOCK, MMDET)]
                 images = f"{count} images" if count > 1 else "1 image"

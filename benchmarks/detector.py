@@ -13,37 +13,50 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import MMDET, OURS, PEERS, STOCK, WORK, Local, contenders, detector, inputs, mmdetection
+from contenders import (
+    MMDET,
+    OURS,
+    PEERS,
+    STOCK,
+    WORK,
+    Batch,
+    Local,
+    contenders,
+    inputs,
+    mmdetection,
+    our_detector,
+    stock_detector,
+)
 from PIL import Image
-from timing import interleaved, resident, table, write_numbers
+from timing import interleaved, resident, shape_of, table, write_numbers
 from transformers import DeformableDetrImageProcessor
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
 
 
-def times_tables(wanted: list[str], args: argparse.Namespace, size: tuple[int, int]) -> tuple[str, dict]:
+def times_tables(works: list[str], args: argparse.Namespace, size: tuple[int, int]) -> tuple[str, dict]:
     """Inference and training: Markdown, and the minima in seconds by name."""
     parts, numbers = [], {}
-    with contenders(args.threads, not args.without_mmdetection) as found:
-        for contender in found.values():
+    with contenders(args.threads, not args.without_mmdetection) as by_name:
+        for contender in by_name.values():
             contender.take(inputs(*size, args.batch))
-        for work in wanted:
-            times = interleaved({name: getattr(contender, work) for name, contender in found.items()}, args.runs)
+        for work in works:
+            times = interleaved({name: getattr(contender, work) for name, contender in by_name.items()}, args.runs)
             parts.append(f"### {WORK[work]}\n\n{table(times, PEERS)}")
             numbers[work] = {name: min(runs) for name, runs in times.items() if runs}
             if work == "inference" and times[MMDET]:
-                apart = (found[MMDET].best_scores() - found[OURS].best_scores()).abs().max()
+                apart = (by_name[MMDET].best_scores() - by_name[OURS].best_scores()).abs().max()
                 parts.append(f"With the same weights, the 100 best scores of the two differ by at most {apart:.1e}.")
     return "\n\n".join(parts), numbers
 
 
-def peak_memory(name: str, batch: dict[str, object], threads: int) -> float:
+def peak_memory(name: str, batch: Batch, threads: int) -> float:
     """Peak resident memory of one training step, in GB beyond the model itself; called in a process of its own."""
     if name == MMDET:
-        with mmdetection(detector(OURS), threads) as theirs:
+        with mmdetection(our_detector(), threads) as theirs:
             theirs.take(batch)
             return theirs.peak_memory()
-    contender = Local(detector(name))
+    contender = Local(our_detector() if name == OURS else stock_detector())
     contender.take(batch)
     before = resident("VmRSS")
     contender.training()
@@ -92,19 +105,19 @@ def main() -> None:
     parser.add_argument("--peak-memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    size = tuple(map(int, args.size.split("x")))
+    size = shape_of(args.size)
     if args.peak_memory_of:
         print(peak_memory(args.peak_memory_of, inputs(*size, args.batch), args.threads))
         return
-    wanted = args.only.split(",")
+    tables = args.only.split(",")
     numbers = {"size": args.size, "batch": args.batch}
     print(f"{args.threads} threads, fp32, batch {args.batch}, {args.size}.\n")
-    if timed := [work for work in WORK if work in wanted]:
-        text, found = times_tables(timed, args, size)
+    if timed := [work for work in WORK if work in tables]:
+        text, seconds = times_tables(timed, args, size)
         print(f"{text}\n", flush=True)
-        numbers |= found
+        numbers |= seconds
     for name, make in (("memory", lambda: memory_table(args)), ("images", lambda: images_table(args.runs))):
-        if name in wanted:
+        if name in tables:
             text, numbers[name] = make()
             print(f"{text}\n", flush=True)
     write_numbers(args.numbers, numbers)

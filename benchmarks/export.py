@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from serving_page import Section, add_keep
-from timing import interleaved, table
+from timing import interleaved, shape_of, table
 
 from deformable_detr_refine import use_backend
 from deformable_detr_refine.inference.load_detector import load_detector
@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     name = Path(args.model).name
     section = Section(f"ONNX Runtime beside PyTorch: {name}, {args.size}, {args.threads} thread(s)")
-    height, width = map(int, args.size.split("x"))
+    height, width = shape_of(args.size)
     torch.set_num_threads(args.threads)
     detector, _ = load_detector(args.model, "cpu")
     exported = load_onnx(args.onnx, args.threads)

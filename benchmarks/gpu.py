@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from deformable_attention import SHAPES, inputs
@@ -24,13 +25,15 @@ HUB_KERNEL = "kernels-community/deformable-detr"
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 # A location within fp32's reach of a cell's border has the derivative of either side: a few in a hundred thousand.
 TOLERANCE_OF_LOCATIONS = 2e-2
+# A function, and what surrounds its calls.
+Way = tuple[Callable, Callable[[], contextlib.AbstractContextManager]]
 RESULTS = ("output", "gradient of value", "of locations", "of weights")
 
 
 class HubKernel(torch.autograd.Function):
     """The CUDA kernel that stock transformers downloads; it wants all tensors in value's type."""
 
-    kernel = None
+    kernel: Any = None  # the package that get_kernel gives
 
     @staticmethod
     def forward(ctx, value, shapes, locations, weights):
@@ -51,18 +54,18 @@ def level_tensors(shapes: tuple[tuple[int, int], ...], device: torch.device) -> 
     return sizes, torch.cat((sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]))
 
 
-def ways() -> dict[str, tuple[Callable, contextlib.AbstractContextManager]]:
+def ways() -> dict[str, Way]:
     """Name in the table -> function and what must surround its calls."""
     from deformable_detr_refine.modeling.ops import deformable_attention, use_backend
 
-    ways = {
+    ways: dict[str, Way] = {
         "grid_sample": (deformable_attention, lambda: use_backend("reference")),
         "torch": (deformable_attention, lambda: use_backend("torch")),
         "triton": (deformable_attention, lambda: use_backend("triton")),
         "triton, tuned": (deformable_attention, tuned),
     }
     try:
-        from kernels import get_kernel
+        from kernels import get_kernel  # pyright: ignore[reportMissingImports] (installed by who wants that column)
 
         HubKernel.kernel = get_kernel(HUB_KERNEL, version=1)
         ways["CUDA"] = (HubKernel.apply, contextlib.nullcontext)
@@ -109,8 +112,8 @@ def errors(ways: dict, shape: str, dtype: torch.dtype, device: str) -> tuple[lis
     rows, wrong = [], []
     for name, (function, context) in ways.items():
         with context():
-            found = results(function, prepared(name, shape, dtype, device), dtype)
-        distances = [((f.double() - e).norm() / e.norm()).item() for f, e in zip(found, expected, strict=True)]
+            computed = results(function, prepared(name, shape, dtype, device), dtype)
+        distances = [((c.double() - e).norm() / e.norm()).item() for c, e in zip(computed, expected, strict=True)]
         rows.append(f"| {shape} | {short(dtype)} | {name} | " + " | ".join(f"{d:.1e}" for d in distances) + " |")
         for result, distance in zip(RESULTS, distances, strict=True):
             allowed = TOLERANCE_OF_LOCATIONS if result == "of locations" else TOLERANCE[dtype]
@@ -121,9 +124,7 @@ def errors(ways: dict, shape: str, dtype: torch.dtype, device: str) -> tuple[lis
 
 def times(ways: dict, columns: dict, shape: str, dtype: torch.dtype, device: str) -> list[str]:
     """Rows of the table of times: forward, and backward alone."""
-    from triton.testing import do_bench
-
-    found: dict[str, dict[str, float]] = {"forward": {}, "backward": {}}
+    milliseconds: dict[str, dict[str, float]] = {"forward": {}, "backward": {}}
     for name, (function, context) in ways.items():
         arguments = prepared(name, shape, dtype, device)
         with context():
@@ -132,16 +133,23 @@ def times(ways: dict, columns: dict, shape: str, dtype: torch.dtype, device: str
             backward = partial(torch.autograd.grad, output, [arguments[0], *arguments[2:]], output, retain_graph=True)
             backward()
             with torch.inference_mode():
-                found["forward"][name] = do_bench(partial(function, *arguments), return_mode="median")
-            found["backward"][name] = do_bench(backward, return_mode="median")
+                milliseconds["forward"][name] = median_time(partial(function, *arguments))
+            milliseconds["backward"][name] = median_time(backward)
     rows = []
-    for direction, milliseconds in found.items():
-        best = min(milliseconds["triton"], milliseconds["triton, tuned"])
-        cells = [f"{milliseconds[name]:.3f}" if name in ways else "" for name in columns]
-        cells += [f"**{milliseconds[peer] / best:.1f}x**" if peer in ways else "" for peer in peers(columns)]
+    for direction, by_name in milliseconds.items():
+        best = min(by_name["triton"], by_name["triton, tuned"])
+        cells = [f"{by_name[name]:.3f}" if name in ways else "" for name in columns]
+        cells += [f"**{by_name[peer] / best:.1f}x**" if peer in ways else "" for peer in peers(columns)]
         rows.append(f"| {shape} | {short(dtype)} | {direction} | " + " | ".join(cells) + " |")
         print(rows[-1], file=sys.stderr)
     return rows
+
+
+def median_time(function: Callable[[], object]) -> float:
+    """Milliseconds."""
+    from triton.testing import do_bench
+
+    return cast("float", do_bench(function, return_mode="median"))  # a list only where quantiles are asked for
 
 
 def peers(columns: dict) -> list[str]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from contenders import OURS, WORK, Local, detector, inputs
-from timing import interleaved, write_numbers
+from contenders import OURS, WORK, Local, inputs, our_detector
+from timing import interleaved, shape_of, write_numbers
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
@@ -25,6 +26,8 @@ CONVOLUTIONS = ("aten::convolution", "aten::convolution_backward")
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
 KINDS = {"its convolutions alone": CONVOLUTIONS, "its matrix products alone": PRODUCTS}
 BOTH = "both: the limit"
+# An operator, its arguments with shapes in place of tensors, and its operations.
+Call = tuple[OpOverload, tuple, dict, int]
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,12 @@ class Shape:
 class Recorder(TorchDispatchMode):
     """Notes each product and convolution while it is active: the operator, its arguments as shapes, its operations."""
 
-    calls: list[tuple[Callable, tuple, dict, int]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
 
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, operator: OpOverload, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         output = operator(*args, **kwargs)
         if operator.name().partition(".")[0] in CONVOLUTIONS + PRODUCTS:
@@ -62,14 +65,14 @@ def _shape(value: object) -> object:
     return Shape(tuple(value.shape), value.stride(), value.dtype) if isinstance(value, Tensor) else value
 
 
-def _operations(operator: Callable, args: tuple, kwargs: dict, output: object) -> int:
+def _operations(operator: OpOverload, args: tuple, kwargs: dict, output: object) -> int:
     """Multiplications and additions."""
     if operator.name().startswith("mkldnn::"):
         return 2 * args[0].numel() * args[1].shape[0]
     return flop_registry[operator._overloadpacket](*args, **kwargs, out_val=output)
 
 
-def recorded(contender: Local, work: str) -> list[tuple[Callable, tuple, dict, int]]:
+def recorded(contender: Local, work: str) -> list[Call]:
     getattr(contender, work)()  # switches to evaluation or training
     with Recorder() as recorder:
         if work == "training":
@@ -81,7 +84,7 @@ def recorded(contender: Local, work: str) -> list[tuple[Callable, tuple, dict, i
     return recorder.calls
 
 
-def again(calls: Sequence[tuple[Callable, tuple, dict, int]]) -> Callable[[], None]:
+def again(calls: Sequence[Call]) -> Callable[[], None]:
     """A function that makes these calls; equal shapes share a tensor."""
     tensors: dict[Shape, Tensor] = {}
 
@@ -108,12 +111,12 @@ def limit(contender: Local, work: str, runs: int) -> tuple[str, dict[str, float]
     by_kind = {
         kind: [call for call in calls if call[0].name().partition(".")[0] in names] for kind, names in KINDS.items()
     }
-    candidates = {kind: again(found) for kind, found in by_kind.items()}
+    candidates = {kind: again(calls_of_kind) for kind, calls_of_kind in by_kind.items()}
     times = interleaved({**candidates, OURS: getattr(contender, work)}, runs)
     rows = ["| | minimum, s | median, s | calls | GFLOP | GFLOP/s |", "|---|---|---|---|---|---|"]
-    for kind, found in by_kind.items():
-        best, work_done = min(times[kind]), sum(call[-1] for call in found) / 1e9
-        cells = f"{best:.3f} | {statistics.median(times[kind]):.3f} | {len(found)} | {work_done:.0f}"
+    for kind, calls_of_kind in by_kind.items():
+        best, work_done = min(times[kind]), sum(call[-1] for call in calls_of_kind) / 1e9
+        cells = f"{best:.3f} | {statistics.median(times[kind]):.3f} | {len(calls_of_kind)} | {work_done:.0f}"
         rows.append(f"| {kind} | {cells} | {work_done / best:.0f} |")
     bare, whole = sum(min(times[kind]) for kind in KINDS), min(times[OURS])
     median = statistics.median(times[OURS])
@@ -130,8 +133,8 @@ def main() -> None:
     parser.add_argument("--numbers", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    contender = Local(detector(OURS))
-    contender.take(inputs(*map(int, args.size.split("x"))))
+    contender = Local(our_detector())
+    contender.take(inputs(*shape_of(args.size)))
     print(f"{args.threads} threads, fp32, batch 1, {args.size}.")
     numbers = {}
     for work, title in WORK.items():

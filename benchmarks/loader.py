@@ -40,14 +40,15 @@ def rates(settings: str, annotations: str, workers: list[int]) -> list[float]:
         size = processor.size["shortest_edge"], processor.size["longest_edge"]
         augmentation = training_transform(data_args.augmentation, *size, vertical_flip=data_args.vertical_flip)
         rows = photos.select([number % len(photos) for number in range(IMAGES)])
-        examples, found = Examples(rows, processor, augmentation, args.seed), []
+        examples = Examples(rows, processor, augmentation, args.seed)
+        batches, speeds = [], []
         for count in workers:
             batches, rate = loader_rate(examples, args, count)
-            found.append(rate)
+            speeds.append(rate)
         if model_args.model_config == "{}":
             batches = list(DataLoader(torch.utils.data.Subset(examples, range(3)), 1, collate_fn=collate))
         model, _ = build_model(model_args, data.label_map)
-        return [*found, model_rate(model.train(), batches, args)]
+        return [*speeds, model_rate(model.train(), batches, args)]
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ is idle otherwise, so that its runs take turns with those of this process."""
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from deformable_detr_refine import DeformableDetrRefineImageProcessor
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.conversion.mmdet.weights import weights_to_3x
 from deformable_detr_refine.conversion.mmdet_config.text import read_config_text
 from deformable_detr_refine.conversion.mmdet_config.writer import mmdet_config_text
@@ -17,7 +18,7 @@ from deformable_detr_refine.conversion.proof.environment import set_up_mmdet
 from deformable_detr_refine.conversion.proof.job import detector_settings
 
 WORKER = Path(__file__).with_name("mmdetection_worker.py")
-RUNNER = Path(__file__).parents[1] / "conversion" / "mmdet_runner.py"
+RUNNER = Path(__file__).parents[1] / "conversion" / "proof" / "runner.py"
 
 
 class MMDetection:
@@ -28,7 +29,7 @@ class MMDetection:
         ChildProcessError: its process ended, at the start or later; with the last line of what it wrote.
     """
 
-    def __init__(self, model: torch.nn.Module, folder: Path, threads: int) -> None:
+    def __init__(self, model: DeformableDetrRefineForObjectDetection, folder: Path, threads: int) -> None:
         packages = set_up_mmdet(lambda text: print(text, file=sys.stderr))
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
         text = mmdet_config_text(model.config, DeformableDetrRefineImageProcessor(), labels)
@@ -52,9 +53,11 @@ class MMDetection:
                 stderr=log,
                 text=True,
             )
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self.questions, self.answers = self.process.stdin, self.process.stdout
         self._answer()
 
-    def take(self, batch: dict[str, object]) -> None:
+    def take(self, batch: Mapping[str, object]) -> None:
         """The batch of all that follows."""
         torch.save(batch, self.folder / "batch.pt")
         self._ask(f"take {self.folder / 'batch.pt'}")
@@ -75,16 +78,16 @@ class MMDetection:
 
     def close(self) -> None:
         """Its input ends, and so does it."""
-        self.process.stdin.close()
+        self.questions.close()
         self.process.wait()
 
     def _ask(self, command: str) -> str:
         with suppress(BrokenPipeError):  # it has ended, which the missing answer tells
-            print(command, file=self.process.stdin, flush=True)
+            print(command, file=self.questions, flush=True)
         return self._answer()
 
     def _answer(self) -> str:
-        line = self.process.stdout.readline()
+        line = self.answers.readline()
         if not line:
             status = self.process.wait()
             lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")

@@ -2,11 +2,13 @@
 
     PYTHONPATH=FOLDER_OF_MMDETECTION python mmdetection_worker.py JOB
 
-JOB is a text file holding one Python literal: {"runner": PATH of mmdet_runner.py, "model": DICT, "checkpoint": PATH,
-"threads": N}. It writes one line when it is ready and one when each command is done: `take FILE`, `inference`,
-`training`, `memory` (its answer: GB) or `scores` (its answer: the 100 best).
+JOB is a text file holding one Python literal: {"runner": PATH of conversion/proof/runner.py, "model": DICT,
+"checkpoint": PATH, "threads": N}. It writes one line when it is ready and one when each command is done: `take FILE`,
+`inference`, `training`, `memory` (its answer: GB) or `scores` (its answer: the 100 best).
 """
 
+# pyright: reportMissingImports=false
+# (mmdet and mmengine stand in the environment of their own in which this script runs)
 import ast
 import runpy
 import sys

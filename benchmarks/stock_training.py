@@ -63,8 +63,9 @@ def detector(name: str, classes: dict[int, str], weights: Path) -> nn.Module:
     ours.load_backbone_weights(weights)
     if name == OURS:
         return ours
+    backbone = {"out_indices": [2, 3, 4], "use_pretrained_backbone": False}
     config = DeformableDetrConfig(
-        backbone_config=TimmBackboneConfig(backbone=BACKBONE, out_indices=[2, 3, 4], use_pretrained_backbone=False),
+        backbone_config=TimmBackboneConfig(backbone=BACKBONE, **backbone),
         two_stage=True,
         with_box_refine=True,
         **SIZES,
@@ -153,11 +154,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("curves"))
     args = parser.parse_args()
     data = load_detection_data(args.data, defects="skip")
+    file = args.output / "curves.json"
+    curves = json.loads(file.read_text()) if file.is_file() else {}
     for name in (OURS, STOCK) if args.only is None else (args.only,):
-        curve = train(name, data, args)
-        kept = args.output / "curves.json"
-        curves = {**(json.loads(kept.read_text()) if kept.is_file() else {}), name: curve}
-        with new_path(args.output / "curves.json") as new:
+        curves[name] = train(name, data, args)
+        with new_path(file) as new:
             new.write_text(json.dumps(curves, indent=1) + "\n")
     plot(curves, args.output / "curves.svg")
 

@@ -49,7 +49,14 @@ def machine() -> str:
 
 def resident(name: str) -> int:
     """Kilobytes of this process's memory now ('VmRSS') or at most so far ('VmHWM'); Linux."""
-    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
-__all__ = ["Runs", "interleaved", "machine", "resident", "speed_up", "table", "write_numbers"]
+def shape_of(size: str) -> tuple[int, int]:
+    """(height, width) of a size as it stands on the command line, like 800x1333."""
+    height, width = map(int, size.split("x"))
+    return height, width
+
+
+__all__ = ["Runs", "interleaved", "machine", "resident", "shape_of", "speed_up", "table", "write_numbers"]

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from contenders import OURS, detector, inputs
-from timing import interleaved, table, write_numbers
+from contenders import inputs, our_detector
+from timing import interleaved, shape_of, table, write_numbers
 
 FP32 = "fp32"
 AUTOCAST, HALF = "bfloat16 by autocast", "bfloat16 weights"
@@ -28,7 +28,7 @@ def forward(model: Callable, pixels: torch.Tensor, autocast: bool = False) -> No
 
 
 def eager(pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
-    model = detector(OURS).eval()
+    model = our_detector().eval()
     half = copy.deepcopy(model).to(torch.bfloat16)
     return {
         FP32: lambda: forward(model, pixels),
@@ -39,7 +39,7 @@ def eager(pixels: torch.Tensor) -> dict[str, Callable[[], None]]:
 
 def compiled(pixels: torch.Tensor) -> tuple[dict[str, Callable[[], None]], list[str]]:
     """The candidates, and how long compiling took and what another size costs, in sentences."""
-    model = detector(OURS).eval()
+    model = our_detector().eval()
     candidates, said = {FP32: lambda: forward(model, pixels)}, []
     other = torch.randn(1, 3, pixels.shape[2] * 3 // 4 // 32 * 32, pixels.shape[3] * 3 // 4 // 32 * 32)
     for name, autocast in ((COMPILED, False), (COMPILED_AUTOCAST, True)):
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--numbers", type=Path, help="also write the figures as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    pixels = inputs(*map(int, args.size.split("x")))["pixel_values"]
+    pixels = inputs(*shape_of(args.size))["pixel_values"]
     candidates, said = compiled(pixels) if args.compile else (eager(pixels), [])
     times = interleaved(candidates, args.runs)
     print(f"{args.threads} threads, batch 1, {args.size}, inference.\n")

@@ -82,7 +82,7 @@ def test_pycocotools_gives_the_very_same_bits(tmp_path):
 
 
 def test_more_than_100_detections_an_image_are_cut_by_class_as_cocoeval_does(library, tmp_path):
-    images = random_images(8, count=10, classes=2, found=400)
+    images = random_images(8, count=10, classes=2, elsewhere=400)
     assert max(len(image.scores) for image in images) > 200
     plain = plain_cocoeval(images, NAMES[:2], tmp_path)
     metrics = coco_metrics(images, NAMES[:2], library)

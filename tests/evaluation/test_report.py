@@ -266,7 +266,7 @@ def test_odd_sizes_are_drawn(size, tmp_path):
 def test_many_images_and_classes_stay_small(tmp_path):
     names = [f"class {i}" for i in range(80)]
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
-    images = random_images(3, 300, 80, found=60)
+    images = random_images(3, 300, 80, elsewhere=60)
     page = write(images, tmp_path, names, image_of=lambda _: Image.fromarray(noise))
     assert len(page.all("img")) == 2 * (WORST + BEST)
     # Noise is the worst that JPEG can meet.

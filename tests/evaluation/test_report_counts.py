@@ -48,9 +48,9 @@ def judged(matches):
 
 
 @seeds
-@pytest.mark.parametrize("found", [12, 400], ids=["few", "more than COCO judges"])
-def test_precision_curves_have_the_aps_of_cocoeval(seed, found):
-    images = random_images(seed, 20, found=found)
+@pytest.mark.parametrize("elsewhere", [12, 400], ids=["few", "more than COCO judges"])
+def test_precision_curves_have_the_aps_of_cocoeval(seed, elsewhere):
+    images = random_images(seed, 20, elsewhere=elsewhere)
     matches = match(images, (0.5, 0.75))
     per_class = coco_metrics(images, NAMES, "pycocotools")["per_class"]
     for label, name in enumerate(NAMES[:3]):

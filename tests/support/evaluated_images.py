@@ -5,7 +5,7 @@ import numpy as np
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
 
 
-def random_images(seed: int, count: int = 40, classes: int = 4, found: int = 12) -> list[EvaluatedImage]:
+def random_images(seed: int, count: int = 40, classes: int = 4, elsewhere: int = 12) -> list[EvaluatedImage]:
     """Images without objects, without detections, without both; crowds; tied scores; duplicates; boxes without area.
 
     The last class has no truth, and ids are large, negative and not in order. Areas differ from those of the boxes.
@@ -14,12 +14,14 @@ def random_images(seed: int, count: int = 40, classes: int = 4, found: int = 12)
     ids = random.permutation(np.r_[random.choice(10**6, count - 2, replace=False), -5, 2**53 + 1])
     images = []
     for image_id in ids.tolist():
-        true = _boxes(random, random.integers(0, 7))
+        true = _boxes(random, int(random.integers(0, 7)))
         labels = random.integers(0, max(classes - 1, 1), len(true))
         # Near the truth, some twice, some of another class, and some anywhere.
         near = np.repeat(true, 2, axis=0)[random.uniform(size=2 * len(true)) < 0.7]
         near_labels = np.repeat(labels, 2)[: len(near)]
-        boxes = np.concatenate([near + random.normal(0, 6, near.shape), _boxes(random, random.integers(0, found))])
+        boxes = np.concatenate(
+            [near + random.normal(0, 6, near.shape), _boxes(random, int(random.integers(0, elsewhere)))]
+        )
         boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])
         boxes[random.uniform(size=len(boxes)) < 0.05, 2:] = 0
         boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])

@@ -98,7 +98,9 @@ def as_hf_resnet(name):
     kind = {"conv": "convolution", "bn": "normalization", "0": "convolution", "1": "normalization"}
     if stem := re.match(r"(conv|bn)1\.(.+)", rest):
         return f"{start}conv_encoder.model.embedder.embedder.{kind[stem[1]]}.{stem[2]}"
-    stage, block, part, value = re.match(r"layer(\d)\.(\d+)\.(.+)\.(\w+)", rest).groups()
+    if not (layer := re.match(r"layer(\d)\.(\d+)\.(.+)\.(\w+)", rest)):
+        raise KeyError(name)
+    stage, block, part, value = layer.groups()
     place = f"{start}conv_encoder.model.encoder.stages.{int(stage) - 1}.layers.{block}"
     if part.startswith("downsample."):
         return f"{place}.shortcut.{kind[part[-1]]}.{value}"

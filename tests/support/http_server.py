@@ -20,7 +20,7 @@ def serving(
     Ranges are given, of the version that If-Range names. The first answer for a path in `cut` breaks off after so many
     bytes. `seen` gets (path, Range) of each request.
     """
-    cut = dict(cut or {})
+    left_to_cut = dict(cut or {})
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -67,7 +67,7 @@ def serving(
             self.send_header("ETag", tag)
             self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
-            self.wfile.write(body[start : cut.pop(self.path, len(body))])
+            self.wfile.write(body[start : left_to_cut.pop(self.path, len(body))])
 
         def handle(self):
             try:

@@ -36,9 +36,11 @@ class Repository:
         self.messages.append(message)
         return sha
 
-    def resolve(self, revision: str) -> str | None:
+    def resolve(self, revision: str) -> str:
         sha = self.branches.get(revision, revision)
-        return sha if sha in self.trees else None
+        if sha not in self.trees:
+            raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return sha
 
 
 class Hub:
@@ -243,8 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, name: str, revision: str) -> tuple[str, dict[str, str]]:
         repository = self._repository(name)
-        if (sha := repository.resolve(revision)) is None:
-            raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        sha = repository.resolve(revision)
         return sha, repository.trees[sha]
 
 

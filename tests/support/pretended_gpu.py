@@ -29,7 +29,8 @@ class PretendedTensor(Tensor):
     device = property(lambda self: _GPU)  # pyright: ignore[reportAssignmentType]
     is_cuda = property(lambda self: True)  # pyright: ignore[reportAssignmentType]
     is_meta = property(lambda self: False)  # pyright: ignore[reportAssignmentType]
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    # As torch documents it for subclasses.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "PretendedTensor":
@@ -39,7 +40,7 @@ class PretendedTensor(Tensor):
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            device="meta",
+            device=torch.device("meta"),
         )
 
     def __init__(self, held: Tensor) -> None:
@@ -90,7 +91,7 @@ class _Named(TorchFunctionMode):
     """device='cuda' becomes 'meta', which needs no driver; `_Dispatched` takes it for the GPU."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        def renamed(value):
+        def renamed(value: Any) -> Any:
             return torch.device("meta") if isinstance(value, torch.device) and value.type == "cuda" else value
 
         args = tuple(renamed(value) for value in args)

@@ -44,7 +44,7 @@ def small_detector(names: Sequence[str] = (), **overrides) -> DeformableDetrRefi
         torch.manual_seed(0)
         detector = DeformableDetrRefineForObjectDetection(small_config(**overrides))
         for head in detector.class_heads:  # else all scores are about the same
-            torch.nn.init.normal_(head.weight, std=0.2)
+            torch.nn.init.normal_(head.get_parameter("weight"), std=0.2)
     return detector.eval()
 
 
