@@ -103,16 +103,15 @@ def convert_place(
     kind, found = read_source(place.path, given, None if config is None else Path(config), raw_weights)
     where, sha256 = str(found.path), sha256_of(*(found.parts or [found.path]))
     published = place.published or published_by_digest(sha256)
+    fields = published.fields if published else {}
     if published and found.facts is None:
-        found.facts = ConfigFacts(published.fields, speaker=f"the name {published.name}")
+        found.facts = ConfigFacts(fields, speaker=f"the name {published.name}")
         found.facts_from = f"none in the file; it is the published {published.name}"
     notes = check_values(found)
     settings = _settings(found, kind, flags, where)
-    for name, value in (published.fields if published else {}).items():
+    for name, value in fields.items():
         if settings.fields[name] != value:
-            raise CheckpointError(
-                f"{where} has {name}={settings.fields[name]}, but the published {published.name} has {value}."
-            )
+            raise CheckpointError(f"{where} has {name}={settings.fields[name]}, but is published with {value}.")
     facts = found.facts
     candidates = [*names, *found.names, (facts.class_names if facts else None, f"the config ({found.facts_from})")]
     outputs = settings.fields.pop("num_labels")

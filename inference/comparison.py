@@ -1,6 +1,6 @@
 """How far the detections of two detectors in one image are apart. N detections."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -14,7 +14,7 @@ class Found(NamedTuple):
     labels: np.ndarray  # (N,)
 
 
-def compare_found(ours: Found, theirs: Found, tolerance: float, box_tolerance: float) -> dict[str, float | int]:
+def compare_found(ours: Found, theirs: Found, tolerance: float, box_tolerance: float) -> dict[str, Any]:
     """Matches the detections of two detectors, at least distance in all, and says how far they are apart.
 
     Args:

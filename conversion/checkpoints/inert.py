@@ -10,7 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Record:
     __slots__ = ("arguments", "state")
     source = ""
 
-    def __new__(cls, *arguments: Any) -> "Record":
+    def __new__(cls, *arguments: Any) -> Self:
         self = super().__new__(cls)
         self.arguments = arguments
         self.state = None
@@ -111,7 +111,8 @@ class NumpyArray(np.ndarray):
                 raise UnpicklingError("refuses a numpy array that is not plain numbers (an object array?)")
         if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
             raise UnpicklingError(f"finds a numpy array of shape {shape} whose bytes do not fit it")
-        super().__setstate__((1, shape, dtype, bool(order), data))
+        plain: Any = (1, shape, dtype, bool(order), data)
+        super().__setstate__(plain)
 
 
 def rebuild_array(subtype: Any, *arguments: Any) -> NumpyArray:

@@ -16,7 +16,7 @@ from deformable_detr_refine.files import other_kind
 from deformable_detr_refine.messages import printable
 
 from .inert import is_known, stand_in
-from .pickle_names import names_in_pickle
+from .pickle_names import TooMuchWork, names_in_pickle
 
 _ZIP_START = b"PK\x03\x04"
 # torch.save's legacy format: five pickles (this number, a version, the machine, the object, the keys), then bytes.
@@ -76,6 +76,8 @@ def _names(path: Path, stream: BinaryIO) -> set[str]:
         raise _no_checkpoint(path, stream)
     try:
         return {name for _ in range(pickles) for name in names_in_pickle(stream)}
+    except TooMuchWork as error:
+        raise CheckpointError(f"{path} {error}, so it was not opened.") from error
     except Exception as error:
         raise CheckpointError(
             f"{path} is damaged or cut short: its pickle cannot be read ({printable(str(error), 300)})."
@@ -122,9 +124,9 @@ def _zip_pickle(path: Path) -> bytes:
 
 
 def _permitted(path: Path, names: set[str]) -> dict[str, Callable]:
-    permitted = {name: stand_in(name) for name in names if not is_known(name)}
-    refused = sorted(name for name, value in permitted.items() if value is None)
-    if refused:
+    stand_ins = {name: stand_in(name) for name in names if not is_known(name)}
+    permitted = {name: value for name, value in stand_ins.items() if value is not None}
+    if refused := sorted(stand_ins.keys() - permitted.keys()):
         listed = ", ".join(printable(name) for name in refused[:10])
         more = f" and {len(refused) - 10} more" if len(refused) > 10 else ""
         raise CheckpointError(

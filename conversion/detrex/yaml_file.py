@@ -30,7 +30,8 @@ class _NoTags(yaml.SafeLoader):
                 return self.construct_mapping(node, deep=True)
 
 
-_NoTags.add_constructor(None, _NoTags.construct_untagged)
+_ANY_OTHER_TAG: Any = None  # as add_constructor has it
+_NoTags.add_constructor(_ANY_OTHER_TAG, _NoTags.construct_untagged)
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:

@@ -70,7 +70,8 @@ class MMDetection(CodeBase):
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
-        meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+        entry = content.get("meta")
+        meta: dict[str, Any] = entry if isinstance(entry, dict) else {}
         found, weights_from = self.entry(content, path, raw_weights)
         tensors = unwrapped(found, path)
         older = is_2x(tensors)

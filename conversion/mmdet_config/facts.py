@@ -113,7 +113,7 @@ def _neck_and_positions(model: Section, said: dict[str, Any]) -> None:
             positions.must_be("num_feats", (said["d_model"] // 2,), features)
 
 
-def _dropout(model: Section, notes: list[str]) -> dict[str, float]:
+def _dropout(model: Section, notes: list[str]) -> dict[str, float | None]:
     encoder, decoder = (model.section(part).section("layer_cfg") for part in ("encoder", "decoder"))
     if not encoder.values or not decoder.values:
         return {}
@@ -136,7 +136,7 @@ def _training(model: Section, notes: list[str]) -> dict[str, Any]:
     classes, boxes, overlap = (head.section(name) for name in ("loss_cls", "loss_bbox", "loss_iou"))
     classes.must_be("use_sigmoid", (True,), True)
     kinds = [(classes, "FocalLoss"), (boxes, "L1Loss"), (overlap, "GIoULoss")]
-    costs: dict[str, float] = {}
+    costs: dict[str, float | None] = {}
     match_costs = model.section("train_cfg").section("assigner").any("match_costs")
     for cost in match_costs if isinstance(match_costs, (list, tuple)) else []:
         if isinstance(cost, dict):

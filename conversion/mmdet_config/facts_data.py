@@ -27,11 +27,11 @@ def processor_fields(root: Section, preprocessor: Section, notes: list[str]) -> 
         )
     steps = _steps(_test_pipeline(root))
     resize = next((step for step in steps if step.kind("?") in ("Resize", "FixScaleResize")), None)
-    scale = None if resize is None else resize.numbers("scale", 2)
-    if scale and resize.switch("keep_ratio") is not False:
-        result["size"] = {"shortest_edge": int(min(scale)), "longest_edge": int(max(scale))}
-    elif scale:
-        result["size"] = {"height": int(scale[1]), "width": int(scale[0])}
+    if resize is not None and (scale := resize.numbers("scale", 2)):
+        if resize.switch("keep_ratio") is False:
+            result["size"] = {"height": int(scale[1]), "width": int(scale[0])}
+        else:
+            result["size"] = {"shortest_edge": int(min(scale)), "longest_edge": int(max(scale))}
     return result
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
 
-from .literals import Unknown, literal
+from .literals import Names, TooLarge, Unknown, container, literal
 
-_LONGEST_TEXT = 4_000_000
+_LONGEST_TEXT = 1_000_000
 _DEEPEST_BASE = 20
 
 
@@ -33,9 +33,9 @@ def read_config_text(text: str, where: str) -> dict[str, Any]:
         CheckpointError: it is no Python text, or needs `_base_` files.
     """
     module = _parse(text, where)
-    if any(_assigned(statement) == "_base_" for statement in module.body):
+    if any((assigned := _assigned(statement)) and assigned[0] == "_base_" for statement in module.body):
         raise CheckpointError(f"{where} builds on _base_ files that are not with it; give the config file (--config).")
-    return _assignments(module, {})
+    return _assignments(module, {}, where)
 
 
 def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         if twice := sorted(base.keys() & part.keys()):
             raise CheckpointError(f"{path}: more than one of its _base_ files sets {', '.join(twice)}.")
         base.update(part)
-    return _merge(base, _assignments(module, base), str(path))
+    return _merge(base, _assignments(module, base, str(path)), str(path))
 
 
 def _reads_bases(statement: ast.stmt) -> bool:
@@ -71,9 +71,12 @@ def _base_names(module: ast.Module, path: Path) -> list[str]:
                 f"{path} is a config of MMEngine's pure Python style (read_base), which would have to be executed; "
                 "give the text that training writes of it into its work directory, or none if the checkpoint has it."
             )
-        if _assigned(statement) != "_base_":
+        if (assigned := _assigned(statement)) is None or assigned[0] != "_base_":
             continue
-        value = literal(statement.value, {})
+        try:
+            value = literal(assigned[1], Names())
+        except RecursionError:
+            value = Unknown(statement)
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise CheckpointError(
@@ -96,18 +99,21 @@ def _parse(text: str, where: str) -> ast.Module:
         raise CheckpointError(f"{where} is not the Python text of a config: {error}.") from error
 
 
-def _assignments(module: ast.Module, base: dict[str, Any]) -> dict[str, Any]:
+def _assignments(module: ast.Module, base: dict[str, Any], where: str) -> dict[str, Any]:
     """name -> value after the last statement; values are literals or hold `Unknown`s."""
-    names: dict[str, Any] = {"_base_": base}
+    names = Names(_base_=base)
     try:
         for statement in module.body:
             _follow(statement, names)
+        names.read(dict(names))
     except RecursionError as error:
-        raise CheckpointError("The config is nested too deeply to be read.") from error
+        raise CheckpointError(f"{where} is nested too deeply to be read.") from error
+    except TooLarge as error:
+        raise CheckpointError(f"{where} {error}.") from error
     return {name: value for name, value in names.items() if not name.startswith("_")}
 
 
-def _follow(statement: ast.stmt, names: dict[str, Any]) -> None:
+def _follow(statement: ast.stmt, names: Names) -> None:
     match statement:
         case ast.Expr(value=ast.Constant()) | ast.Pass():
             pass
@@ -115,7 +121,7 @@ def _follow(statement: ast.stmt, names: dict[str, Any]) -> None:
             pass
         case ast.Assign(targets=targets) if all(isinstance(target, ast.Name) for target in targets):
             value = literal(statement.value, names)
-            names.update({target.id: value for target in targets})
+            names.update({target.id: value for target in targets if isinstance(target, ast.Name)})
         case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
             names[name] = literal(value, names)
         case ast.AugAssign(target=ast.Name(id=name)):
@@ -123,9 +129,9 @@ def _follow(statement: ast.stmt, names: dict[str, Any]) -> None:
             sum_ = ast.copy_location(ast.BinOp(left=left, op=statement.op, right=statement.value), statement)
             names[name] = literal(sum_, names)
         case ast.Assign(targets=[ast.Subscript(value=owner, slice=key)]):
-            container, index = literal(owner, names), literal(key, names)
-            if isinstance(container, dict) and isinstance(index, (str, int)):
-                container[index] = literal(statement.value, names)
+            target, index = container(owner, names), literal(key, names)
+            if isinstance(target, dict) and isinstance(index, (str, int)):
+                target[index] = literal(statement.value, names)
             else:
                 _forget(statement, names)
         case _:
@@ -169,10 +175,10 @@ def _merge(base: dict[str, Any], child: dict[str, Any], where: str) -> dict[str,
     return result
 
 
-def _assigned(statement: ast.stmt) -> str | None:
+def _assigned(statement: ast.stmt) -> tuple[str, ast.expr] | None:
     match statement:
-        case ast.Assign(targets=[ast.Name(id=name)]):
-            return name
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name, value
     return None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class OurModel:
                 logits=outputs.intermediate_logits[:, n].numpy(),
                 boxes=outputs.intermediate_pred_boxes[:, n].numpy(),
                 found=Found(*(found[n][name].numpy() for name in ("boxes", "scores", "labels"))),
-                image_size=tuple(sizes[n]),
+                image_size=(sizes[n][0], sizes[n][1]),
             )
             for n in range(len(sizes))
         ]
@@ -46,7 +47,7 @@ class OurModel:
         inputs = self.processor(images=images, do_resize=False, return_tensors="pt")
         return inputs["pixel_values"], inputs["pixel_mask"]
 
-    def resize(self, image: object) -> np.ndarray:
+    def resize(self, image: Any) -> np.ndarray:
         """An image as the processor's resizing leaves it: (h, w, 3), uint8 RGB."""
         inputs = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="pt")
         return inputs["pixel_values"][0].permute(1, 2, 0).numpy()
@@ -67,7 +68,8 @@ class OurModel:
         tie = None
         if not difference.same_starts and two_stage:
             tie = self.score_gap(pixel_values, pixel_mask, index, ours, theirs)
-        return SamePixels(image, tuple(pixel_values.shape[-2:]), pixel_difference, difference, tie)
+        height, width = pixel_values.shape[-2:]
+        return SamePixels(image, (height, width), pixel_difference, difference, tie)
 
     @torch.no_grad()
     def score_gap(

@@ -44,7 +44,7 @@ def main(job_file: str) -> None:
     job = ast.literal_eval(Path(job_file).read_text(encoding="utf-8"))
 
     import torch
-    from mmdet.utils import register_all_modules
+    from mmdet.utils import register_all_modules  # pyright: ignore[reportMissingImports] (in a folder of its own)
 
     register_all_modules(init_default_scope=True)
     # As MMDetection's test loop; inference_mode would take another of PyTorch's attention paths.
@@ -55,10 +55,10 @@ def main(job_file: str) -> None:
 
 def _run(run: dict, images: list[str]) -> None:
     import numpy as np
-    from mmdet.registry import MODELS
-    from mmengine.config import ConfigDict
-    from mmengine.dataset import Compose
-    from mmengine.runner import load_checkpoint
+    from mmdet.registry import MODELS  # pyright: ignore[reportMissingImports]
+    from mmengine.config import ConfigDict  # pyright: ignore[reportMissingImports]
+    from mmengine.dataset import Compose  # pyright: ignore[reportMissingImports]
+    from mmengine.runner import load_checkpoint  # pyright: ignore[reportMissingImports]
 
     # Not mmdet.apis.init_detector: it asks pkgutil for mmcv._ext's loader (gone in Python 3.14), and takes a checkpoint
     # with missing or unexpected keys.

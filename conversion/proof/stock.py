@@ -48,7 +48,8 @@ def load_stock(source: Source) -> tuple[Any, Any]:
     assert source.facts is not None and source.facts.raw is not None
     config, settings = _config(source.facts.raw, source.path), source.path.parent / "preprocessor_config.json"
     try:
-        model, info = DeformableDetrForObjectDetection.from_pretrained(
+        # A pair, with this option.
+        loaded: Any = DeformableDetrForObjectDetection.from_pretrained(
             None,
             config=DeformableDetrConfig(**config),
             state_dict=_one_name_each(open_weights(source.path), bool(config.get("with_box_refine"))),
@@ -60,6 +61,7 @@ def load_stock(source: Source) -> tuple[Any, Any]:
         raise CheckpointError(
             f"transformers {version('transformers')} does not load {source.path}: {reason}"
         ) from error
+    model, info = loaded
     if wrong := {kind: min(map(str, names)) for kind, names in info.items() if names}:
         raise CheckpointError(f"transformers {version('transformers')} does not load all of {source.path}: {wrong}.")
     values = read_json(settings) if settings.is_file() else {}
@@ -77,7 +79,7 @@ def compare_stock(ours: OurModel, theirs: tuple[Any, Any], picture: Any, name: s
     inputs = processor(images=picture, return_tensors="pt")
     pixels, mask = inputs["pixel_values"], inputs["pixel_mask"]
     # Sides as the release rounds them that runs, whichever wrote the folder.
-    prepared = ours.processor(images=picture, size_rule="transformers", return_tensors="pt")["pixel_values"]
+    prepared = ours.processor.preprocess(picture, size_rule="transformers", return_tensors="pt")["pixel_values"]
     if prepared.shape != pixels.shape:
         raise ValueError(
             f"transformers makes {tuple(pixels.shape)} of {name} and this package {tuple(prepared.shape)}."

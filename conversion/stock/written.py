@@ -106,8 +106,8 @@ def written_processor(processor: DeformableDetrRefineImageProcessor) -> tuple[di
         "image_std": list(processor.image_std),
         "do_pad": processor.do_pad,
     }
-    if processor.pad_size is not None:
-        values["pad_size"] = dict(processor.pad_size)
+    if (pad_size := getattr(processor, "pad_size", None)) is not None:
+        values["pad_size"] = dict(pad_size)
     if not processor.antialias:
         notes.append("transformers smooths an image that it makes smaller; this model's image processor does not.")
     if processor.size_rule != "transformers":

@@ -3,6 +3,7 @@
 import pytest
 
 from deformable_detr_refine.conversion import CheckpointError
+from deformable_detr_refine.conversion.mmdet_config import literals
 from deformable_detr_refine.conversion.mmdet_config.literals import Unknown
 from deformable_detr_refine.conversion.mmdet_config.text import read_config_file, read_config_text
 
@@ -81,14 +82,34 @@ def test_a_statement_that_may_change_a_name_makes_it_unknown(statement):
 
 
 def test_growth_is_bounded():
-    doubling = "\n".join(f"s{i + 1} = s{i} + s{i}" for i in range(100))
-    assert isinstance(read("s0 = 'ab'\n" + doubling)["s100"], Unknown)
     squaring = "\n".join(f"n{i + 1} = n{i} * n{i}" for i in range(100))
     assert isinstance(read("n0 = 3\n" + squaring)["n100"], Unknown)
     with pytest.raises(CheckpointError):
         read("a = " + "(" * 5000 + ")" * 5000)
     with pytest.raises(CheckpointError):
         read("a = " + "-" * 50_000 + "1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = ['x'] * 9\n" + "a0 = ['x']\n" + "".join(f"a{n + 1} = [a{n}, a{n}]\n" for n in range(40)),
+        "a0 = ['x']\n" + "".join(f"a{n + 1} = a{n} + a{n}\n" for n in range(40)),
+        "a = 'x'\n" + "a += a\n" * 40,
+        "a = [[['x']]]\n" + "a = [[a[0], a[0]]]\n" * 40,
+        "a = dict(b=['x'])\n" + "a['b'] = [a.b, a.b]\n" * 40,
+        "a = dict(x=1)\n" + "".join(f"b{n} = dict(x{n}=1, **a)\na = b{n}\n" for n in range(300)),
+        "a = ['x']\n" + "a = [*a, *a]\n" * 40,
+        "a = dict()\n" + "a = dict(b=a)\n" * 500,
+        "a = dict()\na['b'] = a\n",
+        "a = []\nb = dict(a=a)\nb['c'] = [b]\n",
+    ],
+    ids=lambda text: text[-30:],
+)
+def test_a_text_that_grows_by_its_own_names_is_refused(text, monkeypatch):
+    monkeypatch.setattr(literals, "_MOST_READ", 20_000)
+    with pytest.raises(CheckpointError, match="grows, by its own names, larger or deeper than any config"):
+        read(text)
 
 
 def test_bases_merge_as_mmengine_merges_them(tmp_path):

@@ -173,7 +173,7 @@ CRAFTED = {
     # The strings pushed last are not those that the operation takes.
     "hidden stack global": (
         text("os") + text("system") + text("collections") + text("OrderedDict") + b"00\x93" + text("true") + b"\x85R",
-        "Unsupported operand",
+        r"os\.system",
     ),
     "instance": (b"(" + text("true") + b"ios\nsystem\n", r"os\.system"),
     "object": (b"(cos\nsystem\n" + text("true") + b"o", r"os\.system"),
