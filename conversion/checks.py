@@ -63,13 +63,15 @@ def check_names_and_shapes(source: Source, expected: Mapping[str, Tensor], confi
         for name, tensor in weights.tensors.items()
         if name in expected and tensor.shape != expected[name].shape
     ]
-    found = [
+    problems = [
         f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
         for kind, names in (("missing", missing), ("not of this model", extra), ("of another shape", misshapen))
         if names
     ]
-    if found:
-        raise CheckpointError(f"{source.path} is no {config.variant} model with {config.backbone}: {'; '.join(found)}.")
+    if problems:
+        raise CheckpointError(
+            f"{source.path} is no {config.variant} model with {config.backbone}: {'; '.join(problems)}."
+        )
 
 
 __all__ = ["check_names_and_shapes", "check_values"]

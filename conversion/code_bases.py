@@ -98,10 +98,10 @@ def _find_code_base(content: dict[str, Any], path: Path) -> CodeBase:
     seen: list[str] = []
     for code_base in CODE_BASES.values():
         try:
-            found, _ = code_base.entry(content, path, raw_weights=False)
+            entry, _ = code_base.entry(content, path, raw_weights=False)
         except CheckpointError:
             continue
-        weights = {name: value for name, value in found.items() if isinstance(value, Tensor | np.ndarray)}
+        weights = {name: value for name, value in entry.items() if isinstance(value, Tensor | np.ndarray)}
         names = [name for name in weights if isinstance(name, str)]
         names = [name.removeprefix(wrapper(names)) for name in names]
         if any(re.match(code_base.mark, name) for name in names):

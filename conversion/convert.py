@@ -100,27 +100,31 @@ def convert_place(
     """`convert_checkpoint` of what was located, into a folder that may be written."""
     names = [(read_label_file(classes), Path(classes).name)] if classes is not None else []
     given = None if code_base is None else code_base_named(code_base)
-    kind, found = read_source(place.path, given, None if config is None else Path(config), raw_weights)
-    where, sha256 = str(found.path), sha256_of(*(found.parts or [found.path]))
+    kind, checkpoint = read_source(place.path, given, None if config is None else Path(config), raw_weights)
+    where, sha256 = str(checkpoint.path), sha256_of(*(checkpoint.parts or [checkpoint.path]))
     published = place.published or published_by_digest(sha256)
     fields = published.fields if published else {}
-    if published and found.facts is None:
-        found.facts = ConfigFacts(fields, speaker=f"the name {published.name}")
-        found.facts_from = f"none in the file; it is the published {published.name}"
-    notes = check_values(found)
-    settings = _settings(found, kind, flags, where)
+    if published and checkpoint.facts is None:
+        checkpoint.facts = ConfigFacts(fields, speaker=f"the name {published.name}")
+        checkpoint.facts_from = f"none in the file; it is the published {published.name}"
+    notes = check_values(checkpoint)
+    settings = _settings(checkpoint, kind, flags, where)
     for name, value in fields.items():
         if settings.fields[name] != value:
             raise CheckpointError(f"{where} has {name}={settings.fields[name]}, but is published with {value}.")
-    facts = found.facts
-    candidates = [*names, *found.names, (facts.class_names if facts else None, f"the config ({found.facts_from})")]
+    facts = checkpoint.facts
+    candidates = [
+        *names,
+        *checkpoint.names,
+        (facts.class_names if facts else None, f"the config ({checkpoint.facts_from})"),
+    ]
     outputs = settings.fields.pop("num_labels")
     if coco80 and outputs != len(COCO_91_NAMES):
         raise CheckpointError(f"{where} has {outputs} outputs, and --coco80 chooses among 91: drop it.")
     labels, labels_from = choose_names(outputs, candidates, where)
     model_config = _configuration(settings.fields, labels, where)
-    check_names_and_shapes(found, kind.expected(model_config), model_config)
-    weights = ours_from_common(found.weights.tensors, model_config)
+    check_names_and_shapes(checkpoint, kind.expected(model_config), model_config)
+    weights = ours_from_common(checkpoint.weights.tensors, model_config)
     if coco80:
         weights, labels, labels_from = keep_80(weights), list(COCO_NAMES), "COCO's 80 names (--coco80)"
         model_config = _configuration({**settings.fields, "category_ids": list(COCO_IDS)}, labels, where)
@@ -129,22 +133,22 @@ def convert_place(
 
     report = ConversionReport(
         output=str(output),
-        source=found.path.name,
+        source=checkpoint.path.name,
         sha256=sha256,
         fetched_from=place.fetched_from,
         published=published.name if published else None,
         code_base=kind.title,
-        version=found.version,
-        weights_from=found.weights_from,
-        config_from=found.facts_from,
+        version=checkpoint.version,
+        weights_from=checkpoint.weights_from,
+        config_from=checkpoint.facts_from,
         variant=model_config.variant,
         labels=labels,
         labels_from=labels_from,
-        tensors=len(found.weights.tensors),
-        values=sum(tensor.numel() for tensor in found.weights.tensors.values()),
+        tensors=len(checkpoint.weights.tensors),
+        values=sum(tensor.numel() for tensor in checkpoint.weights.tensors.values()),
         assumed=settings.assumed,
-        notes=notes + found.notes + (facts.notes if facts else []),
-        written_by=found.meta,
+        notes=notes + checkpoint.notes + (facts.notes if facts else []),
+        written_by=checkpoint.meta,
     )
     processor = kind.processor | (facts.processor if facts else {})
     with new_path(output) as folder, without_progress_bars():
@@ -156,11 +160,11 @@ def convert_place(
     return report
 
 
-def _settings(found: Source, kind: CodeBase, flags: dict[str, Any], where: str) -> ModelSettings:
-    shapes = describe_shapes(found.weights, f"{kind.possessive} Deformable DETR", where)
-    copies = unequal_copies(found.weights.tensors, shapes["decoder_layers"])
-    copies = copies and found.weights.written(copies)
-    return resolve_settings(shapes | found.weights.told, found.facts, flags, copies, kind, where)
+def _settings(checkpoint: Source, kind: CodeBase, flags: dict[str, Any], where: str) -> ModelSettings:
+    shapes = describe_shapes(checkpoint.weights, f"{kind.possessive} Deformable DETR", where)
+    copies = unequal_copies(checkpoint.weights.tensors, shapes["decoder_layers"])
+    copies = copies and checkpoint.weights.written(copies)
+    return resolve_settings(shapes | checkpoint.weights.told, checkpoint.facts, flags, copies, kind, where)
 
 
 def _configuration(fields: dict[str, Any], labels: list[str], where: str) -> DeformableDetrRefineConfig:

@@ -28,8 +28,8 @@ class NameMap:
     def __call__(self, name: str) -> str | None:
         """The name on the other side, or None where the table has none."""
         for pattern, target in self._rules:
-            if found := pattern.fullmatch(name):
-                return target.format(*found.groups())
+            if parts := pattern.fullmatch(name):
+                return target.format(*parts.groups())
         return None
 
 

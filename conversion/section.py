@@ -32,7 +32,7 @@ class Section:
         value = self.any(key)
         return Section(value if isinstance(value, dict) else {}, f"{self.path}{key}", self.where)
 
-    def look(self, *keys: str) -> Any:
+    def value_at(self, *keys: str) -> Any:
         """What stands below these keys, or None where there is nothing that can be read; never an error."""
         value: Any = self.values
         for key in keys:

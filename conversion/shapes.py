@@ -125,7 +125,7 @@ def _count(weights: Weights, prefix: str, where: str) -> int:
 
 def _matches(names: Iterable[str], pattern: str) -> set[str]:
     """What a pattern's group is in the names that begin so."""
-    return {found[1] for name in names if (found := re.match(pattern, name))}
+    return {matched[1] for name in names if (matched := re.match(pattern, name))}
 
 
 def beginnings(names: Iterable[str]) -> str:

@@ -91,14 +91,14 @@ class Source:
     parts: list[Path] = field(default_factory=list)
 
 
-def check_tensors(found: dict[Any, Any], path: Path) -> dict[str, Tensor]:
+def check_tensors(entry: dict[Any, Any], path: Path) -> dict[str, Tensor]:
     """An entry of a checkpoint as a state dict.
 
     Raises:
         CheckpointError: it holds something other than ordinary tensors with values of their own.
     """
     weights: dict[str, Tensor] = {}
-    for name, value in found.items():
+    for name, value in entry.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
             value = torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
         if not isinstance(name, str) or not isinstance(value, Tensor):
@@ -142,13 +142,13 @@ def entry_of_training(content: dict[str, Any], path: Path) -> tuple[dict[Any, An
     return content, "the file itself (a bare state dict)"
 
 
-def unwrapped(found: dict[Any, Any], path: Path, own: str | None = None) -> dict[str, Tensor]:
+def unwrapped(entry: dict[Any, Any], path: Path, own: str | None = None) -> dict[str, Tensor]:
     """Checked tensors, under names without what a wrapper of the model put before them.
 
     Args:
         own: how names of the model itself begin, where that is what a wrapper puts before them too.
     """
-    tensors = check_tensors(found, path)
+    tensors = check_tensors(entry, path)
     prefix = wrapper(list(tensors))
     if own and prefix.endswith(own) and not any(name.startswith(prefix + own) for name in tensors):
         prefix = prefix.removesuffix(own)
@@ -156,7 +156,7 @@ def unwrapped(found: dict[Any, Any], path: Path, own: str | None = None) -> dict
 
 
 def rename(
-    found: dict[str, Tensor],
+    tensors: dict[str, Tensor],
     table: NameTable,
     path: Path,
     to_common: Callable[[str], str | None] | None = None,
@@ -165,7 +165,7 @@ def rename(
     """Tensors under common names; second names of a tensor are dropped where both hold the same.
 
     Args:
-        found: a code base's names -> tensors.
+        tensors: a code base's names -> tensors.
         table: its names.
         path: for messages.
         to_common, spell: where the table's own do not suffice.
@@ -176,7 +176,7 @@ def rename(
     to_common, spell = to_common or table.to_common, spell or table.from_common
     weights = Weights({}, {}, [], lambda name: spell(name) or name)
     aliases: list[tuple[str, str]] = []
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         if re.fullmatch(table.ignored, name):
             continue
         alias = next((alias for alias in table.aliases if name.startswith(alias[0])), None)
@@ -194,8 +194,8 @@ def rename(
         if common is None:
             weights.strangers.append(name)
         elif common not in weights.tensors:
-            weights.tensors[common], weights.written_as[common] = found[name], name
-        elif not _equal(weights.tensors[common], found[name]):
+            weights.tensors[common], weights.written_as[common] = tensors[name], name
+        elif not _equal(weights.tensors[common], tensors[name]):
             raise CheckpointError(
                 f"{path}: {printable(name)} and {printable(first)} are two names of one tensor, but they differ."
             )

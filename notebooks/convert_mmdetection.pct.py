@@ -128,9 +128,6 @@ for what, mine, reference in (
 # ddetr verify your.pth --images photo.jpg another.jpg --round-trip
 # ```
 #
-# A folder of transformers' own Deformable DETR is compared by `ddetr verify FOLDER` with the transformers that is
-# installed.
-#
 # ## Detect
 #
 # The weights are random, so there is nothing to see; with a published checkpoint this is the whole way:
@@ -154,6 +151,46 @@ before, after = (torch.load(f"output/{name}.pth", weights_only=True) for name in
 assert before["state_dict"].keys() == after["state_dict"].keys()
 assert all(torch.equal(tensor, after["state_dict"][name]) for name, tensor in before["state_dict"].items())
 print(len(after["state_dict"]), "tensors, each the same bit for bit;", "config text:", "cfg" in after["meta"])
+
+# %% [markdown]
+# ## The other code bases
+#
+# Checkpoints of the authors' repository, of transformers' own Deformable DETR and of detrex go the same way; which code
+# base wrote a file is found by looking. Here is a small one as the authors' `main.py` saves it (two layers, ResNet-18,
+# weights drawn at random), with its `args` as an `argparse.Namespace`, which is opened as data too:
+
+# %%
+from support.goldens_other import other_arrays, other_batch
+from support.goldens_other import write_checkpoint as write_other
+
+theirs = write_other("original_tiny_refine", Path("output/authors"))
+assert ddetr(["convert", str(theirs), "output/from-authors", "--force"]) == 0
+
+# %% [markdown]
+# What the authors' code computed of these weights is stored as well, since no package index has that code. The padded
+# batch of two photos again:
+
+# %%
+small = AutoModelForObjectDetection.from_pretrained("output/from-authors").eval()
+stored = other_arrays("original_tiny_refine")
+with torch.inference_mode():
+    ours = small(**other_batch("tiny"), output_hidden_states=True)
+for what, mine, reference in (
+    ("logits of 2 layers", ours.intermediate_logits[:, :, stored["queries"]], stored["logits"]),
+    ("boxes of 2 layers", ours.intermediate_pred_boxes[:, :, stored["box_queries"]], stored["boxes"]),
+):
+    difference = np.abs(mine.numpy() - reference).max()
+    assert difference < 1e-4
+    print(f"{what:20} {tuple(mine.shape)!s:20} largest difference {difference:.0e}")
+
+# %% [markdown]
+# And back, or on to another code base: the authors' form gives the same tensors, and stock transformers loads a folder.
+
+# %%
+assert ddetr(["convert", "--to", "original", "output/from-authors", "output/authors.pth", "--force"]) == 0
+assert ddetr(["convert", "--to", "transformers", "output/from-authors", "output/stock"]) == 0
+before, after = (torch.load(path, weights_only=False)["model"] for path in (theirs, "output/authors.pth"))  # our own
+assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 # %% [markdown]
 # ## What happens to a file that is not what it says?
@@ -181,4 +218,4 @@ print("was anything run?", Path("output/attacked").exists())
 #
 # - fine-tune it on your own classes: `finetune_fridge_objects.ipynb`
 # - find objects: `inference.ipynb`
-# - read more: the guide 'From MMDetection' in `docs/`
+# - read more: the guides 'From MMDetection' and 'From the authors' code and detrex' in `docs/`

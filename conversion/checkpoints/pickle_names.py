@@ -53,9 +53,9 @@ def names_in_pickle(stream: BinaryIO) -> Iterator[str]:
                     stack.append(1 + sum(map(_size, taken)))
                 else:
                     stack.extend(None if kind is pickletools.markobject else 1 for kind in operation.stack_after)
-        if (found := _imported(operation.name, argument, taken)) is not None:
+        if (full_name := _imported(operation.name, argument, taken)) is not None:
             names += 1
-            yield found
+            yield full_name
         if work > _MOST_WORK or names > _MOST_NAMES:
             raise TooMuchWork("has more operations, or names of classes, than any checkpoint of such a model")
 

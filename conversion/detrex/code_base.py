@@ -35,8 +35,8 @@ class Detrex(CodeBase):
         for name in ("model_final.pth", _last(folder)):
             weights = [folder / name] if name and folder / name in weights else weights
         if len(weights) != 1:
-            found = f"several: {', '.join(file.name for file in weights[:4])}" if weights else "none"
-            raise CheckpointError(f"{folder} should hold one file of weights, and holds {found}; give the file itself.")
+            files = f"several: {', '.join(file.name for file in weights[:4])}" if weights else "none"
+            raise CheckpointError(f"{folder} should hold one file of weights, and holds {files}; give the file itself.")
         return Files(weights[0], folder / CONFIG)
 
     def entry(self, content: dict[str, Any], path: Path, raw_weights: bool) -> tuple[dict[Any, Any], str]:
@@ -49,11 +49,11 @@ class Detrex(CodeBase):
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
-        found, weights_from = self.entry(content, path, raw_weights)
+        entry, weights_from = self.entry(content, path, raw_weights)
         facts, facts_from = _facts(config or files.config, path)
         return Source(
             path=path,
-            weights=rename(unwrapped(found, path), NAMES, path),
+            weights=rename(unwrapped(entry, path), NAMES, path),
             weights_from=weights_from,
             facts=facts,
             facts_from=facts_from,

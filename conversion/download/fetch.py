@@ -35,8 +35,8 @@ def download(url: str, sha256: str | None = None) -> Path:
     """
     folder = cache_folder() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16]
     file = folder / _name(url)
-    if sha256 is None and (found := _WITH_DIGEST.fullmatch(file.name)):
-        sha256 = found[1]
+    if sha256 is None and (named := _WITH_DIGEST.fullmatch(file.name)):
+        sha256 = named[1]
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder / "lock"):

@@ -70,10 +70,10 @@ class MMDetection(CodeBase):
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
-        entry = content.get("meta")
-        meta: dict[str, Any] = entry if isinstance(entry, dict) else {}
-        found, weights_from = self.entry(content, path, raw_weights)
-        tensors = unwrapped(found, path)
+        own = content.get("meta")
+        meta: dict[str, Any] = own if isinstance(own, dict) else {}
+        entry, weights_from = self.entry(content, path, raw_weights)
+        tensors = unwrapped(entry, path)
         older = is_2x(tensors)
         weights = rename(tensors, NAMES_3X, path, _common, _as_2x if older else None)
         facts, facts_from = _config(meta, config or files.config, path)

@@ -71,9 +71,9 @@ def _match_costs(model: Section) -> list[Any]:
 
 def _steps(root: Section) -> list[dict[str, Any]]:
     """The test pipeline's steps, with what `MultiScaleFlipAug` holds unpacked and `img_scale` called `scale`."""
-    pipeline = root.look("data", "test", "pipeline")
+    pipeline = root.value_at("data", "test", "pipeline")
     if not isinstance(pipeline, (list, tuple)):
-        pipeline = root.look("test_pipeline")
+        pipeline = root.value_at("test_pipeline")
     steps: list[dict[str, Any]] = []
     for step in pipeline if isinstance(pipeline, (list, tuple)) else []:
         if not isinstance(step, dict):

@@ -36,8 +36,8 @@ def processor_fields(root: Section, preprocessor: Section, notes: list[str]) -> 
 
 
 def _test_pipeline(root: Section) -> Any:
-    written = root.look("test_dataloader", "dataset", "pipeline")
-    return written if isinstance(written, (list, tuple)) else root.look("test_pipeline")
+    written = root.value_at("test_dataloader", "dataset", "pipeline")
+    return written if isinstance(written, (list, tuple)) else root.value_at("test_pipeline")
 
 
 def _steps(pipeline: Any) -> Iterator[Section]:
@@ -52,7 +52,7 @@ def class_names(root: Section) -> list[str] | None:
     places += [("data", "test"), ("data", "train"), ()]
     for place in places:
         for key in ("classes", "CLASSES", "class_names"):
-            names = root.look(*place, key)
+            names = root.value_at(*place, key)
             if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
                 return list(names)
     return None

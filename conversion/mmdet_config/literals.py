@@ -6,6 +6,7 @@ numbers, + of strings and lists. Everything else becomes `Unknown`, which hurts 
 
 import ast
 import operator
+from collections.abc import Callable
 from typing import Any
 
 # No honest config comes near these; they keep a crafted one from growing without end.
@@ -13,7 +14,12 @@ _MOST_READ = 500_000
 _DEEPEST = 100
 _LARGEST = 1 << 64
 
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _CONTAINERS = {"dict": dict, "list": list, "tuple": tuple}
 
 
@@ -146,7 +152,7 @@ def _arithmetic(node: ast.BinOp, names: Names) -> Any:
     if numbers and type(node.op) in _OPERATORS and abs(left) < _LARGEST and abs(right) < _LARGEST:
         return Unknown(node) if isinstance(node.op, ast.Div) and not right else _OPERATORS[type(node.op)](left, right)
     if type(left) is type(right) and isinstance(left, (str, list, tuple)) and isinstance(node.op, ast.Add):
-        return operator.add(left, right)
+        return _OPERATORS[ast.Add](left, right)
     return Unknown(node)
 
 

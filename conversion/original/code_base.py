@@ -45,8 +45,8 @@ class Original(CodeBase):
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
-        found, weights_from = self.entry(content, path, raw_weights)
-        weights = rename(unwrapped(found, path), NAMES, path)
+        entry, weights_from = self.entry(content, path, raw_weights)
+        weights = rename(unwrapped(entry, path), NAMES, path)
         facts, facts_from = _facts(content.get("args"), config, path)
         head = weights.tensors.get("class_heads.0.weight")
         is_coco = head is not None and head.shape[:1] == (len(COCO_91_NAMES),)

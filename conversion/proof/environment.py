@@ -44,8 +44,8 @@ THEIR_IMPORTS = (
 
 def mmdet_folder() -> Path:
     """Where the real MMDetection is, or will be: one folder per Python, platform and list of packages."""
-    wanted = hashlib.sha256("\n".join(MMDETECTION + THEIR_IMPORTS).encode()).hexdigest()[:8]
-    tag = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}-{wanted}"
+    digest = hashlib.sha256("\n".join(MMDETECTION + THEIR_IMPORTS).encode()).hexdigest()[:8]
+    tag = f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}-{digest}"
     return cache_folder() / "mmdet-3.1.0" / tag
 
 
@@ -67,10 +67,10 @@ def set_up_mmdet(say: Callable[[str], None] = lambda text: None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     say(f"setting up the real MMDetection 3.1.0 (once, about 300 MB) in {folder}")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="setting-up-") as aside:
-        made = Path(aside) / "packages"
-        _install(made)
+        packages = Path(aside) / "packages"
+        _install(packages)
         try:
-            made.rename(folder)
+            packages.rename(folder)
         except OSError:
             # Another process was faster: a folder that is there is complete.
             if not folder.is_dir():

@@ -29,13 +29,13 @@ class OurModel:
         network = Network(
             lambda inputs: self.model(*inputs, output_hidden_states=True), self.processor, self.model.config.id2label
         )
-        outputs, found = network.run((pixel_values, pixel_mask), sizes, top_k=self.detections)
+        outputs, detections = network.run((pixel_values, pixel_mask), sizes, top_k=self.detections)
         return [
             Prediction(
                 references=outputs.initial_reference_points[n].numpy(),
                 logits=outputs.intermediate_logits[:, n].numpy(),
                 boxes=outputs.intermediate_pred_boxes[:, n].numpy(),
-                found=Found(*(found[n][name].numpy() for name in ("boxes", "scores", "labels"))),
+                found=Found(*(detections[n][name].numpy() for name in ("boxes", "scores", "labels"))),
                 image_size=(sizes[n][0], sizes[n][1]),
             )
             for n in range(len(sizes))

@@ -146,18 +146,18 @@ class Report:
 
 
 def _same_pixels_cells(row: SamePixels) -> list[str]:
-    found = row.difference
-    cut = f" (+{found.at_the_cut} tied)" if found.at_the_cut else ""
+    difference = row.difference
+    cut = f" (+{difference.at_the_cut} tied)" if difference.at_the_cut else ""
     return [
         row.image,
         "x".join(map(str, row.shape)),
         _number(row.pixel_values),
-        f"{found.starts}/{found.queries}",
-        _number(found.logits),
-        _number(found.boxes),
-        _number(found.scores),
-        f"{_number(found.box_pixels)} px",
-        f"{found.agreeing}/{found.detections}{cut}",
+        f"{difference.starts}/{difference.queries}",
+        _number(difference.logits),
+        _number(difference.boxes),
+        _number(difference.scores),
+        f"{_number(difference.box_pixels)} px",
+        f"{difference.agreeing}/{difference.detections}{cut}",
         row.verdict,
     ]
 

@@ -86,14 +86,14 @@ def compare_stock(ours: OurModel, theirs: tuple[Any, Any], picture: Any, name: s
         )
     with torch.no_grad():
         outputs = model(pixel_values=pixels, pixel_mask=mask)
-    (found,) = processor.post_process_object_detection(
+    (detections,) = processor.post_process_object_detection(
         outputs, threshold=0.0, target_sizes=[size], top_k=ours.detections
     )
     their = Prediction(
         references=outputs.init_reference_points[0].numpy(),
         logits=outputs.logits.numpy(),
         boxes=outputs.pred_boxes.numpy(),
-        found=Found(*(found[key].numpy() for key in ("boxes", "scores", "labels"))),
+        found=Found(*(detections[key].numpy() for key in ("boxes", "scores", "labels"))),
         image_size=size,
     )
     (every,) = ours.predict(pixels, mask, [size])

@@ -171,14 +171,14 @@ def _own_resize(model: OurModel, picture: Any, theirs: MMDetectionPass, name: st
         difference = np.abs(resized.astype(np.int16) - their_resized.astype(np.int16))
         levels, mean = int(difference.max()), float(difference.mean())
     pixels, mask = model.prepare([resized])
-    found = model.predict(pixels, mask, [(picture.height, picture.width)])[0].found
+    detections = model.predict(pixels, mask, [(picture.height, picture.width)])[0].found
     return OwnResize(
         image=name,
         shape=resized.shape[:2],
         their_shape=their_resized.shape[:2],
         grey_levels=levels,
         mean_grey_levels=mean,
-        alike=_alike(found, theirs.predictions[0].found),
+        alike=_alike(detections, theirs.predictions[0].found),
         detections=len(theirs.predictions[0].found.scores),
     )
 

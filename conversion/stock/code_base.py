@@ -55,7 +55,7 @@ class StockTransformers(CodeBase):
 
     def read(self, files: Files, content: dict[str, Any], config: Path | None, raw_weights: bool) -> Source:
         path = files.weights
-        found, weights_from = self.entry(content, path, raw_weights)
+        entry, weights_from = self.entry(content, path, raw_weights)
         config = config or files.config or path.parent / "config.json"
         if not config.is_file():
             raise CheckpointError(
@@ -65,7 +65,7 @@ class StockTransformers(CodeBase):
         processor = path.parent / "preprocessor_config.json"
         settings = read_json(processor) if processor.is_file() else {}
         facts.processor = processor_settings(settings, facts.version, str(processor))
-        tensors = unwrapped(found, path, own="model.")
+        tensors = unwrapped(entry, path, own="model.")
         if has_hf_resnet(list(tensors)) != (facts.fields["backbone_frozen_stages"] == 4):
             raise CheckpointError(
                 f"{path} holds another kind of ResNet (timm's, or transformers' own) than {config} says."
@@ -105,7 +105,7 @@ class StockTransformers(CodeBase):
 
 def _complete_heads(weights: Weights) -> None:
     """Of heads that are one tensor a file may hold layer 0's alone; the others then are that one."""
-    layers = {found[1] for name in weights.tensors if (found := _LAYER.match(name))}
+    layers = {layer[1] for name in weights.tensors if (layer := _LAYER.match(name))}
     count = len(layers) + any(name.startswith("model.first_stage.") for name in weights.tensors)
     heads: dict[str, dict[str, dict[str, Tensor]]] = {}
     for name, tensor in weights.tensors.items():

@@ -159,16 +159,16 @@ def _named(pattern: re.Pattern[str], name: str) -> str | None:
 
 def _check_levels(where: str, options: Section, by_timm: bool, levels: int) -> None:
     """The neck takes the backbone's last three maps, or with one level its last."""
-    wanted = [2, 3, 4] if levels > 1 else [4]
+    last_maps = [2, 3, 4] if levels > 1 else [4]
     indices, features = options.any("out_indices"), options.any("out_features")
     if indices is None and features is not None:
         stages = [str(name)[-1:] for name in features] if isinstance(features, list) else []
         indices = [int(stage) for stage in stages if stage.isdigit()]
-    # timm's default, in the code around it, is what is wanted; that of transformers' own ResNet is its last map.
-    indices = (wanted if by_timm else [4]) if indices is None else indices
-    if not isinstance(indices, list) or indices not in (wanted, [index - 5 for index in wanted]):
+    # timm's default, in the code around it, is these; that of transformers' own ResNet is its last map.
+    indices = (last_maps if by_timm else [4]) if indices is None else indices
+    if not isinstance(indices, list) or indices not in (last_maps, [index - 5 for index in last_maps]):
         raise CheckpointError(
-            f"{where}: the neck takes the backbone's maps {printable(str(indices))} of 0..4; only {wanted} can be "
+            f"{where}: the neck takes the backbone's maps {printable(str(indices))} of 0..4; only {last_maps} can be "
             "converted."
         )
 

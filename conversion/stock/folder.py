@@ -50,12 +50,12 @@ def open_weights(path: Path) -> dict[str, Tensor]:
         return _open(path)
     weight_map, weights = _weight_map(path), {}
     for part in parts:
-        found = _open(part)
+        tensors = _open(part)
         expected = {name for name, file in weight_map.items() if file == part.name}
-        if found.keys() != expected:
-            name = min(found.keys() ^ expected)
+        if tensors.keys() != expected:
+            name = min(tensors.keys() ^ expected)
             raise CheckpointError(f"{part} does not hold what {path.name} says: {printable(str(name))} is in one only.")
-        weights |= found
+        weights |= tensors
     return weights
 
 

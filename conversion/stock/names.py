@@ -69,7 +69,7 @@ def to_common(name: str) -> str | None:
 def has_hf_resnet(names: list[str]) -> bool:
     """Whether the backbone is transformers' own ResNet, not timm's."""
     return any(
-        (found := _BACKBONE.fullmatch(name)) and found[1].startswith(("embedder.", "encoder.")) for name in names
+        (inner := _BACKBONE.fullmatch(name)) and inner[1].startswith(("embedder.", "encoder.")) for name in names
     )
 
 
