@@ -6,17 +6,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 SERVE := .venv-serve
+LOWEST := .venv-lowest
 CHECKPOINT ?= demo/checkpoint.pth
 IMAGES ?= samples/images/10.jpg samples/images/BloodImage_00000.jpg
 # Processes of tests side by side; each takes its share of the cores and up to 4 GB.
 WORKERS ?= 2
 PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve-env demo test test-fast conformity docs notebooks bench bench-full sanitize targets verify lint format dist clean
+.PHONY: help setup serve-env demo test test-fast test-lowest conformity docs notebooks bench bench-full sanitize targets verify lint format dist clean
 
 help:
 	@echo "make demo    set up, convert a checkpoint, prove it, detect on a sample image (writes demo/)"
 	@echo "make test    set up and run all tests (make test-fast leaves the slow ones out; WORKERS=4 runs more at once)"
+	@echo "make test-lowest  run the quick tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make conformity  run transformers' own tests of every model on this package's classes (fetches them from PyPI)"
 	@echo "make sanitize  fuzz the C code under AddressSanitizer and UBSan for a minute (gcc, x86-64)"
 	@echo "make targets  compile the C code for all platforms of the wheels, and run its aarch64 build under qemu"
@@ -66,6 +68,16 @@ test: $(DEV) $(SERVE)/.ready
 
 test-fast: $(DEV)
 	$(PYTEST) -m "not slow"
+
+# uv chooses the versions; compiled, or each process that a test starts would compile its imports again.
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
+
+$(LOWEST)/.ready: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check --quiet uv
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct --compile-bytecode --editable ".[dev]"
+	@touch $@
 
 # They lie in the source package of the installed release only; what is left out, and why: tests/conformity/left_out.py.
 conformity: $(DEV)

@@ -35,12 +35,13 @@ class Detections:
         ValueError: shapes, ranges or label ids do not fit; the message names the first box at fault.
 
     Example:
-        >>> found = Detections([[8, 4, 40, 20], [0, 0, 16, 16]], [0.75, 0.5], [1, 0], {0: "can", 1: "carton"}, (32, 64))
-        >>> found
+        >>> names = {0: "can", 1: "carton"}
+        >>> detections = Detections([[8, 4, 40, 20], [0, 0, 16, 16]], [0.75, 0.5], [1, 0], names, (32, 64))
+        >>> detections
         Detections(2 boxes in a 64x32 image: carton 0.75, can 0.50)
-        >>> found.names
+        >>> detections.names
         ['carton', 'can']
-        >>> found[found.scores > 0.6].boxes.tolist()
+        >>> detections[detections.scores > 0.6].boxes.tolist()
         [[8.0, 4.0, 40.0, 20.0]]
     """
 
@@ -216,8 +217,8 @@ class Detections:
 
         Example:
             >>> from PIL import Image
-            >>> found = Detections([[8, 4, 40, 20]], [0.75], [1], {1: "carton"}, (32, 64))
-            >>> found.draw(Image.new("RGB", (64, 32))).size
+            >>> detections = Detections([[8, 4, 40, 20]], [0.75], [1], {1: "carton"}, (32, 64))
+            >>> detections.draw(Image.new("RGB", (64, 32))).size
             (64, 32)
         """
         picture = load_image(image)

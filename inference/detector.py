@@ -75,7 +75,7 @@ class Detector:
 
     Example:
         detector = Detector("detector/")
-        found, = detector.detect(["photo.jpg"], threshold=0.5)
+        detections, = detector.detect(["photo.jpg"], threshold=0.5)
     """
 
     def __init__(
@@ -152,8 +152,8 @@ class Detector:
 
         for batch in batches_of_equal_shape(readable, shape, self.batch_size, pixels, LOOK_AHEAD_PIXELS):
             yield from _taken(failed)
-            found = self._compute([image for _, image in batch], threshold, top_k, wanted)
-            for (key, image), result in zip(batch, found, strict=True):
+            results = self._compute([image for _, image in batch], threshold, top_k, wanted)
+            for (key, image), result in zip(batch, results, strict=True):
                 yield key, image, result
         yield from _taken(failed)
 

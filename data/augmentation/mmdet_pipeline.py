@@ -34,7 +34,7 @@ def mmdet_transforms(steps: Sequence[Step], where: str = "augmentation") -> list
     """
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         raise ValueError(f"{where} is {described(steps)}, expected a list of transforms.")
-    return [made for number, step in enumerate(steps) for made in _made(step, f"{where}[{number}]")]
+    return [transform for number, step in enumerate(steps) for transform in _made(step, f"{where}[{number}]")]
 
 
 def resizes(steps: Sequence[v2.Transform]) -> bool:

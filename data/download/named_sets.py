@@ -113,8 +113,8 @@ def _lay_out(archive: zipfile.ZipFile, named: NamedSet, source: str, folder: Pat
     files = files_of(archive)
     root = _root(files, named)
     if root is None:
-        wanted = f"folder {named.images} with images beside {named.annotations} with xml files"
-        raise DataError(f"{source} is not the {named.name} set: it holds no {wanted}.")
+        expected = f"folder {named.images} with images beside {named.annotations} with xml files"
+        raise DataError(f"{source} is not the {named.name} set: it holds no {expected}.")
     images = [path for path in files if _is_image(path, root / named.images)]
     annotations = [path for path in files if _is_voc(path, root / named.annotations)]
     sets = [path for split in SPLITS if (path := root / LISTS / f"{split}.txt") in files]

@@ -69,18 +69,18 @@ def find(source: Path) -> dict[str, AzureSplit]:
     return by_split((file.stem, AzureSplit(source, [file])) for file in files)
 
 
-def read(split: str, found: AzureSplit, root: Path) -> SplitColumns:
+def read(split: str, annotations: AzureSplit, root: Path) -> SplitColumns:
     """Reads the JSON lines of one split. Images behind http URLs stay there; azureml URLs are looked for by their path.
 
     Args:
         split: its name.
-        found: its files.
+        annotations: its files.
         root: the data folder, below which images lie.
     """
-    columns = SplitColumns(split, str(found), "xyxy", parts=True)
-    columns.declared = read_labels((found.folder,))
-    images = _Images(found.folder, root)
-    for file in found.files:
+    columns = SplitColumns(split, str(annotations), "xyxy", parts=True)
+    columns.declared = read_labels((annotations.folder,))
+    images = _Images(annotations.folder, root)
+    for file in annotations.files:
         for line, item in _lines(file):
             try:
                 if isinstance(item, AnnotationError):

@@ -177,7 +177,9 @@ def _add_categories(columns: SplitColumns, categories: list[tuple[Any, Any, int]
 
 def _add_images(columns: SplitColumns, images: list[tuple], name: str, file: Path, root: Path) -> dict[int | str, int]:
     """Adds the images, and gives the number of each id."""
-    found = ImageFiles(root, _image_folders(file, root), (image[1] for image in images if isinstance(image[1], str)))
+    image_files = ImageFiles(
+        root, _image_folders(file, root), (image[1] for image in images if isinstance(image[1], str))
+    )
     numbers: dict[int | str, int] = {}
     for image_id, file_name, width, height, line in images:
         shown_name = str(file_name)
@@ -189,7 +191,7 @@ def _add_images(columns: SplitColumns, images: list[tuple], name: str, file: Pat
             text = f"the image id {described(image_id)} ({printable(shown_name)}) is there twice"
             columns.add_defect(DUPLICATE_IMAGE, line, text, file=name, image=shown_name, loses="image")
             continue
-        path, kind, text = found.find(file_name)
+        path, kind, text = image_files.find(file_name)
         if path is None:
             columns.add_defect(kind, line, text, file=name, image=shown_name, loses="image")
         numbers[image_id] = columns.add_image(shown_name, path, width, height, name, image_id)
@@ -213,8 +215,8 @@ def _looks_like_coco(file: Path) -> bool:
         head = opened.read(_HEAD)
     keys = {match[1] for match in _COCO_KEY.finditer(head)}
     # Label Studio's notes.json holds categories alone.
-    wanted = keys if len(head) == _HEAD else keys & {b"images", b"annotations"}
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(wanted)
+    needed = keys if len(head) == _HEAD else keys & {b"images", b"annotations"}
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(needed)
 
 
 __all__ = ["find", "read", "write_coco"]

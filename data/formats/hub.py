@@ -85,12 +85,12 @@ def find(source: Path) -> "dict[str, datasets.Dataset]":
         raise DataError(f"{source} does not open as a data set of `datasets`: {printable(str(error), 300)}") from error
 
 
-def read(split: str, found: "datasets.Dataset", root: Path | None, source: str = "") -> SplitColumns:
+def read(split: str, dataset: "datasets.Dataset", root: Path | None, source: str = "") -> SplitColumns:
     """Reads a data set with an image column and `objects` of boxes and categories, the Hub's usual form.
 
     Args:
         split: its name.
-        found: it.
+        dataset: it.
         root: the folder it was read from, outside which no image is opened; None for objects and the Hub, whose images
             may be anywhere.
         source: its name in messages.
@@ -99,17 +99,17 @@ def read(split: str, found: "datasets.Dataset", root: Path | None, source: str =
         DataError: it has another form.
     """
     datasets = import_datasets()
-    image_column = _column(found, ("image", "images", "img"), "image", source)
-    objects = _column(found, _OBJECTS, "objects", source)
+    image_column = _column(dataset, ("image", "images", "img"), "image", source)
+    objects = _column(dataset, _OBJECTS, "objects", source)
     where = f"{source or root}/{split}"
     columns = SplitColumns(split, where)
-    images = found.with_format(None).select_columns([image_column])
+    images = dataset.with_format(None).select_columns([image_column])
     images = images.rename_column(image_column, "image") if image_column != "image" else images
     images = images.cast_column("image", datasets.Image(decode=False))
     columns.images = images
-    _add_images(columns, found.with_format(None), images, where, root)
-    _add_objects(columns, found.with_format(None).select_columns([objects]))
-    _name_categories(columns, found.features[objects], root)
+    _add_images(columns, dataset.with_format(None), images, where, root)
+    _add_objects(columns, dataset.with_format(None).select_columns([objects]))
+    _name_categories(columns, dataset.features[objects], root)
     return columns
 
 
@@ -144,13 +144,13 @@ def _findable(dataset: "datasets.Dataset") -> "datasets.Dataset":
 
 
 def _add_images(
-    columns: SplitColumns, found: "datasets.Dataset", images: "datasets.Dataset", where: str, root: Path | None
+    columns: SplitColumns, dataset: "datasets.Dataset", images: "datasets.Dataset", where: str, root: Path | None
 ) -> None:
     """Adds the images, those too that cannot be used."""
 
     def stated(names: tuple[str, ...]) -> list:
-        name = next((name for name in names if name in found.column_names), None)
-        return [None] * len(found) if name is None else found[name][:]
+        name = next((name for name in names if name in dataset.column_names), None)
+        return [None] * len(dataset) if name is None else dataset[name][:]
 
     fields = (("width",), ("height",), ("image_id",), ("source_id",), _FILE_NAMES)
     rows = zip(*map(stated, fields), strict=True)
@@ -196,9 +196,9 @@ def _path_problem(path: str | None, root: Path | None) -> tuple[str, str] | None
     return None if os.path.isfile(path) else (ABSENT_IMAGE, f"there is no image file {printable(path)}")
 
 
-def _add_objects(columns: SplitColumns, found: "datasets.Dataset") -> None:
+def _add_objects(columns: SplitColumns, dataset: "datasets.Dataset") -> None:
     """Adds the boxes in the form that they have; rows whose lists do not go together lose their image."""
-    for row, item in enumerate(next(iter(content.values())) for content in rows_of(found)):
+    for row, item in enumerate(next(iter(content.values())) for content in rows_of(dataset)):
         try:
             objects = _objects(item)
         except ValueError as error:
@@ -225,16 +225,16 @@ def _objects(item: Any) -> list[tuple]:
     if not isinstance(item, Mapping):
         kind = "JSON text; parse it" if isinstance(item, str) else described(item)
         raise ValueError(f"the objects are {kind}, where a dict of lists is expected: bbox, category")
-    found = [next((item[name] for name in names if item.get(name) is not None), None) for names in _FIELDS]
-    count = len(found[0]) if isinstance(found[0], list) else 0
-    for names, values in zip(_FIELDS, found, strict=True):
+    fields = [next((item[name] for name in names if item.get(name) is not None), None) for names in _FIELDS]
+    count = len(fields[0]) if isinstance(fields[0], list) else 0
+    for names, values in zip(_FIELDS, fields, strict=True):
         if values is None and (names in _OPTIONAL or not count):
             continue
         if not isinstance(values, list):
             raise ValueError(f"{names[0]} is {described(values)}, where a list is expected, an entry for each box")
         if len(values) != count:
             raise ValueError(f"{count} boxes do not go with {len(values)} entries of {names[0]}")
-    return list(zip(*([None] * count if values is None else values for values in found), strict=True))
+    return list(zip(*([None] * count if values is None else values for values in fields), strict=True))
 
 
 def _name_categories(columns: SplitColumns, feature: Any, root: Path | None) -> None:
@@ -260,11 +260,11 @@ def _name_categories(columns: SplitColumns, feature: Any, root: Path | None) -> 
     columns.category_names = {key: key.strip() for key in used if isinstance(key, str) and key.strip()}
 
 
-def _column(found: "datasets.Dataset", names: tuple[str, ...], what: str, source: str) -> str:
-    if (name := next((name for name in names if name in found.column_names), None)) is None:
+def _column(dataset: "datasets.Dataset", names: tuple[str, ...], what: str, source: str) -> str:
+    if (name := next((name for name in names if name in dataset.column_names), None)) is None:
         raise DataError(
-            f"{source} has no column {what!r}, but {', '.join(map(printable, found.column_names[:8]))}. Detection data "
-            "are a column image and a column objects with bbox (x, y, width, height in pixels) and category."
+            f"{source} has no column {what!r}, but {', '.join(map(printable, dataset.column_names[:8]))}. Detection "
+            "data are a column image and a column objects with bbox (x, y, width, height in pixels) and category."
         )
     return name
 

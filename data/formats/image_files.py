@@ -77,9 +77,9 @@ class ImageFiles:
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
     """The files below a folder that fit a pattern, sorted as people count; hidden ones are nobody's annotations."""
-    found = (path for path in folder.glob(pattern) if path.is_file())
+    paths = (path for path in folder.glob(pattern) if path.is_file())
     return sorted(
-        (path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)),
+        (path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)),
         key=natural_key,
     )
 
@@ -106,11 +106,11 @@ def _images_below(folder: str, inside: str, above: tuple[str, ...], others: Coun
         return
     try:
         with os.scandir(place) as items:
-            found = [(item.name, _is_folder(item)) for item in items if not item.name.startswith(".")]
+            entries = [(item.name, _is_folder(item)) for item in items if not item.name.startswith(".")]
     except OSError as error:
         raise OSError(f"The folder {as_text(place)} cannot be listed: {error.strerror or error}.") from error
-    found.sort(key=lambda item: (item[1], natural_key(item[0])))
-    for name, is_folder in found:
+    entries.sort(key=lambda item: (item[1], natural_key(item[0])))
+    for name, is_folder in entries:
         if is_folder:
             yield from _images_below(folder, f"{inside}{name}/", (*above, real), others)
         elif is_image_name(name):

@@ -53,13 +53,13 @@ def load_detection_data(
     if defects not in ("error", "skip"):
         raise ValueError(f'defects is {defects!r}, expected "error" or "skip".')
     import_datasets()
-    name, form, read_split, found = _find(source)
-    wanted = list(found) if split is None else [_choose(split, found, name)]
+    name, form, read_split, splits = _find(source)
+    chosen = list(splits) if split is None else [_choose(split, splits, name)]
     # The classes of all splits count, so all are read, unless the classes are known.
-    columns = {key: read_split(key) for key in (wanted if label_map else found)}
+    columns = {key: read_split(key) for key in (chosen if label_map else splits)}
     label_map = label_map or _classes(columns, name)
-    _settle_forms(columns)
-    return _finish({key: columns[key] for key in wanted}, label_map, name, form, defects)
+    _resolve_forms(columns)
+    return _finish({key: columns[key] for key in chosen}, label_map, name, form, defects)
 
 
 def _classes(columns: Mapping[str, SplitColumns], source: str) -> LabelMap:
@@ -78,7 +78,7 @@ def _classes(columns: Mapping[str, SplitColumns], source: str) -> LabelMap:
         raise DataError(f"{source}: {error}") from error
 
 
-def _settle_forms(columns: Mapping[str, SplitColumns]) -> None:
+def _resolve_forms(columns: Mapping[str, SplitColumns]) -> None:
     """Splits with too few boxes to tell their form follow one that is sure."""
     forms = {key: part.find_form() for key, part in columns.items()}
     sure = {form for key, form in forms.items() if form not in ("either", columns[key].form)}
@@ -103,20 +103,20 @@ def _finish(
 def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[str, Any]]:
     """Name, form, reader of a split, and the splits of a source."""
     if not isinstance(source, str | os.PathLike):
-        found = hub.from_datasets(source)
-        return "the data set", "datasets", lambda key: hub.read(key, found[key], None, "the data set"), found
+        splits = hub.from_datasets(source)
+        return "the data set", "datasets", lambda key: hub.read(key, splits[key], None, "the data set"), splits
     path = Path(source).expanduser()
     if not path.exists() or str(source).startswith(hub.HUB):
         if not (str(source).startswith(hub.HUB) or is_hub_name(str(source).partition("@")[0])):
             raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
-        found = hub.open_hub(str(source))
-        return str(source), "datasets", lambda key: hub.read(key, found[key], None, str(source)), found
+        splits = hub.open_hub(str(source))
+        return str(source), "datasets", lambda key: hub.read(key, splits[key], None, str(source)), splits
     folder = path
     for _ in range(_FOLDERS_DOWN):
         for form, module in FORMATS.items():
-            if found := module.find(folder):
+            if splits := module.find(folder):
                 root = Path(os.path.abspath(folder if folder.is_dir() else _root_of(folder)))
-                return str(path), form, partial(_read, module, found, root), found
+                return str(path), form, partial(_read, module, splits, root), splits
         inside = [item for item in folder.iterdir() if not item.name.startswith((".", "__"))] if folder.is_dir() else []
         folders = [item for item in inside if item.is_dir()]
         if len(folders) != 1:  # an archive often holds one folder with all in it
@@ -130,8 +130,8 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
     )
 
 
-def _read(module: ModuleType, found: Mapping[str, Any], root: Path, split: str) -> SplitColumns:
-    return module.read(split, found[split], root)
+def _read(module: ModuleType, splits: Mapping[str, Any], root: Path, split: str) -> SplitColumns:
+    return module.read(split, splits[split], root)
 
 
 def _root_of(file: Path) -> Path:
@@ -140,11 +140,11 @@ def _root_of(file: Path) -> Path:
     return folder.parent if folder.name.lower() == "annotations" else folder
 
 
-def _choose(split: str, found: Mapping[str, Any], source: str) -> str:
+def _choose(split: str, splits: Mapping[str, Any], source: str) -> str:
     for name in (split, standard_split(split)):
-        if name and name in found:
+        if name and name in splits:
             return name
-    raise DataError(f"{source} has no split {split!r}, but {', '.join(found)}.")
+    raise DataError(f"{source} has no split {split!r}, but {', '.join(splits)}.")
 
 
 __all__ = ["load_detection_data"]

@@ -88,7 +88,7 @@ def read_voc_file(path: str | Path) -> VocFile:
     Raises:
         AnnotationError: it is no XML; the message says the line.
     """
-    found, stack, texts = VocFile(), [], []
+    voc_file, stack, texts = VocFile(), [], []
     parser = expat.ParserCreate()
 
     def start(tag: str, _: dict) -> None:
@@ -98,19 +98,19 @@ def read_voc_file(path: str | Path) -> VocFile:
             text = f"the document is <{printable(tag)}>, not Pascal VOC's <annotation>"
             raise AnnotationError(path, parser.CurrentLineNumber, text)
         if len(stack) == len(_OBJECT) and tuple(stack) == _OBJECT:
-            found.objects.append(VocObject(parser.CurrentLineNumber))
+            voc_file.objects.append(VocObject(parser.CurrentLineNumber))
         if len(stack) == len(_OBJECT) + 1 and tag in _OTHER_SHAPES and tuple(stack[:-1]) == _OBJECT:
-            found.objects[-1].shape = tag
+            voc_file.objects[-1].shape = tag
 
     def end(_: str) -> None:
         path_here, value = tuple(stack[:5]), "".join(texts).strip()  # no deeper, or the cost is the square of the depth
         if path_here in _OBJECT_TEXTS:
-            found.objects[-1].texts[path_here[-1]] = value
+            voc_file.objects[-1].texts[path_here[-1]] = value
         elif path_here in _TEXTS:
             if path_here[-1] == "filename":
-                found.file_name = value
+                voc_file.file_name = value
             else:
-                setattr(found, path_here[-1], int(value) if value.isascii() and value.isdigit() else 0)
+                setattr(voc_file, path_here[-1], int(value) if value.isascii() and value.isdigit() else 0)
         stack.pop()
         texts.clear()
 
@@ -133,7 +133,7 @@ def read_voc_file(path: str | Path) -> VocFile:
     except (LookupError, ValueError) as error:  # of codecs that Python does not know, or that XML cannot have
         line = parser.CurrentLineNumber
         raise AnnotationError(path, line, f"the XML's encoding is not read ({error}); save it as UTF-8") from error
-    return found
+    return voc_file
 
 
 def find(source: Path) -> dict[str, VocSplit]:
@@ -146,24 +146,26 @@ def find(source: Path) -> dict[str, VocSplit]:
     return by_split((path.name, VocSplit(path, files)) for path in folders if (files := _xml_files(path)))
 
 
-def read(split: str, found: VocSplit, root: Path) -> SplitColumns:
+def read(split: str, annotations: VocSplit, root: Path) -> SplitColumns:
     """Reads the VOC files of one split.
 
     xmin, ymin, xmax, ymax become x, y, xmax - xmin, ymax - ymin, without an offset.
 
     Args:
         split: its name.
-        found: its files.
+        annotations: its files.
         root: the data folder, below which images lie.
     """
-    columns = SplitColumns(split, str(found.folder), "xyxy")
-    columns.declared = read_labels((found.folder, root))
-    for file, line, stem in found.missing:
+    columns = SplitColumns(split, str(annotations.folder), "xyxy")
+    columns.declared = read_labels((annotations.folder, root))
+    for file, line, stem in annotations.missing:
         text = f"the image {printable(stem)} is listed, but has no annotation"
         columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=str(file), image=stem, loses="image")
-    folders = [found.folder / name for name in _IMAGE_FOLDERS]
-    images = ImageFiles(root, folders, (f"{file.stem}{end}" for end in (".jpg", ".png") for file in found.files[:50]))
-    for file in found.files:
+    folders = [annotations.folder / name for name in _IMAGE_FOLDERS]
+    images = ImageFiles(
+        root, folders, (f"{file.stem}{end}" for end in (".jpg", ".png") for file in annotations.files[:50])
+    )
+    for file in annotations.files:
         name = str(file)
         try:
             voc = read_voc_file(file)

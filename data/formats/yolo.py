@@ -53,12 +53,12 @@ class YoloSplit:
 def find(source: Path) -> dict[str, YoloSplit]:
     """The splits of a data.yaml; none when there is none."""
     files = [source] if source.is_file() else files_in(source, "*.y*ml")
-    found = [(file, config) for file in files if (config := _config(file)) is not None]
-    if not found:
+    configs = [(file, config) for file in files if (config := _config(file)) is not None]
+    if not configs:
         return {}
-    if len(found) > 1:
-        raise DataError(f"{found[0][0]} and {found[1][0]} both describe a data set; give one of them.")
-    file, config = found[0]
+    if len(configs) > 1:
+        raise DataError(f"{configs[0][0]} and {configs[1][0]} both describe a data set; give one of them.")
+    file, config = configs[0]
     names = _names(config["names"], file)
     root = _root(config.get("path"), file)
     key_points = _key_points(config.get("kpt_shape"), file)
@@ -74,7 +74,7 @@ def find(source: Path) -> dict[str, YoloSplit]:
     return splits
 
 
-def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
+def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
     """Reads one split. The size of each image is read from its header, since the boxes are given in parts of it.
 
     A line may also be a polygon, as for segmentation and turned boxes; its box is the one around it. Key points behind
@@ -84,18 +84,18 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
 
     Args:
         split: its name.
-        found: its places.
+        annotations: its places.
         root: the data folder, below which images lie.
 
     Raises:
         DataError: a place is not there or is empty, or no image has labels.
     """
-    columns = SplitColumns(split, str(found.config), "cxcywh", parts=True)
-    numbers = tuple(sorted(found.names))
-    columns.declared = LabelMap(tuple(found.names[number] for number in numbers), numbers)
-    columns.category_names.update(found.names.items())
+    columns = SplitColumns(split, str(annotations.config), "cxcywh", parts=True)
+    numbers = tuple(sorted(annotations.names))
+    columns.declared = LabelMap(tuple(annotations.names[number] for number in numbers), numbers)
+    columns.category_names.update(annotations.names.items())
     labelled, polygons, doubtful, places = 0, 0, [], {}
-    for name, path in _images(columns, found, root):
+    for name, path in _images(columns, annotations, root):
         labels = labels_path(path)
         places[os.path.dirname(labels)] = os.path.dirname(path)
         try:
@@ -117,11 +117,11 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
                 continue
             try:
                 number, values = numbers_of(words)
-                box = box_of(values, found.key_points)
+                box = box_of(values, annotations.key_points)
             except ValueError as error:
                 columns.add_unreadable(image, line, str(error))
                 continue
-            doubt = doubt_of(values) if len(values) > 4 and found.key_points is None else None
+            doubt = doubt_of(values) if len(values) > 4 and annotations.key_points is None else None
             polygons += len(values) > 4 and doubt is None
             if doubt:
                 doubtful.append((doubt, image, box, number, line))
@@ -134,10 +134,10 @@ def read(split: str, found: YoloSplit, root: Path) -> SplitColumns:
             columns.add_unreadable(image, line, doubt)
         else:
             columns.add_box(image, box, number, line)
-    _note_labels_without_image(columns, found, root, places)
+    _note_labels_without_image(columns, annotations, root, places)
     if not labelled:
         raise DataError(
-            f"{found.config}: no image of {split} has a file of labels; YOLO has labels/1.txt for images/1.jpg."
+            f"{annotations.config}: no image of {split} has a file of labels; YOLO has labels/1.txt for images/1.jpg."
         )
     return columns
 
@@ -195,17 +195,19 @@ def labels_path(image: str | Path) -> str:
     return os.path.splitext(path)[0] + ".txt"
 
 
-def _note_labels_without_image(columns: SplitColumns, found: YoloSplit, root: Path, places: dict[str, str]) -> None:
+def _note_labels_without_image(
+    columns: SplitColumns, annotations: YoloSplit, root: Path, places: dict[str, str]
+) -> None:
     """Notes each file of labels that no image goes with.
 
     Args:
         columns: of the split.
-        found: its places.
+        annotations: its places.
         root: the data folder.
         places: folders of labels, and the folders of their images.
     """
-    for place in found.places:
-        if (path := _place(found, place, root)) is not None and path.is_dir():
+    for place in annotations.places:
+        if (path := _place(annotations, place, root)) is not None and path.is_dir():
             top = os.path.dirname(labels_path(path / "any"))
             for folder, folders, _ in os.walk(top):
                 folders[:] = [name for name in folders if not name.startswith(".")]
@@ -219,17 +221,17 @@ def _note_labels_without_image(columns: SplitColumns, found: YoloSplit, root: Pa
                 columns.add_defect(ABSENT_IMAGE, None, text, file=str(file), image=file.stem, loses="image")
 
 
-def _images(columns: SplitColumns, found: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
+def _images(columns: SplitColumns, annotations: YoloSplit, root: Path) -> Iterator[tuple[str, str]]:
     """Name and path of each image of a split; what is none is noted."""
-    for place in found.places:
-        path = _place(found, place, root)
+    for place in annotations.places:
+        path = _place(annotations, place, root)
         if path is None:
             raise DataError(
-                f"{found.config}: {printable(place)} is not in {found.root}; "
+                f"{annotations.config}: {printable(place)} is not in {annotations.root}; "
                 "images are read from below that folder alone."
             )
         if path.is_file():
-            yield from _listed(path, found.root, root)
+            yield from _listed(path, annotations.root, root)
             continue
         others: Counter[str] = Counter()
         names = list(images_below(path, others))
@@ -237,8 +239,8 @@ def _images(columns: SplitColumns, found: YoloSplit, root: Path) -> Iterator[tup
         if others:
             columns.add_defect(NO_IMAGE_NAME, None, not_images(others), file=str(path), loses="")
         if not names:
-            raise DataError(f"{found.config}: there is no image in {path}.")
-        base = "" if len(found.places) == 1 else f"{Path(os.path.relpath(path, found.root)).as_posix()}/"
+            raise DataError(f"{annotations.config}: there is no image in {path}.")
+        base = "" if len(annotations.places) == 1 else f"{Path(os.path.relpath(path, annotations.root)).as_posix()}/"
         yield from ((base + name, os.path.join(path, name)) for name in names)
 
 
@@ -253,8 +255,8 @@ def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
             yield name.removeprefix("./"), path
 
 
-def _place(found: YoloSplit, place: str, root: Path) -> Path | None:
-    return _below(found.root, place, root) or _below(found.root, place.removeprefix("../"), root)
+def _place(annotations: YoloSplit, place: str, root: Path) -> Path | None:
+    return _below(annotations.root, place, root) or _below(annotations.root, place.removeprefix("../"), root)
 
 
 def _below(folder: Path, place: str, root: Path) -> Path | None:

@@ -101,12 +101,12 @@ def _defects(defects: Sequence[Defect], lost: Mapping[str, int]) -> str:
     by_kind: dict[str, list[Defect]] = {}
     for defect in defects:
         by_kind.setdefault(defect.kind, []).append(defect)
-    for kind, found in sorted(by_kind.items(), key=lambda item: (not item[1][0].loses, -len(item[1]))):
-        loses = f", each loses an {found[0].loses}" if found[0].loses else ""
-        lines.append(f"  {kind}: {len(found):,}{loses}")
-        lines += [f"    {defect}" for defect in found[:MOST_DEFECTS]]
-        if len(found) > MOST_DEFECTS:
-            lines.append(f"    ... and {len(found) - MOST_DEFECTS:,} more")
+    for kind, of_kind in sorted(by_kind.items(), key=lambda item: (not item[1][0].loses, -len(item[1]))):
+        loses = f", each loses an {of_kind[0].loses}" if of_kind[0].loses else ""
+        lines.append(f"  {kind}: {len(of_kind):,}{loses}")
+        lines += [f"    {defect}" for defect in of_kind[:MOST_DEFECTS]]
+        if len(of_kind) > MOST_DEFECTS:
+            lines.append(f"    ... and {len(of_kind) - MOST_DEFECTS:,} more")
     return "\n".join(lines)
 
 

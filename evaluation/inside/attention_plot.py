@@ -116,12 +116,12 @@ def plot_token(inside: Inside, x: float, y: float, level: int = 0) -> Image.Imag
 
 def _weighty(samples: AttentionSamples, image: Image.Image, share: float = 0.9) -> list[np.ndarray]:
     """Of each layer the samples that make up most of its weight, (N, 2) each, moved into the image."""
-    found = []
+    heaviest = []
     for points, weights in zip(samples.points, samples.weights, strict=True):
         order = np.argsort(-weights, axis=None)
         count = int(np.searchsorted(np.cumsum(weights.flat[order]), share * weights.sum())) + 1
-        found.append(points.reshape(-1, 2)[order[:count]].clip(0, image.size))
-    return found
+        heaviest.append(points.reshape(-1, 2)[order[:count]].clip(0, image.size))
+    return heaviest
 
 
 def _dots(axes: Any, samples: AttentionSamples, layer: int) -> None:

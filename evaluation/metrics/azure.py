@@ -169,24 +169,24 @@ def _above(image: EvaluatedImage, threshold: float) -> EvaluatedImage:
 def _judge_by_label(image: EvaluatedImage, iou_threshold: float) -> np.ndarray:
     verdict = np.zeros(len(image.labels), dtype=np.int64)
     for label in np.unique(image.labels):
-        found, true = image.labels == label, image.true_labels == label
-        verdict[found], _ = _judge(image, found, true, iou_threshold)
+        chosen, true = image.labels == label, image.true_labels == label
+        verdict[chosen], _ = _judge(image, chosen, true, iou_threshold)
     return verdict
 
 
 def _judge(
-    image: EvaluatedImage, found: np.ndarray, true: np.ndarray, iou_threshold: float
+    image: EvaluatedImage, chosen: np.ndarray, true: np.ndarray, iou_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The verdict on each chosen detection, and the number of the object it found among the chosen ones, or -1."""
     try:
         from pycocotools import mask
     except ImportError as error:
         raise ImportError('Azure metrics need pycocotools: pip install "deformable-detr-refine[train]".') from error
-    scores, crowd = image.scores[found], image.true_crowd[true]
+    scores, crowd = image.scores[chosen], image.true_crowd[true]
     verdict, which = np.full(len(scores), WRONG), np.full(len(scores), -1)
     if not (len(scores) and len(crowd)):
         return verdict, which
-    boxes, true_boxes = corners_to_xywh(image.boxes[found]), corners_to_xywh(image.true_boxes[true])
+    boxes, true_boxes = corners_to_xywh(image.boxes[chosen]), corners_to_xywh(image.true_boxes[true])
     # (N, M); with a crowd, the share on it
     iou = np.asarray(mask.iou(boxes, true_boxes, crowd.astype(np.uint8).tolist()))
     nearest = iou.argmax(axis=1)
@@ -244,8 +244,8 @@ def _confusion(images: Sequence[EvaluatedImage], objects: np.ndarray, iou_thresh
     for image in images:
         everything = np.ones(len(image.labels), dtype=bool), np.ones(len(image.true_labels), dtype=bool)
         _, which = _judge(image, *everything, iou_threshold)
-        found = which >= 0
-        pairs.append(np.stack([image.true_labels[which[found]], image.labels[found], image.scores[found]], axis=1))
+        paired = which >= 0
+        pairs.append(np.stack([image.true_labels[which[paired]], image.labels[paired], image.scores[paired]], axis=1))
     true, label, score = np.concatenate(pairs).T
     matrices = {}
     for threshold in SCORE_THRESHOLDS:

@@ -67,7 +67,7 @@ def coco_metrics(images: Sequence[EvaluatedImage], names: Sequence[str], library
     evaluate = _evaluator(library)
     images = sorted(images, key=lambda image: image.image_id)
     _check(images, names)
-    found, true = _Table.of_detections(images), _Table.of_truth(images)
+    detections, true = _Table.of_detections(images), _Table.of_truth(images)
     T, R, A, M = SHAPE
     precision, recall = np.full((T, R, len(names), A, M), -1.0), np.full((T, len(names), A, M), -1.0)
     objects = []
@@ -76,7 +76,7 @@ def coco_metrics(images: Sequence[EvaluatedImage], names: Sequence[str], library
         objects.append(sum(1 for annotation in truth if not annotation["iscrowd"]))
         # Without an object to find COCOeval leaves -1, whatever was detected.
         if objects[-1]:
-            precision[:, :, label], recall[:, label] = evaluate(truth, found.annotations(label))
+            precision[:, :, label], recall[:, label] = evaluate(truth, detections.annotations(label))
     return {
         **_twelve(precision, recall),
         "per_class": {

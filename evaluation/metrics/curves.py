@@ -38,11 +38,11 @@ def precision_curve(correct: np.ndarray, objects: int) -> np.ndarray:
         >>> precision_curve(np.array([True, False, True]), 2)[[0, 50, 51, 100]].round(3).tolist()
         [1.0, 1.0, 0.667, 0.667]
     """
-    found = np.cumsum(correct, dtype=np.float64)
+    right = np.cumsum(correct, dtype=np.float64)
     # COCOeval adds the smallest float too.
-    precision = found / (np.arange(1, len(found) + 1) + np.spacing(1))
+    precision = right / (np.arange(1, len(right) + 1) + np.spacing(1))
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(found / objects, RECALLS, side="left")
+    places = np.searchsorted(right / objects, RECALLS, side="left")
     return np.append(precision, 0.0)[places]
 
 
@@ -50,8 +50,8 @@ def f1_curve(scores: np.ndarray, correct: np.ndarray, objects: int) -> np.ndarra
     """F1 when the boxes with a score above 0, 0.01 ... 1 are kept, (101,)."""
     order = np.argsort(-scores, kind="stable")
     kept = len(scores) - np.searchsorted(scores[order][::-1], THRESHOLDS, side="right")
-    found = np.append(0, np.cumsum(correct[order]))[kept]
-    return 2 * found / np.maximum(kept + objects, 1)
+    right = np.append(0, np.cumsum(correct[order]))[kept]
+    return 2 * right / np.maximum(kept + objects, 1)
 
 
 def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> BestThreshold:
@@ -69,8 +69,8 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> Bes
     """
     order = np.argsort(-scores, kind="stable")
     scores, correct = scores[order], correct[order]
-    found = np.append(0, np.cumsum(correct))
-    f1 = 2 * found / np.maximum(np.arange(len(found)) + objects, 1)
+    right = np.append(0, np.cumsum(correct))
+    f1 = 2 * right / np.maximum(np.arange(len(right)) + objects, 1)
     # Boxes of one score stay or go together, and nothing is above a threshold of 0 with a score of 0.
     following = np.append(scores[1:], 0.0).clip(0)
     f1[1:][scores <= following] = 0
@@ -84,7 +84,7 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, objects: int) -> Bes
         if f1[count] >= f1[best] - TOLERANCE:
             threshold, kept = shorter, count
             break
-    return BestThreshold(threshold, float(f1[kept]), float(found[kept] / kept), float(found[kept] / objects))
+    return BestThreshold(threshold, float(f1[kept]), float(right[kept] / kept), float(right[kept] / objects))
 
 
 __all__ = ["RECALLS", "THRESHOLDS", "TOLERANCE", "BestThreshold", "best_threshold", "f1_curve", "precision_curve"]

@@ -92,16 +92,16 @@ class DetectionMetric(evaluate.Metric):
         self._count = 0
         images = [
             EvaluatedImage(
-                image_id=true["image_id"],
-                file_name=f"image {true['image_id']}",
+                image_id=reference["image_id"],
+                file_name=f"image {reference['image_id']}",
                 size=(0, 0),
-                **found,
-                true_boxes=true["boxes"],
-                true_labels=true["labels"],
-                true_crowd=true["iscrowd"],
-                true_area=true["area"],
+                **prediction,
+                true_boxes=reference["boxes"],
+                true_labels=reference["labels"],
+                true_crowd=reference["iscrowd"],
+                true_area=reference["area"],
             )
-            for found, true in zip(predictions, references, strict=True)
+            for prediction, reference in zip(predictions, references, strict=True)
         ]
         if names is None:
             labels = [label for image in (*predictions, *references) for label in image["labels"]]

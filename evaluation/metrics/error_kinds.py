@@ -92,10 +92,10 @@ def _mean_ap(matches: Matches, names: Sequence[str], mended: int = NONE) -> floa
     kept = correct | (matches.truths[0] == NONE) & (kinds != mended)
     if mended in (CLASSIFICATION, LOCALISATION):
         meant = matches.other_truth if mended == CLASSIFICATION else matches.own_truth
-        found = np.zeros(len(matches.true_labels), dtype=bool)
-        found[matches.truths[0][correct]] = True
+        has_box = np.zeros(len(matches.true_labels), dtype=bool)
+        has_box[matches.truths[0][correct]] = True
         boxes = np.flatnonzero(kinds == mended)
-        boxes = boxes[~found[meant[boxes]]]
+        boxes = boxes[~has_box[meant[boxes]]]
         truths, first = np.unique(meant[boxes], return_index=True)
         kept[boxes[first]] = correct[boxes[first]] = True
         labels[boxes[first]] = matches.true_labels[truths]

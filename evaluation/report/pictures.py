@@ -45,12 +45,12 @@ def choose_images(matches: Matches, count: int, threshold: float) -> tuple[list[
         Numbers as in `matches.images`, at most `WORST` and `BEST`, none twice.
     """
     kept = (matches.scores > threshold) & (matches.truths[0] != ON_CROWD)
-    found = np.bincount(matches.images[kept & (matches.truths[0] >= 0)], minlength=count)
+    right = np.bincount(matches.images[kept & (matches.truths[0] >= 0)], minlength=count)
     boxes = np.bincount(matches.images[kept], minlength=count)
     objects = np.bincount(matches.true_images, minlength=count)
-    f1 = 2 * found / np.maximum(boxes + objects, 1)
+    f1 = 2 * right / np.maximum(boxes + objects, 1)
     numbers = np.flatnonzero(boxes + objects)
-    worst = sorted(numbers[f1[numbers] < 1], key=lambda i: (f1[i], 2 * found[i] - boxes[i] - objects[i], i))[:WORST]
+    worst = sorted(numbers[f1[numbers] < 1], key=lambda i: (f1[i], 2 * right[i] - boxes[i] - objects[i], i))[:WORST]
     best = sorted(numbers[f1[numbers] > 0], key=lambda i: (-f1[i], -objects[i], i))
     return [int(i) for i in worst], [int(i) for i in best if i not in worst][:BEST]
 

@@ -140,9 +140,9 @@ def test_accumulating_two_batches_is_one_batch_of_both(settings_file, tmp_path):
     assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "halves")) < 1e-4
 
 
-def test_gradient_checkpointing_changes_nothing(settings_file, tmp_path):
+def test_gradient_checkpointing_changes_nothing(settings_file, tmp_path):  # under the name of every transformers
     train([str(settings_file(tmp_path / "plain", max_steps=1))])
-    train([str(settings_file(tmp_path / "checkpointed", max_steps=1, activation_checkpointing=True))])
+    train([str(settings_file(tmp_path / "checkpointed", max_steps=1, gradient_checkpointing=True))])
     assert largest_difference(weights(tmp_path / "plain"), weights(tmp_path / "checkpointed")) < 1e-5
 
 
