@@ -21,10 +21,8 @@ import threading
 import time
 from pathlib import Path
 
+from server import HERE, PHOTOS, Server, body, serving
 from serving_page import Section, add_keep
-
-# The script beside this one, which a checker takes for the room of that name.
-from serving import HERE, PHOTOS, Server, body, serving  # pyright: ignore[reportAttributeAccessIssue]
 
 sys.path.append(str(HERE.parent / "tests"))
 from support.hostile_images import jpeg_of_scans

@@ -1,8 +1,8 @@
 """`ddetr serve` under load: how long requests take and how many images a second, at 1, 4 and 16 clients.
 
-    python benchmarks/serving.py                              # an R-50 detector with random weights, at 800x1333
-    python benchmarks/serving.py detector/ --clients 1,4,16 --requests 64 --serve "--workers 2 --threads 4"
-    python benchmarks/serving.py detector/ --soak 2000        # memory over 2,000 requests
+    python benchmarks/server.py                              # an R-50 detector with random weights, at 800x1333
+    python benchmarks/server.py detector/ --clients 1,4,16 --requests 64 --serve "--workers 2 --threads 4"
+    python benchmarks/server.py detector/ --soak 2000        # memory over 2,000 requests
 
 Needs the extra `serve`. Starts the server on a free port of the loopback address, the only one it sends to, and ends
 it. Each setting ends after its requests or its seconds, whichever comes first. Clients send one photo of samples/images
