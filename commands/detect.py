@@ -129,7 +129,7 @@ def _record(name: str, detections: Any) -> dict[str, Any]:
 
 def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
     """The first images with what is in them, then how often each class was found."""
-    from deformable_detr_refine.messages import counted
+    from deformable_detr_refine.messages import counted, printable
 
     rows = [("image", "size", "boxes", "found")]
     for record in records[:TABLE_ROWS]:
@@ -137,7 +137,7 @@ def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
             rows.append((_short(record["image"]), "-", "-", "failed"))
         else:
             counts = Counter(record["labels"])
-            by_class = ", ".join(f"{count} {name}" for name, count in counts.most_common(4))
+            by_class = ", ".join(f"{count} {printable(name)}" for name, count in counts.most_common(4))
             more = f", {len(counts) - 4} more classes" if len(counts) > 4 else ""
             size = f"{record['width']}x{record['height']}"
             rows.append((_short(record["image"]), size, str(len(record["labels"])), by_class + more))
@@ -154,4 +154,7 @@ def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
 
 
 def _short(name: str, length: int = 48) -> str:
+    from deformable_detr_refine.messages import without_controls
+
+    name = without_controls(name)
     return name if len(name) <= length else "..." + name[-length + 3 :]

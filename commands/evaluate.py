@@ -256,5 +256,6 @@ def _number(value: float) -> str:
 
 
 def _short(name: str, length: int = 32) -> str:
-    name = name if name.isprintable() else ascii(name)[1:-1]
-    return name if len(name) <= length else name[: length - 3] + "..."
+    from deformable_detr_refine.messages import printable
+
+    return printable(name, length)

@@ -117,12 +117,14 @@ def _text(report: dict[str, Any]) -> str:
 def _training_rows(training: dict[str, Any] | None) -> list[tuple[str, str]]:
     if training is None:
         return [("training", "nothing in the folder tells")]
+    from deformable_detr_refine.messages import printable
+
     settings, metrics = training.get("settings", {}), training.get("metrics", {})
     done = [f"{training['steps']:,} steps"] if "steps" in training else []
     if epochs := training.get("epochs") or settings.get("num_train_epochs"):
         done.append(f"{epochs:.4g} epochs")
     told = [("data", "on {}"), ("learning_rate", "learning rate {}"), ("backbone_weights", "backbone {}")]
-    done += [text.format(settings[key]) for key, text in told if key in settings]
+    done += [text.format(printable(str(settings[key]))) for key, text in told if key in settings]
     rows = [("training", ", ".join(done))] if done else []
     if metrics:
         rows.append(
@@ -133,4 +135,6 @@ def _training_rows(training: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 def _list(labels: Sequence[str]) -> str:
     more = f", ... {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
-    return ", ".join(labels[:MOST_LABELS]) + more
+    from deformable_detr_refine.messages import printable
+
+    return ", ".join(map(printable, labels[:MOST_LABELS])) + more

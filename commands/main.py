@@ -5,12 +5,14 @@ and transformers, and `ddetr --help` or a mistyped file name would take seconds 
 """
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 DISTRIBUTION = "deformable-detr-refine"
@@ -52,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 after Ctrl-C; 141 when the reader of the output went away. Other exceptions, which are bugs, pass through.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        # As deformable_detr_refine.messages has it, which would take seconds to import.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    messages()["escape_what_cannot_be_printed"]()
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
     try:
         args = _parser(verb).parse_args(argv)
@@ -86,6 +85,12 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def messages() -> dict[str, Any]:
+    """What deformable_detr_refine.messages defines, without the import of its package, which takes seconds."""
+    package = find_spec("deformable_detr_refine").submodule_search_locations[0]
+    return run_path(str(Path(package, "messages.py")))
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
+from .main import messages
+
 # What is being written, and after kill -9 what is left of it.
 _ASIDE = ".ddetr-new-"
 _HARMLESS = (f"{_ASIDE}*/", ".DS_Store")
@@ -42,7 +44,7 @@ def check_results_folder(folder: Path, own: Sequence[str]) -> None:
         return
     held = sorted(item.name + "/" * item.is_dir() for item in folder.iterdir())
     if others := [name for name in held if not any(fnmatch(name, pattern) for pattern in (*own, *_HARMLESS))]:
-        listed = ", ".join(name if name.isprintable() else ascii(name)[1:-1] for name in others[:3])
+        listed = ", ".join(map(messages()["printable"], others[:3]))
         raise ValueError(
             f"{folder} holds other things than earlier results ({listed}{', ...' if len(others) > 3 else ''}): "
             "choose another --output."

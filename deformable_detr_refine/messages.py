@@ -1,26 +1,57 @@
 """Text in messages and in Markdown: counts, errors, and what comes from foreign files."""
 
 import io
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+
+# Python takes them for unprintable; they are letters' joiners, in Persian and in emoji, and wide blanks.
+_HARMLESS = "\u200c\u200d\u00a0\u3000"
+_MARKUP = str.maketrans("`<>[]", "'()()")
 
 
 def printable(text: str, longest: int = 100) -> str:
     """Text out of a foreign file, fit for a message: one line, of bounded length, without terminal escapes.
 
     Example:
-        >>> printable("conv1.weight"), printable("\\x1b[2J")
-        ('conv1.weight', '\\\\x1b[2J')
+        >>> print(printable("café.weight\\x1b[2J"))
+        café.weight\\x1b[2J
     """
-    text = text[: longest + 1]
-    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = without_controls(text[: longest + 1])
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
+def without_controls(text: str, keep: str = "") -> str:
+    """The text with control and direction characters, and halves of surrogate pairs, escaped.
+
+    JSON stays what it is: those that it lets stand are escaped in its own way.
+
+    Args:
+        keep: control characters that stay.
+
+    Example:
+        >>> print(without_controls("\\u202egpj.exe\\n", keep="\\n"), end="")
+        \\u202egpj.exe
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in _HARMLESS or c in keep else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return ascii(character)[1:-1] if character < " " else json.dumps(character)[1:-1]
+
+
 def plain(text: str) -> str:
-    """Text of a foreign file, unable to become markup."""
-    return printable(text.replace("`", "'").replace("<", "(").replace(">", ")"), 200)
+    """Text of a foreign file, unable to become markup: neither HTML nor a link or a picture of Markdown.
+
+    Example:
+        >>> plain("<b> ![](https://example.org/a.png)")
+        '(b) !()(https://example.org/a.png)'
+    """
+    return printable(text.translate(_MARKUP), 200)
 
 
 def one_line(error: BaseException) -> str:
@@ -44,10 +75,22 @@ def counted(number: int, one: str, many: str | None = None, form: str = "") -> s
 
 
 def escape_what_cannot_be_printed() -> None:
-    """Class and file names in another script do not end a run whose output is no UTF-8, as a file is on Windows."""
+    """Nothing that a run prints moves the cursor, turns the writing around, or ends the run.
+
+    Names out of foreign files reach stdout and stderr by many ways, other packages' among them. Control and direction
+    characters are escaped on all of them, and so is another script where the output is no UTF-8, as a file on Windows.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+            stream.write = partial(_write, stream)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _write(stream: io.TextIOWrapper, text: str) -> int:
+    # A bar of tqdm below another moves the cursor, and writes nothing else at a time.
+    if text.strip("\n\x1b[A"):
+        text = without_controls(text, keep="\n\r\t")
+    return type(stream).write(stream, text)
 
 
 @contextmanager
@@ -64,4 +107,12 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-__all__ = ["counted", "escape_what_cannot_be_printed", "one_line", "plain", "printable", "without_progress_bars"]
+__all__ = [
+    "counted",
+    "escape_what_cannot_be_printed",
+    "one_line",
+    "plain",
+    "printable",
+    "without_controls",
+    "without_progress_bars",
+]

@@ -7,6 +7,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from deformable_detr_refine.messages import printable
+
 Color = tuple[int, int, int]
 Rect = tuple[int, int, int, int]
 
@@ -83,7 +85,7 @@ def draw_boxes(
     for i in by_area:
         _draw_rect(draw, rects[i], colors[i], line)
     font = _font(_font_size(picture.size, len(rects)))
-    texts = [_fit(text, font, picture.width) for text in texts]
+    texts = [_fit(printable(text), font, picture.width) for text in texts]
     chips = _place_chips(rects, texts, scores, font, line, picture.size)
     for i, chip in sorted(chips.items(), key=lambda item: scores[item[0]]):
         _draw_chip(draw, chip, texts[i], colors[i], font)

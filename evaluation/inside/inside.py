@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from deformable_detr_refine.inference.detections import THRESHOLD
+from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
@@ -207,7 +208,7 @@ def look_inside(
     return [
         Inside(
             picture,
-            dict(model.config.id2label),
+            {label: printable(name) for label, name in model.config.id2label.items()},
             tuple(tuple(shape) for shape in pyramid.shapes),
             {name: _of_image(value, name, number) for name, value in outputs.items()},
             # What is the same for all images is there once.

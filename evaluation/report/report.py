@@ -18,7 +18,7 @@ from PIL import Image
 
 from deformable_detr_refine.files import new_path, sha256_of
 from deformable_detr_refine.inference.detections import THRESHOLD
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import printable, without_controls
 
 from ..evaluated_image import EvaluatedImage
 from ..metrics.confusion import confusion_matrix
@@ -139,6 +139,7 @@ def _template() -> Any:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: type(value)(without_controls(value, "\n\t")) if isinstance(value, str) else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -112,6 +112,30 @@ def test_what_a_folder_holds_besides_is_told(model_folder, tmp_path, capsys):
     assert "its sub-folders (1) are not looked into" in told
 
 
+HOSTILE = ("\x1b[2J\x1b]0;owned\x07", "gpj.\u202eexe", "nul\0", "two\nddetr info: error: no", "\x9b31m\u2066")
+
+
+def test_no_name_moves_the_cursor_or_turns_the_writing_around(tmp_path, capsys):
+    folder = save_small_detector(tmp_path / "detector")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = dict(enumerate(HOSTILE))
+    config["label2id"] = {name: label for label, name in enumerate(HOSTILE)}
+    (folder / "config.json").write_text(json.dumps(config))
+    photos = [save_photo(tmp_path / "\x1b[31mred\n\u202e.jpg"), tmp_path / "\x1b[0m.jpg"]
+    photos[1].write_bytes(b"damaged")
+    model, good, bad = str(folder), *map(str, photos)
+    lowest = ["--threshold", "0"]
+    assert main(["info", model]) == 0
+    assert main(["info", model, "--json"]) == 0
+    assert main(["detect", model, good, bad, "--output", str(tmp_path / "found"), "--draw", *lowest]) == 1
+    assert main(["detect", model, good, "--output", str(tmp_path / "found"), "--json", *lowest]) == 0
+    assert main(["visualize", model, good, "--output", str(tmp_path / "looked"), "--top", "1", *lowest]) == 0
+    assert main(["detect", model, str(tmp_path / "\x1b[1m.jpg"), "--output", str(tmp_path / "found")]) == 2
+    printed = "".join(capsys.readouterr())
+    assert not [mark for mark in "\x1b\x07\x9b\0\u202e\u2066" if mark in printed]
+    assert "\\x1b[2J" in printed and "gpj.\\u202eexe" in printed and "\nddetr info" not in printed
+
+
 def test_picture_names_are_cut_by_bytes():
     names = picture_names(["\N{CAT FACE}" * 100 + ".jpg"] * 2 + ["http://[::1/x.jpg", NOT_UTF_8])
     assert max(len(os.fsencode(name)) for name in names) < 200 and len(set(names)) == 4
