@@ -14,6 +14,7 @@ from setuptools.command.build_py import build_py
 PACKAGE = "deformable_detr_refine"
 # The detector that comes with the package; a checkout has it among the samples.
 EMBEDDED = Path(__file__).resolve().parents[1] / "samples" / "blood-cells"
+PHOTOS = EMBEDDED.parent / "images"
 
 
 @cache
@@ -39,7 +40,10 @@ class BuildPy(build_py):
             os.replace(aside, folder / library.name)
 
         if not self.editable_mode and EMBEDDED.is_dir():
-            shutil.copytree(EMBEDDED, Path(self.build_lib, PACKAGE, EMBEDDED.name), dirs_exist_ok=True)
+            embedded = Path(self.build_lib, PACKAGE, EMBEDDED.name)
+            shutil.copytree(EMBEDDED, embedded, dirs_exist_ok=True)
+            for photo in PHOTOS.glob("BloodImage_*.jpg"):
+                shutil.copy(photo, embedded)
 
 
 class BdistWheel(bdist_wheel):

@@ -71,3 +71,10 @@ def default_model() -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise FileNotFoundError("This installation holds no detector of its own: name a model.")
+
+
+def default_images() -> list[Path]:
+    """Photos for the detector that comes with the package; none where the installation has none."""
+    folder = default_model()
+    # Installed they lie in its folder, in a checkout beside it.
+    return sorted(file for place in (folder, folder.parent / "images") for file in place.glob("BloodImage_*.jpg"))

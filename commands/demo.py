@@ -4,15 +4,17 @@ import argparse
 from importlib.util import find_spec
 
 from .arguments import add_device, add_model, add_port_and_host, add_revision, positive_int
-from .default_model import default_model
+from .default_model import default_images, default_model
+from .images import find_images
 
 DESCRIPTION = """\
 Opens a page on a port of this machine: drop a picture, move the threshold, see the boxes. Ctrl-C ends it.
+The threshold begins with the model's own.
 """
 EXAMPLES = """\
 examples:
   ddetr demo
-  ddetr demo detector/ --port 8080 --host 0.0.0.0
+  ddetr demo detector/ --samples photos/ --port 8080 --host 0.0.0.0
 """
 
 
@@ -20,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_port_and_host(parser, 7860, "where the page is")
     parser.add_argument("--cores", metavar="N", type=positive_int, help="cores to compute with (default: all)")
+    parser.add_argument(
+        "--samples",
+        metavar="IMAGE",
+        nargs="+",
+        help="pictures that the page offers to try, or folders of them (default: for the package's own, three photos)",
+    )
     add_device(parser)
     add_revision(parser)
 
@@ -34,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.serving.demo import build_page, launch
 
     check_port(args.host, args.port)
+    samples = find_images(args.samples) if args.samples else default_images() if args.model is None else []
     model = args.model or str(default_model())
     detector = Detector(model, args.device, threads=args.cores, revision=args.revision)
-    page = build_page(detector, model.rstrip("/").rpartition("/")[2] or "Detector")
+    page = build_page(detector, model.rstrip("/").rpartition("/")[2] or "Detector", samples)
     launch(page, args.host, args.port)
     print(f"Open http://{args.host}:{args.port} in a browser; Ctrl-C ends it.", flush=True)
     page.block_thread()

@@ -79,7 +79,7 @@ def test_the_sdist_holds_what_a_wheel_needs_and_no_test(unpacked):
     files = {"pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"}
     written = {"PKG-INFO", "setup.cfg", "deformable_detr_refine.egg-info"}
     assert {file.name for file in unpacked.iterdir()} == rooms | {"build_backend", "samples"} | files | written
-    assert {file.name for file in (unpacked / "samples").iterdir()} == {"blood-cells"}
+    assert {file.name for file in (unpacked / "samples").iterdir()} == {"blood-cells", "images"}
 
 
 def test_the_wheel_holds_every_file_once(wheel):
