@@ -89,8 +89,8 @@ def one_line(error: BaseException) -> str:
 
 def messages() -> dict[str, Any]:
     """What deformable_detr_refine.messages defines, without the import of its package, which takes seconds."""
-    package = find_spec("deformable_detr_refine").submodule_search_locations[0]
-    return run_path(str(Path(package, "messages.py")))
+    spec = find_spec("deformable_detr_refine")
+    return run_path(str(Path((spec and spec.origin) or ".").parent / "messages.py"))
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:

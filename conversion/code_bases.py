@@ -8,13 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 from .checkpoints.open_checkpoint import open_checkpoint
 from .code_base import CodeBase
 from .detrex.code_base import Detrex
-from .json_file import read_json
 from .mmdet.code_base import MMDetection
 from .original.code_base import Original
 from .shapes import beginnings, looks_like

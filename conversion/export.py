@@ -6,12 +6,12 @@ from typing import Any
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import check_new_file, check_new_folder, new_path
 from deformable_detr_refine.inference.load_model import load_model, load_processor
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import without_progress_bars
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .code_base import Export
 from .code_bases import code_base_named
-from .json_file import read_json
 from .stock.config import MODEL_TYPE
 
 

@@ -1,6 +1,7 @@
 """A model folder, or a model of the Hub, that must be whole: loaded, or refused in one sentence."""
 
 import socket
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from transformers.utils import logging
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
 from deformable_detr_refine.hub_names import is_hub_name
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import one_line, printable
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
@@ -21,7 +23,17 @@ from deformable_detr_refine.modeling import (
     DeformableDetrRefineImageProcessor,
 )
 
+from .weight_index import weight_map_of
+
+# What is taken from a config.json. Other names reach attributes of transformers that choose code and fetch it.
+KNOWN = frozenset(
+    {field.name for field in fields(DeformableDetrRefineConfig)}  # pyright: ignore[reportArgumentType]
+    | set(DeformableDetrRefineConfig.attribute_map)
+    | {"model_type", "num_labels", "torch_dtype"}
+)
 _SHOWN = 3
+# What transformers raises on settings and files of another form.
+_UNFORESEEN = (ArithmeticError, AttributeError, ImportError, LookupError, TypeError)
 
 
 def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObjectDetection:
@@ -37,6 +49,7 @@ def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObje
             damaged or do not fit it.
     """
     options = {**_where(model), **options}
+    _check_files(Path(model))
     config = _config(model, options)
     verbosity = logging.get_verbosity()
     # Its report on weights that do not fit is a table; the sentence below replaces it.
@@ -48,7 +61,7 @@ def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObje
         )
     except SafetensorError as error:
         raise CheckpointError(_damaged(model, error)) from error
-    except RuntimeError as error:
+    except (*_UNFORESEEN, RuntimeError) as error:
         raise CheckpointError(f"{model}: the weights cannot be loaded ({_line(error)}).") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -69,7 +82,12 @@ def load_processor(model: str | Path, **options: Any) -> DeformableDetrRefineIma
     Raises:
         OSError: there is no such model, preprocessor_config.json is missing, or the Hub does not give it.
     """
-    return DeformableDetrRefineImageProcessor.from_pretrained(model, **{**_where(model), **options})
+    options = {**_where(model), **options}
+    _check_files(Path(model))
+    try:
+        return DeformableDetrRefineImageProcessor.from_pretrained(model, **options)
+    except (*_UNFORESEEN, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{model}: preprocessor_config.json is refused: {_line(error)}") from error
 
 
 def _where(model: str | Path) -> dict[str, Any]:
@@ -94,6 +112,21 @@ def _where(model: str | Path) -> dict[str, Any]:
     return {} if _hub_has_an_address() else {"local_files_only": True}
 
 
+def _check_files(folder: Path) -> None:
+    """Check of a folder here, before transformers reads them, that its files of settings are of their form and size."""
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{folder} holds an adapter (adapter_config.json), which names code and a model elsewhere: merge it into "
+            "its model (merge_and_unload), and save that."
+        )
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        weight_map_of(index)
+
+
 def _hub_has_an_address() -> bool:
     if getproxies():  # which know addresses that this machine does not
         return True
@@ -110,11 +143,11 @@ def _config(model: str | Path, options: dict[str, Any]) -> DeformableDetrRefineC
         values, _ = DeformableDetrRefineConfig.get_config_dict(model, **where)
         kind = values.get("model_type", "without a name")
         if kind == DeformableDetrRefineConfig.model_type:
-            return DeformableDetrRefineConfig.from_dict(values)
+            return DeformableDetrRefineConfig.from_dict({name: values[name] for name in values if name in KNOWN})
     except StrictDataclassError as error:
         raise CheckpointError(f"{model}: config.json is refused: {_line(error.__cause__ or error)}") from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{model}: config.json does not describe a model: {_line(error)}.") from error
+    except (*_UNFORESEEN, RecursionError, ValueError) as error:
+        raise CheckpointError(f"{model}: config.json is refused: {_line(error)}") from error
     if kind == "deformable_detr":
         raise CheckpointError(
             f"{model} is a model of transformers' own Deformable DETR: `ddetr convert {model} FOLDER` makes a folder "

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .setting_checks import check_fields, check_words
+
 
 @strict
 class DeformableDetrRefineConfig(PreTrainedConfig):
@@ -44,6 +46,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a combination that no model can be built from; its cause is a
             ValueError that says which.
+        ValueError: for names of classes that are none, and for settings that would break the config itself.
 
     Source: configs/deformable_detr of MMDetection 3.1.0; Zhu et al., Deformable DETR (arXiv:2010.04159).
 
@@ -114,6 +117,10 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         id2label: dict[int, str] = field(default_factory=dict)  # pyright: ignore[reportIncompatibleVariableOverride]
         num_labels: int = 2  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_words(self, kwargs)
+        super().__post_init__(**kwargs)
+
     @property
     def variant(self) -> str:
         """'plain', 'refine' or 'refine_twostage', as MMDetection names its configs."""
@@ -125,30 +132,17 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         """Called by `@strict` after construction."""
         if self.two_stage and not self.with_box_refine:
             raise ValueError("two_stage=True needs with_box_refine=True, which refines the first stage's boxes.")
-        heads = ("encoder_attention_heads", "decoder_attention_heads")
-        layers = ("num_feature_levels", "encoder_layers", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim")
-        for name in (*heads, *layers, "num_queries", "encoder_n_points", "decoder_n_points"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in heads:
+        check_fields(self)
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
             if self.d_model % getattr(self, name):
                 raise ValueError(f"d_model={self.d_model} is not divisible by {name}={getattr(self, name)}.")
         if self.d_model % 32:
             raise ValueError(f"d_model={self.d_model} is not divisible by 32, the groups of the neck's group norm.")
-        if not 0 < self.focal_prior < 1:
-            raise ValueError(f"focal_prior={self.focal_prior} is a probability, between 0 and 1.")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is a probability, from 0 to below 1.")
-        if not 0 < self.inverse_sigmoid_eps < 0.5:
-            raise ValueError(f"inverse_sigmoid_eps={self.inverse_sigmoid_eps} must be between 0 and 0.5.")
-        if self.score_threshold is not None and not 0 <= self.score_threshold <= 1:
-            raise ValueError(f"score_threshold={self.score_threshold} must be from 0 to 1.")
-        if self.backbone_frozen_stages < -1:
-            raise ValueError(f"backbone_frozen_stages={self.backbone_frozen_stages} must be at least -1 (train all).")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        if not isinstance(config_dict, dict):
+            raise ValueError(f"A config is an object of names and values, not a {type(config_dict).__name__}.")
         # transformers would only warn, and build a model with none of the weights.
         if config_dict.get("model_type") == "deformable_detr":
             raise ValueError(

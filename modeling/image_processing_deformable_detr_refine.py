@@ -21,6 +21,7 @@ from .boxes import cxcywh_to_xyxy
 from .image_decoding import to_rgb
 from .image_io import load_image
 from .pixel_values import check_pixels, padded
+from .setting_checks import check_own_names, check_processor
 from .size_rules import SIZE_RULES, SizeRule, checked_size, size_within
 
 
@@ -74,11 +75,12 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     do_pad = True
 
     def __init__(self, **kwargs: Unpack[DeformableDetrRefineImageProcessorKwargs]) -> None:
+        settings = self.valid_kwargs.__annotations__
+        check_own_names(type(self), kwargs, ("model_input_names", *settings))
         super().__init__(**kwargs)
+        check_processor(self)
         _rule(self.size_rule)
         checked_size(self.size)
-        if type(self.top_k) is not int or self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k!r} must be a whole number of at least 1.")
 
     def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict:
         if isinstance(size, int):
@@ -292,7 +294,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
 
 
 def _rule(name: str) -> SizeRule:
-    if name not in SIZE_RULES:
+    if not isinstance(name, str) or name not in SIZE_RULES:
         raise ValueError(f"size_rule={name!r} is none of {', '.join(SIZE_RULES)}.")
     return SIZE_RULES[name]
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from transformers.image_utils import SizeDict
 
+from .setting_checks import LONGEST_SIDE
+
 SizeRule = Callable[[int, int, float, float], tuple[int, int]]
 
 
@@ -79,11 +81,18 @@ _SIZE_FORMS: list[set[str]] = [
 
 def checked_size(size: SizeDict | dict[str, int]) -> SizeDict:
     """Refuses with a ValueError what is no size."""
+    if not isinstance(size, SizeDict | dict):
+        raise ValueError(f"size is a {type(size).__name__}, and should give sides by their names.")
     size = size if isinstance(size, SizeDict) else SizeDict(**size)
     given = dict(size)
-    if set(given) not in _SIZE_FORMS or not all(type(side) is int and side > 0 for side in given.values()):
+    if set(given) not in _SIZE_FORMS or not all(
+        type(side) is int and 1 <= side <= LONGEST_SIDE for side in given.values()
+    ):
         forms = "; ".join(", ".join(sorted(form)) for form in _SIZE_FORMS)
-        raise ValueError(f"size={given} is none of the forms, whose sides are whole numbers of at least 1: {forms}.")
+        raise ValueError(
+            f"size={given} is none of the forms, whose sides are whole numbers of at least 1, "
+            f"and {LONGEST_SIDE:,} at most: {forms}."
+        )
     return size
 
 

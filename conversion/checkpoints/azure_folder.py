@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.json_file import read_json
 
-from ..json_file import read_json
 from ..label_names import names_in
 
 

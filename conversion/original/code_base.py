@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
 from ..checkpoints.inert import Record
 from ..coco_rows import spread_to_91
 from ..code_base import CodeBase, Export, save_checkpoint
 from ..facts import ConfigFacts
-from ..json_file import read_json
 from ..label_names import COCO_91_NAMES, COCO_NAMES
 from ..source import Files, Source, entry_of_training, rename, unwrapped
 from ..weights import with_neck_bias

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import printable
 
-from ..json_file import read_json
 from ..source import Source
 from ..stock.config import INTEGERS
 from ..stock.folder import open_weights

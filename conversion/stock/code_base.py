@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
 from ..code_base import CodeBase, Export
-from ..json_file import read_json
 from ..source import Files, Source, Weights, entry_of_training, rename, unwrapped
 from ..weights import HEAD, with_neck_bias
 from .config import MODEL_TYPE, describe_config

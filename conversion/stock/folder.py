@@ -8,10 +8,10 @@ from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
+from deformable_detr_refine.inference.weight_index import weight_map_of
 from deformable_detr_refine.messages import printable
 
 from ..checkpoints.open_checkpoint import open_checkpoint
-from ..json_file import read_json
 
 # The first that is there counts, as in transformers. Nothing else is opened: no training_args.bin, no optimizer.pt.
 WEIGHT_FILES = (
@@ -35,7 +35,7 @@ def weight_parts(path: Path) -> list[Path]:
     """
     if not path.name.endswith(".index.json"):
         return [path]
-    return [path.parent / name for name in dict.fromkeys(_weight_map(path).values())]
+    return [path.parent / name for name in dict.fromkeys(weight_map_of(path).values())]
 
 
 def open_weights(path: Path) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def open_weights(path: Path) -> dict[str, Tensor]:
     parts = weight_parts(path)
     if parts == [path]:
         return _open(path)
-    weight_map, weights = _weight_map(path), {}
+    weight_map, weights = weight_map_of(path), {}
     for part in parts:
         tensors = _open(part)
         expected = {name for name, file in weight_map.items() if file == part.name}
@@ -57,20 +57,6 @@ def open_weights(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{part} does not hold what {path.name} says: {printable(str(name))} is in one only.")
         weights |= tensors
     return weights
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map from names to files.")
-    if not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: weight_map has something other than file names.")
-    for name in dict.fromkeys(weight_map.values()):
-        if Path(name).name != name or "\\" in name or not name.endswith((".safetensors", ".bin")):
-            raise CheckpointError(f"{index} names {printable(name)}, which is no file of weights in its own folder.")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index} names {printable(name)}, which is not there: copy the whole folder again.")
-    return weight_map
 
 
 def _open(path: Path) -> dict[str, Tensor]:
