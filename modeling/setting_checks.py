@@ -6,7 +6,7 @@ preprocessor_config.json ask for must end soon, fit into a machine and stay on i
 
 import inspect
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,8 +100,9 @@ def check_fields(config: Any) -> None:
             raise ValueError(f"{name}={_shown(value)} must be a whole number from {least:,} to {most:,}.")
     for name, (least, most) in NUMBERS.items():
         value = getattr(config, name)
-        unset = value is None and name == "score_threshold"
-        if not unset and (type(value) not in (int, float) or not least <= value <= most):
+        if value is None and name == "score_threshold":
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError(f"{name}={_shown(value)} must be a number from {least:g} to {most:g}.")
     for name in SWITCHES:
         if type(getattr(config, name)) is not bool:
@@ -147,7 +148,7 @@ def check_processor(processor: Any) -> None:
         )
     for name, (least, most) in PROCESSOR_NUMBERS.items():
         value = getattr(processor, name)
-        numbers = value if isinstance(value, list | tuple) and len(value) == 3 else [value]
+        numbers: Sequence[Any] = value if isinstance(value, list | tuple) and len(value) == 3 else [value]
         if not all(type(number) in (int, float) and least <= number <= most for number in numbers):
             raise ValueError(f"{name}={_shown(value)} must be a number from {least:g} to {most:g}, or three for RGB.")
     if processor.device is not None:

@@ -1,12 +1,16 @@
 """Reading http and https addresses: with a limit on size and time, and errors in one sentence."""
 
+import contextlib
 import http.client
+import socket
+import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 from urllib.parse import quote, urlsplit
 
 LONGEST_SILENCE_SECONDS = 30.0
@@ -33,9 +37,77 @@ def escaped(url: str) -> str:
     return quote(url, safe="%/:=&?~#+!$,;'@()*[]")
 
 
+class Deadline:
+    """A time at which connections are broken off, also one whose server sends a byte now and then, a head without end,
+    or answer after answer.
+
+    To be entered while they are used.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._end = seconds, time.monotonic() + seconds
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, 0 afterwards."""
+        return max(self._end - time.monotonic(), 0.0)
+
+    def __enter__(self) -> "Deadline":
+        self._timer = threading.Timer(min(self.left, threading.TIMEOUT_MAX), self._break_off)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._sockets.clear()
+
+    def watch(self, sock: socket.socket) -> None:
+        """Breaks this one off too.
+
+        Raises:
+            TimeoutError: the time has come already.
+        """
+        with self._lock:
+            if not self.left:
+                raise TimeoutError
+            self._sockets.append(sock)
+
+    def addresses(self, host: str, port: int) -> list[Any]:
+        """Of a host, as `socket.getaddrinfo` gives them; the system's look-up itself knows no limit.
+
+        Raises:
+            OSError: it is not known, or the time came first.
+        """
+        found: list[Any] = []
+
+        def look() -> None:
+            try:
+                found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            except (OSError, UnicodeError) as error:
+                found.append(error)
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        thread.join(min(self.left, threading.TIMEOUT_MAX))
+        if not found:
+            raise TimeoutError
+        if isinstance(found[0], OSError | UnicodeError):
+            raise found[0]
+        return found[0]
+
+    def _break_off(self) -> None:
+        with self._lock:
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def open_url(
-    url: str, *, silence: float, headers: Mapping[str, str] | None = None
+    url: str, *, silence: float, headers: Mapping[str, str] | None = None, seconds: float = threading.TIMEOUT_MAX
 ) -> Iterator[http.client.HTTPResponse]:
     """The response of an address, to be read within the block.
 
@@ -43,13 +115,15 @@ def open_url(
         url: an http or https URL; redirects are followed to such URLs only.
         silence: seconds without a byte that end it.
         headers: of the request, beside the usual ones.
+        seconds: for all of it, from the look-up of the name to the last byte, redirects included.
 
     Raises:
         OSError: the address cannot be read, or the connection ended early, in the block too; where the server refused,
             its cause is the `urllib.error.HTTPError`.
         ValueError: it is no address.
     """
-    opener = urllib.request.build_opener(_WebOnlyRedirects)
+    deadline = Deadline(seconds)
+    opener = urllib.request.build_opener(_WebOnlyRedirects, _Plain(deadline), _Secured(deadline))
     try:
         address = escaped(url)
         _ = urlsplit(address).port  # looks at all of it
@@ -57,13 +131,17 @@ def open_url(
         raise ValueError(f"{url} is no address: {error}.") from error
     request = urllib.request.Request(address, headers={"User-Agent": USER_AGENT, **(headers or {})})
     try:
-        with opener.open(request, timeout=silence) as response:
+        with deadline, opener.open(request, timeout=silence) as response:
             yield response
+            if not deadline.left:  # broken off, a body without a stated length looks whole
+                raise TimeoutError
     except urllib.error.HTTPError as error:
         raise OSError(f"{url} cannot be read: the server answers {error.code} {error.reason}.") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        if isinstance(reason, TimeoutError):
+        if not deadline.left:
+            reason = f"not finished within {seconds:g} seconds"
+        elif isinstance(reason, TimeoutError):
             reason = f"no answer for {silence:g} seconds"
         elif isinstance(reason, http.client.IncompleteRead):
             reason = "the connection ended early"
@@ -97,17 +175,14 @@ def copy_url(
         OSError: the address cannot be read, or the connection ended early.
         ValueError: it is longer than `max_bytes`, or no address.
     """
-    deadline = time.monotonic() + timeout
     length = 0
-    with open_url(url, silence=min(timeout, LONGEST_SILENCE_SECONDS)) as response:
+    with open_url(url, silence=min(timeout, LONGEST_SILENCE_SECONDS), seconds=timeout) as response:
         expected = stated_length(response)
         # read1 returns what has arrived, so a server that drips bytes meets the deadline too.
         while part := response.read1(1 << 16):
             length += len(part)
             if max(length, expected or 0) > max_bytes:
                 raise ValueError(f"{url} is longer than {max_bytes / 2**20:.0f} MiB: the download was broken off.")
-            if time.monotonic() > deadline:
-                raise OSError(f"not finished within {timeout:g} seconds")
             file.write(part)
             if progress is not None:
                 progress(len(part), expected)
@@ -120,3 +195,59 @@ class _WebOnlyRedirects(urllib.request.HTTPRedirectHandler):
         if not is_url(url):
             raise OSError(f"it redirects to {urlsplit(url).scheme}, only http and https are read")
         return super().redirect_request(request, file, code, message, headers, url)
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_Connection, request, deadline=self._deadline)  # pyright: ignore[reportArgumentType]
+
+
+class _Secured(urllib.request.HTTPSHandler):
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_SecuredConnection, request, deadline=self._deadline)  # pyright: ignore[reportArgumentType]
+
+
+class _Connection(http.client.HTTPConnection):
+    """Its socket is watched by a deadline from before it is connected."""
+
+    def __init__(self, host: str, deadline: Deadline, **options: Any) -> None:
+        super().__init__(host, **options)
+        self.deadline = deadline
+        self._create_connection = self._reach  # http.client calls it to connect, to a proxy too
+
+    def _reach(self, address: tuple[str, int], timeout: float, source_address: Any = None) -> socket.socket:
+        failure: OSError = OSError("the host has no address")
+        for family, kind, protocol, _, where in self.deadline.addresses(*address):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(min(timeout, self.deadline.left) or 0.001)
+                self.deadline.watch(sock)
+                sock.connect(where)
+                sock.settimeout(timeout)
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise failure
+
+
+class _SecuredConnection(_Connection):
+    default_port = http.client.HTTPS_PORT
+
+    def connect(self) -> None:
+        super().connect()
+        host = getattr(self, "_tunnel_host", None) or self.host
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        # The handshake comes after the socket is watched, which wrapping takes the place of.
+        self.sock = context.wrap_socket(self.sock, server_hostname=host, do_handshake_on_connect=False)
+        self.deadline.watch(self.sock)
+        self.sock.do_handshake()

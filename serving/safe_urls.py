@@ -9,14 +9,13 @@ import ipaddress
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from deformable_detr_refine.modeling.url_io import USER_AGENT, escaped
+from deformable_detr_refine.modeling.url_io import USER_AGENT, Deadline, escaped
 
 from .limits import Limits
 
@@ -51,13 +50,12 @@ def fetch_all(urls: Sequence[str], limits: Limits) -> list[bytes | UrlError]:
     """What several URLs bring, eight at a time, within the limits of one request; an error in its place."""
     if not urls:
         return []
-    deadline = time.monotonic() + limits.url_seconds
     budget = _Budget(limits.request_bytes)
     pool = ThreadPoolExecutor(min(AT_A_TIME, len(urls)), "url")
     try:
-        futures = [pool.submit(_fetch, url, limits, deadline, budget) for url in urls]
-        # The system's look-up of names knows no limit, so the threads may outlast the deadline.
-        wait(futures, timeout=max(deadline - time.monotonic(), 0))
+        with Deadline(limits.url_seconds) as deadline:
+            futures = [pool.submit(_fetch, url, limits, deadline, budget) for url in urls]
+            wait(futures, timeout=deadline.left)
         return [
             future.result() if future.done() else _late(url, limits) for url, future in zip(urls, futures, strict=True)
         ]
@@ -83,17 +81,17 @@ def is_public(address: str) -> bool:
     return ip.is_global and not special and not any(ip in network for network in _NOT_PUBLIC)
 
 
-def _fetch(url: str, limits: Limits, deadline: float, budget: "_Budget") -> bytes | UrlError:
+def _fetch(url: str, limits: Limits, deadline: Deadline, budget: "_Budget") -> bytes | UrlError:
     try:
         for _ in range(MOST_REDIRECTS + 1):
             found = _get(_checked(url), limits, deadline, budget)
             if isinstance(found, bytes):
                 # Broken off at the deadline, a body without a stated length looks whole.
-                return found if time.monotonic() < deadline else _late(url, limits)
+                return found if deadline.left else _late(url, limits)
             url = urljoin(url, found)
         return UrlError(f"{_where(url)} cannot be fetched: it redirects more than {MOST_REDIRECTS} times.")
     except (OSError, HTTPException, ValueError) as error:
-        if time.monotonic() >= deadline:
+        if not deadline.left:
             return _late(url, limits)
         if isinstance(error, UrlError):
             return error
@@ -118,11 +116,11 @@ def _checked(url: str) -> SplitResult:
     return parts
 
 
-def _get(parts: SplitResult, limits: Limits, deadline: float, budget: "_Budget") -> bytes | str:
+def _get(parts: SplitResult, limits: Limits, deadline: Deadline, budget: "_Budget") -> bytes | str:
     """The body, or where a redirect leads."""
     where = _where(parts.geturl())
-    connection = _Connection(parts, _addresses(parts, limits), deadline)
-    with connection.limited(), contextlib.closing(connection):
+    connection = _Connection(parts, _addresses(parts, limits, deadline), deadline)
+    with contextlib.closing(connection):
         target = escaped((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
         connection.request("GET", target, headers={"User-Agent": USER_AGENT, "Accept": "image/*"})
         response = connection.getresponse()
@@ -148,12 +146,12 @@ def _body(response: HTTPResponse, where: str, limits: Limits, budget: "_Budget")
     return bytes(body)
 
 
-def _addresses(parts: SplitResult, limits: Limits) -> list[tuple]:
+def _addresses(parts: SplitResult, limits: Limits, deadline: Deadline) -> list[tuple]:
     """(family, socket address) of every address that the host has, all of them allowed."""
     port = parts.port if parts.port is not None else {"http": 80, "https": 443}[parts.scheme]
     try:
         # As the system reads names: 127.1, 0x7f000001 and 2130706433 come out as what they are.
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        found = deadline.addresses(parts.hostname or "", port)
     except (OSError, UnicodeError) as error:
         raise UrlError(f"{_where(parts.geturl())} cannot be fetched: the host is not known.") from error
     if not limits.private_urls and not all(is_public(address[0]) for *_, address in found):
@@ -164,30 +162,18 @@ def _addresses(parts: SplitResult, limits: Limits) -> list[tuple]:
 class _Connection(HTTPConnection):
     """Goes to addresses that were checked; the name serves the Host header and the certificate only."""
 
-    def __init__(self, parts: SplitResult, addresses: list[tuple], deadline: float):
+    def __init__(self, parts: SplitResult, addresses: list[tuple], deadline: Deadline):
         # The port in `super()` decides whether the Host header names one.
         self.default_port = {"http": 80, "https": 443}[parts.scheme]
         super().__init__(parts.hostname, parts.port if parts.port is not None else self.default_port)
         self._tls, self._addresses, self._deadline = parts.scheme == "https", addresses, deadline
-        # `self.sock` is None once a response that ends the connection has taken it over.
-        self._open: socket.socket | None = None
-
-    @contextlib.contextmanager
-    def limited(self):
-        """Breaks the connection off at the deadline, also one that sends a byte now and then."""
-        timer = threading.Timer(max(self._deadline - time.monotonic(), 0), self._break_off)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def connect(self) -> None:
-        self.sock = self._open = self._reach()
+        self.sock = self._reach()
         if self._tls:
             wrapped = _tls_context().wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-            self.sock = self._open = wrapped
+            self.sock = wrapped
+            self._deadline.watch(wrapped)
             wrapped.do_handshake()
 
     def _reach(self) -> socket.socket:
@@ -195,18 +181,14 @@ class _Connection(HTTPConnection):
         for family, address in self._addresses:
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
-                sock.settimeout(max(self._deadline - time.monotonic(), 0.001))
+                sock.settimeout(self._deadline.left or 0.001)
+                self._deadline.watch(sock)
                 sock.connect(address)
                 return sock
             except OSError as error:
                 sock.close()
                 failure = error
         raise failure
-
-    def _break_off(self) -> None:
-        if self._open is not None:
-            with contextlib.suppress(OSError):
-                self._open.shutdown(socket.SHUT_RDWR)
 
 
 class _Budget:

@@ -1,8 +1,12 @@
 """Images of every kind come out upright and RGB; what is none, too large or damaged is refused in one sentence."""
 
+import contextlib
 import importlib.util
 import io
+import socket
 import struct
+import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -290,3 +294,46 @@ def test_no_server_there():
         load_image(f"{address}/a.jpg")
     with pytest.raises((OSError, ValueError)):
         load_image("http://")
+
+
+def _drip(start: bytes, again: bytes):
+    def send(connection):
+        connection.sendall(start)
+        while True:
+            time.sleep(0.05)
+            connection.sendall(again)
+
+    return send
+
+
+def _redirect(connection):
+    time.sleep(0.1)
+    connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /%d\r\nContent-Length: 0\r\n\r\n" % time.time_ns())
+
+
+SLOW = {
+    "head": _drip(b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "continue": _drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunk size": _drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "body": _drip(b"HTTP/1.1 200 OK\r\n\r\n", b"a"),
+    "redirects": _redirect,
+    "silence": lambda connection: time.sleep(5),
+}
+
+
+@pytest.mark.parametrize("send", SLOW.values(), ids=SLOW)
+def test_a_download_ends_at_its_deadline_whatever_the_server_does(send):
+    def answer(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1000)
+            send(connection)
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(OSError, match=r"not finished within 0\.3 seconds"):
+            load_image(f"http://127.0.0.1:{server.getsockname()[1]}/a.jpg", timeout=0.3)
