@@ -11,7 +11,7 @@ from deformable_detr_refine.modeling.image_io import file_of, image_size, is_url
 from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, UNREADABLE_IMAGE, DataError, described
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, read_label_map, write_label_map
-from .image_files import files_in
+from .image_files import files_in, leads_out_of, link_text
 from .new_images import new_data_folder, rows_of
 from .split_columns import SplitColumns
 from .split_names import by_split, standard_split
@@ -193,6 +193,8 @@ def _path_problem(path: str | None, root: Path | None) -> tuple[str, str] | None
             "the datasets library and give the object"
         )
         return OUTSIDE_FOLDER, text
+    if root is not None and os.path.exists(path) and leads_out_of(root, path):
+        return OUTSIDE_FOLDER, link_text(path)
     return None if os.path.isfile(path) else (ABSENT_IMAGE, f"there is no image file {printable(path)}")
 
 

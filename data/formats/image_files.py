@@ -27,7 +27,8 @@ class ImageFiles:
 
     def __init__(self, root: Path, folders: Iterable[Path], names: Iterable[str] = ()):
         self._root = os.path.abspath(root)
-        self._listings: dict[str, frozenset[str]] = {}
+        self._listings: dict[str, dict[str, bool]] = {}
+        self._leaves: dict[str, bool] = {}
         self._stems: dict[str, str] | None = None
         there = [
             folder for folder in dict.fromkeys(os.path.abspath(folder) for folder in folders) if os.path.isdir(folder)
@@ -48,7 +49,7 @@ class ImageFiles:
             names = filter(is_image_name, sorted(self._listed(self._folder)))
             self._stems = {os.path.splitext(name)[0]: name for name in names}
         name = self._stems.get(stem)
-        return None if name is None else os.path.join(self._folder, name)
+        return None if name is None else self._path(self._folder, name)[0]
 
     def _path(self, folder: str, name: str) -> tuple[str | None, str, str]:
         path = os.path.normpath(os.path.join(folder, name))
@@ -59,20 +60,46 @@ class ImageFiles:
             )
             return None, OUTSIDE_FOLDER, text
         head, tail = os.path.split(path)
-        if tail in self._listed(head):
+        if tail in (listed := self._listed(head)):
+            if self._leads_out(head) or (listed[tail] and leads_out_of(self._root, path)):
+                return None, OUTSIDE_FOLDER, link_text(name)
             return path, "", ""
         if "\\" in name:
             return self._path(folder, name.replace("\\", "/"))
         return None, ABSENT_IMAGE, f"the image {printable(name)} is listed, but not in {head}"
 
-    def _listed(self, folder: str) -> frozenset[str]:
+    def _leads_out(self, folder: str) -> bool:
+        if folder not in self._leaves:
+            self._leaves[folder] = leads_out_of(self._root, folder)
+        return self._leaves[folder]
+
+    def _listed(self, folder: str) -> dict[str, bool]:
+        """Names of the files in a folder, and whether each is a link."""
         if folder not in self._listings:
             try:
                 with os.scandir(folder) as items:
-                    self._listings[folder] = frozenset(item.name for item in items if item.is_file())
+                    self._listings[folder] = {item.name: item.is_symlink() for item in items if item.is_file()}
             except OSError:
-                self._listings[folder] = frozenset()
+                self._listings[folder] = {}
         return self._listings[folder]
+
+
+def leads_out_of(root: str | Path, path: str | Path) -> bool:
+    """Whether a path below the folder `root` is, by links on its way, of a file elsewhere.
+
+    A data set comes from others, and its links could lead to anybody's pictures. `DDETR_FOLLOW_LINKS=1` allows it.
+    """
+    if os.environ.get("DDETR_FOLLOW_LINKS") == "1":
+        return False
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def link_text(name: str) -> str:
+    """What is wrong with an image that is a link, as the end of a defect."""
+    return (
+        f"the image {printable(name)} is a link that leads out of the data folder; if that is meant, set "
+        "DDETR_FOLLOW_LINKS=1, or link the whole folder"
+    )
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:

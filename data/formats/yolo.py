@@ -17,6 +17,7 @@ from deformable_detr_refine.yaml_text import read_yaml
 from ..defects import (
     ABSENT_IMAGE,
     NO_IMAGE_NAME,
+    OUTSIDE_FOLDER,
     UNREADABLE_IMAGE,
     AnnotationError,
     DataError,
@@ -24,7 +25,7 @@ from ..defects import (
 )
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
-from .image_files import ImageFiles, files_in, images_below, not_images
+from .image_files import ImageFiles, files_in, images_below, leads_out_of, link_text, not_images
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import standard_split
@@ -98,6 +99,9 @@ def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
     for name, path in _images(columns, annotations, root):
         labels = labels_path(path)
         places[os.path.dirname(labels)] = os.path.dirname(path)
+        if leads_out_of(root, path):
+            columns.add_defect(OUTSIDE_FOLDER, 1, link_text(name), file=path, image=name, loses="image")
+            continue
         try:
             width, height = image_size(path)
         except (OSError, ValueError) as error:

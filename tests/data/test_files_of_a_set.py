@@ -133,3 +133,18 @@ def test_tiff_lies_upright_once(orientation, tmp_path):
     )
     row = load_detection_data(tmp_path)["train"][0]
     assert (row["width"], row["height"]) == row_image(row).size == (40, 20)
+
+
+@pytest.mark.parametrize("form", [form for form in WRITERS if form != "datasets"])
+def test_a_link_that_leads_out_of_the_set_is_not_followed(form, data, tmp_path, monkeypatch):
+    folder = tmp_path / "set"
+    WRITERS[form](data, folder)
+    image = next(path for path in sorted(folder.rglob("*")) if path.suffix in (".jpg", ".png"))
+    private = write_image(tmp_path / "private" / f"secret{image.suffix}", Image.open(image).size)
+    image.unlink()
+    image.symlink_to(private)
+    found = load_detection_data(folder, defects="skip")
+    assert sum(map(len, found.splits.values())) == sum(map(len, data.splits.values())) - 1
+    assert any("is a link that leads out of the data folder" in defect.text for defect in found.defects)
+    monkeypatch.setenv("DDETR_FOLLOW_LINKS", "1")
+    assert not load_detection_data(folder).defects
