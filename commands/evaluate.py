@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.inference.load_detector import load_detector
     from deformable_detr_refine.messages import printable
     from deformable_detr_refine.modeling.image_io import as_text
+    from deformable_detr_refine.secret_text import without_secrets
 
     azure = AzureEvaluation.from_file(args.azure_config) if args.azure_config else AzureEvaluation()
     if args.threshold is not None:
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     by_label = by_label["per_label_metrics"]
     about = {
         **origin(args.model),
-        "data": args.data,
+        "data": without_secrets(args.data),
         "split": split,
         "images": len(images),
         "objects": sum(row["objects"] for row in coco["per_class"].values()),

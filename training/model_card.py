@@ -12,10 +12,10 @@ from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
 from deformable_detr_refine.inference.model_card import card_text, class_names, label_list, made_with
 from deformable_detr_refine.messages import plain
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
+from deformable_detr_refine.secret_text import without_secrets
 
 from .card_facts import CardFacts
 
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}|\b(?:ghp|gho|sk|glpat)[-_][A-Za-z0-9_-]{16,}")
 _TAGS = ("object-detection", "deformable-detr", "vision")
 
 
@@ -54,18 +54,6 @@ def model_card(
         ("Labels", label_list(config)),
     ]
     return without_secrets(card_text(data.to_yaml(), parts, sections))
-
-
-def without_secrets(text: str, *secrets: str | None) -> str:
-    """The text with whatever looks like a token, and these, blotted out.
-
-    Example:
-        >>> without_secrets("--token hf_abcdefghijklmnop --key swordfish", "swordfish")
-        '--token [removed] --key [removed]'
-    """
-    for secret in secrets:
-        text = text.replace(secret, "[removed]") if secret else text
-    return _TOKEN.sub("[removed]", text)
 
 
 def _front_matter(
@@ -182,7 +170,7 @@ def _provenance(facts: CardFacts, license: str | None) -> str:
 def _data_of(metrics: Mapping[str, Any]) -> tuple[str, str | None]:
     """Name and split of the data that was measured on, without this machine's folders."""
     about = metrics.get("about", {})
-    return _here(str(about.get("data") or "its validation data")), about.get("split")
+    return _here(without_secrets(str(about.get("data") or "its validation data"))), about.get("split")
 
 
 def _here(value: Any) -> Any:
@@ -211,4 +199,4 @@ def _number(value: float) -> str:
     return "-" if value == -1 else f"{value:.3f}"
 
 
-__all__ = ["model_card", "without_secrets"]
+__all__ = ["model_card"]

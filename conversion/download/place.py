@@ -3,11 +3,11 @@
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.hub_names import is_hub_name
 from deformable_detr_refine.modeling.url_io import is_url
+from deformable_detr_refine.secret_text import public_address
 
 from .fetch import download
 from .hub import fetch_from_hub
@@ -50,9 +50,9 @@ def locate(source: str | Path, revision: str | None = None) -> Place:
         try:
             path = download(address, published.sha256 if published else None)
         except OSError as error:
-            shown = _without_secrets(address)
+            shown = public_address(address)
             raise OSError(f"{error} Or fetch {shown} elsewhere, and give the file in its place.") from error
-        return Place(path, _without_secrets(address), published)
+        return Place(path, public_address(address), published)
     if published or is_hub_name(address):
         return Place(fetch_from_hub(address, revision), f"{address} on the Hub", published)
     near = difflib.get_close_matches(source, PUBLISHED, n=1)
@@ -64,12 +64,6 @@ def _is_here(source: str) -> bool:
         return Path(source).exists()
     except (OSError, ValueError):  # longer than a name can be, or with a NUL
         return False
-
-
-def _without_secrets(address: str) -> str:
-    """An address as it may be written down: without user, password, query and fragment, where keys stand."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _check_no_revision(source: str | Path, revision: str | None) -> None:

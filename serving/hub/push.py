@@ -1,8 +1,9 @@
 """A model folder to the Hub: weights, this package's code, image processor and model card, in one commit."""
 
+import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +15,19 @@ from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.detections import Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.inference.load_model import KNOWN
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import load_image
+from deformable_detr_refine.secret_text import line_with_secret, without_secrets
 from deformable_detr_refine.training.card_facts import read_facts
-from deformable_detr_refine.training.model_card import model_card, without_secrets
+from deformable_detr_refine.training.model_card import model_card
 
 SAMPLE, DRAWN = "sample.jpg", "sample_detections.jpg"
 # What an earlier push may have left that would be loaded in place of, or shown beside, the new files. Code that is not
 # replaced is not loaded, and a handler.py for Inference Endpoints is the user's own.
+_TEXTS = (".json", ".md", ".py", ".txt", ".yaml", ".yml", ".toml", ".cfg")
+# What transformers writes beside the settings.
+_WRITTEN = {"architectures", "auto_map", "image_processor_type", "model_type", "transformers_version"}
 _REPLACED = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*", SAMPLE, DRAWN]
 
 
@@ -78,6 +84,8 @@ def push(
         stage = Path(temporary)
         detector.save_pretrained(stage)
         processor.save_pretrained(stage)
+        _drop_strange(stage / "config.json", KNOWN | _WRITTEN)
+        _drop_strange(stage / "preprocessor_config.json", {*processor.valid_kwargs.__annotations__, *_WRITTEN})
         facts.parameters = sum(parameter.numel() for parameter in detector.parameters())
         facts.sha256 = {file.name: sha256_of(file) for file in sorted(stage.glob("*.safetensors"))}
         if photo is not None:
@@ -86,8 +94,27 @@ def push(
         sample = (SAMPLE, DRAWN) if photo is not None else (None, None)
         card = model_card(repo_id, detector.config, facts, threshold, license, *sample)
         (stage / "README.md").write_text(without_secrets(card, token), encoding="utf-8")
+        _check_public(stage)
         with _one_sentence(token):
             return _upload(HfApi(), stage, repo_id, private, revision, message or f"{folder.name} by ddetr push")
+
+
+def _drop_strange(file: Path, known: Collection[str]) -> None:
+    """Leave out of a file of settings what no class of this package reads: it may be anything."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in values.items() if name in known}
+    file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_public(folder: Path) -> None:
+    """Look through every text that is about to become public."""
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in _TEXTS):
+        line = line_with_secret(file.read_text(encoding="utf-8"), code=file.suffix == ".py")
+        if line is not None:
+            raise ValueError(
+                f"Nothing is pushed: {file.name} would hold, in line {line}, what looks like a token, a key or a "
+                "password. Remove it from the model's folder."
+            )
 
 
 def _upload(hub: HfApi, stage: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:

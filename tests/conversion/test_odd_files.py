@@ -6,7 +6,6 @@ import pytest
 
 from deformable_detr_refine.conversion import CheckpointError, convert_checkpoint
 from deformable_detr_refine.conversion.detrex.config import describe_config
-from deformable_detr_refine.conversion.download.place import _without_secrets
 from deformable_detr_refine.conversion.original.code_base import _facts
 from deformable_detr_refine.conversion.section import Section
 from deformable_detr_refine.conversion.stock.processor import size_rule
@@ -22,11 +21,6 @@ def test_a_list_of_lists_as_a_target_is_refused_at_once():
     model = {"_target_": "a.DeformableDETR", "backbone": {"_target_": bomb}, "transformer": {"_target_": bomb}}
     with pytest.raises(CheckpointError, match="this package has only"):
         describe_config({"model": model}, "config.yaml")
-
-
-def test_an_address_is_written_without_what_may_be_secret():
-    address = "https://user:password@example.org:8443/a/b.pth?sig=token#part"
-    assert _without_secrets(address) == "https://example.org:8443/a/b.pth"
 
 
 @pytest.mark.parametrize("version", ["\u00b2", "9" * 5000, "", "4"])

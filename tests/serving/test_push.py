@@ -132,6 +132,31 @@ def test_no_token_in_card_log_or_output(hub, trained, caplog, capfd):
     assert any(authorization == f"Bearer {TOKEN}" for _, _, authorization in hub.requests)
 
 
+def test_no_password_of_an_address_or_a_setting_becomes_public(hub, trained):
+    address = "https://me:correcthorse@example.org/data.zip?sig=batterystaple"
+    metrics = json.loads((trained / "metrics.json").read_text())
+    metrics.setdefault("about", {})["data"] = address
+    (trained / "metrics.json").write_text(json.dumps(metrics))
+    settings = {"data": address, "optim_args": {"password": "correcthorse"}, "num_train_epochs": 3}
+    (trained / "settings.yaml").write_text(yaml.safe_dump(settings))
+    for name in ("config.json", "preprocessor_config.json"):
+        values = json.loads((trained / name).read_text())
+        (trained / name).write_text(json.dumps({**values, "registry": {"key": "batterystaple"}}))
+    assert main(["push", str(trained), NAME]) == 0
+    assert not [blob for blob in hub.blobs.values() if b"batterystaple" in blob or b"correcthorse" in blob]
+    assert "https://example.org/data.zip" in card_of(hub)[1]
+
+
+def test_a_secret_in_a_text_stops_the_push(hub, trained, capsys):
+    config = json.loads((trained / "config.json").read_text())
+    labels = dict(enumerate(["hf_abcdefghijklmnopqrstuvwxyz", *config["label2id"]][: len(config["label2id"])]))
+    config.update(id2label=labels, label2id={name: label for label, name in labels.items()})
+    (trained / "config.json").write_text(json.dumps(config))
+    assert main(["push", str(trained), NAME]) == 2
+    said = capsys.readouterr().err
+    assert "Nothing is pushed: config.json would hold, in line" in said and "hf_abc" not in said and not hub.blobs
+
+
 @pytest.mark.parametrize("step", ["upload", "commit"])
 def test_a_push_that_breaks_off_leaves_the_old_revision_whole(hub, trained, saved, step):
     push(trained, NAME)
