@@ -15,17 +15,22 @@ FORMAT = "deformable-detr-refine 1"
 def processor_of(facts: dict[str, str]) -> DeformableDetrRefineImageProcessor:
     """The image processor that `facts` describes."""
     settings: dict[str, Any] = json.loads(facts["image_processor"])
-    return DeformableDetrRefineImageProcessor(**settings)
+    return DeformableDetrRefineImageProcessor(**dict(settings))
 
 
 def names_of(facts: dict[str, str]) -> dict[int, str]:
     """The class names by label."""
-    return {int(label): name for label, name in json.loads(facts["id2label"]).items()}
+    names = {int(label): name for label, name in json.loads(facts["id2label"]).items()}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("id2label has names that are no texts")
+    return names
 
 
 def threshold_of(facts: dict[str, str]) -> float:
     """The score threshold to begin with: what the detector's training found, else the usual one."""
     known = json.loads(facts["config"]).get("score_threshold")
+    if known is not None and not 0 <= float(known) <= 1:
+        raise ValueError(f"score_threshold={known} is not from 0 to 1")
     return THRESHOLD if known is None else float(known)
 
 

@@ -1,6 +1,8 @@
 """A detector out of an ONNX file that `ddetr export` wrote, in ONNX Runtime."""
 
+import mmap
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +30,7 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Network:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
+    _check_operators(path)
     sessions = _Sessions(path, threads)
     facts = sessions.here().get_modelmeta().custom_metadata_map
     if facts.get("format") != FORMAT:
@@ -35,7 +38,30 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Network:
             f"{path} does not say which classes and image sizes it is for (it is not of the form {FORMAT}): "
             "write it with `ddetr export`."
         )
-    return Network(sessions.forward, processor_of(facts), names_of(facts), threshold_of(facts))
+    try:
+        return Network(sessions.forward, processor_of(facts), names_of(facts), threshold_of(facts))
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: what it says of its detector is damaged ({printable(one_line(error), 300)})."
+        ) from error
+
+
+def _check_operators(path: Path) -> None:
+    """Refuse a graph with loops, which could compute for ever: those of `ddetr export` have none.
+
+    Looked for in the file's bytes, since ONNX Runtime does not tell, and the onnx package need not be there.
+    """
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            kind = found[1].decode() if (found := _LOOPS.search(content)) else None
+    if kind:
+        raise ValueError(f"{path} has a loop ({kind}), which `ddetr export` never writes: it is not run.")
+
+
+# The kind of an operator, a text: its field's number and its length, either of which may be written at greater length.
+_LOOPS = re.compile(rb"(?:\x22|\xa2\x80*\x00)(?:[\x04\x0b]|[\x84\x8b]\x80*\x00)(Loop|Scan|SequenceMap)")
 
 
 class _Sessions:

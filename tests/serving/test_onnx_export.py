@@ -268,3 +268,17 @@ def test_operator_and_weights_need_not_be_here(written, saved):
     assert all(not value.external_data for value in model.graph.initializer)
     content = written[0].read_bytes()
     assert str(saved.parent).encode() not in content and b"modeling_deformable_detr_refine.py" not in content
+
+
+@pytest.mark.parametrize("kind", ["Loop", "Scan", "SequenceMap"])
+def test_a_graph_with_a_loop_is_not_run(kind, tmp_path):
+    node = onnx.helper.make_node(kind, [], ["logits"])
+    graph = onnx.helper.make_graph([node], "forever", [], [])
+    file = tmp_path / "loop.onnx"
+    content = onnx.helper.make_model(graph).SerializeToString()
+    length = bytes([len(kind)])
+    for written in (content, content.replace(b"\x22" + length, b"\x22" + bytes([len(kind) | 0x80]) + b"\x80\x00")):
+        assert kind.encode() in written
+        file.write_bytes(written)
+        with pytest.raises(ValueError, match=rf"has a loop \({kind}\)"):
+            load_onnx(file)
