@@ -20,6 +20,9 @@ counted. Reading, resizing and drawing images is not part of it.
 images/s is of the fastest run (what the machine can do) and of the median run (what it did); the ratio is by the
 fastest, to the first row. Where others keep the CPU busy it is told: PyTorch's threads wait for each other, so that
 fewer of them (--threads 1, or OMP_NUM_THREADS=1 for any command) are faster then.
+
+Not among the rows is torch.compile, which takes minutes to begin with; for images of several shapes the call is
+torch.compile(model, dynamic=True), which makes one graph for all.
 """
 EXAMPLES = """\
 examples:
