@@ -23,7 +23,7 @@ LAUNCHERS = ("python", "torchrun", "accelerate")
 # Programs of others, whose arguments nothing here can check.
 OTHERS = ("curl", "echo", "hf", "mlflow", "source", "az")
 # Flags of others that the text names.
-OTHERS_FLAGS = {"--auto-scale-lr", "--env-manager", "--nproc-per-node"}
+OTHERS_FLAGS = {"--auto-scale-lr", "--env-manager", "--nproc-per-node", "--worker-class"}
 ROOMS = "configs|samples|training|inference|benchmarks|serving|docs|tests|modeling|data|commands|conversion|evaluation"
 
 
