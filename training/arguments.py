@@ -1,7 +1,7 @@
 """What a training run is told: the model, the data, and transformers' TrainingArguments with a detector's defaults."""
 
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
@@ -73,6 +73,9 @@ class DataArguments:
 @dataclass
 class DetectionTrainingArguments(TrainingArguments):
     """transformers' TrainingArguments, with MMDetection's optimiser and what a detector needs of the Trainer."""
+
+    if TYPE_CHECKING:  # where none is given, `__post_init__` names one
+        output_dir: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]
 
     learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate (MMDetection: 2e-4 for 32)."})
     weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, of all parameters as in MMDetection."})
@@ -154,6 +157,11 @@ class DetectionTrainingArguments(TrainingArguments):
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         # Without an accelerator there is nothing to pin memory for, and PyTorch says so at every epoch.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
+
+    @property
+    def integrations(self) -> list[str]:
+        """What `report_to` names."""
+        return [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
 
 
 def _defaults(item: Any) -> tuple:

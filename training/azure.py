@@ -192,8 +192,8 @@ def main(words: Sequence[str]) -> None:
     """Reads parameters, trains, and writes the MLflow model."""
     parameters = read_parameters(words)
     settings = our_settings(parameters)
-    folder = parameters.get("mlflow_model_folder")
-    if (wants_model := str(parameters.get("save_as_mlflow_model", True)).lower() == "true") and not folder:
+    wants_model = str(parameters.get("save_as_mlflow_model", True)).lower() == "true"
+    if wants_model and not parameters.get("mlflow_model_folder"):
         raise ValueError("There is no folder for the trained model: give --mlflow_model_folder DIR.")
     made = read_settings([word for name, value in settings.items() for word in (f"--{name}", str(value))])
     run(made)
@@ -201,7 +201,7 @@ def main(words: Sequence[str]) -> None:
         # The one thing that training takes from serving, which stands above it.
         from deformable_detr_refine.inference.mlflow_model import export_mlflow
 
-        export_mlflow(made[2].output_dir, folder)
+        export_mlflow(made[2].output_dir, parameters["mlflow_model_folder"])
 
 
 if __name__ == "__main__":

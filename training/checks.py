@@ -2,10 +2,12 @@
 
 from dataclasses import fields
 from importlib.util import find_spec
+from typing import cast
 
 import torch
-from transformers import Trainer
-from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers import PreTrainedModel, Trainer
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.training_args import OptimizerNames
 
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation
 from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
@@ -86,8 +88,7 @@ def _check_processes(args: DetectionTrainingArguments) -> None:
 
 
 def _check_integrations(args: DetectionTrainingArguments) -> None:
-    names = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
-    for name in names:
+    for name in args.integrations:
         if name not in (*INTEGRATION_TO_CALLBACK, "none", "all"):
             raise ValueError(f"report_to is {name!r}, expected none or some of {', '.join(INTEGRATION_TO_CALLBACK)}.")
         if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
@@ -98,11 +99,12 @@ def _check_optimizer(args: DetectionTrainingArguments) -> None:
     """That the optimiser, which may be one of some other package, takes a parameter and these options."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Module())
+        # Some look for their layers in it, in any module.
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, cast("PreTrainedModel", torch.nn.Module()))
         kind([{"params": [parameter], "weight_decay": args.weight_decay}], **options)
     except Exception as error:  # whatever a package raises
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"optim {args.optim.value} cannot be used: {reason.rstrip('.')}.") from error
+        raise ValueError(f"optim {OptimizerNames(args.optim).value} cannot be used: {reason.rstrip('.')}.") from error
 
 
 __all__ = ["check_batches", "check_evaluation", "check_metric", "check_settings"]

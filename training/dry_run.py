@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import nn
 
 from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.inference.drawing import draw_boxes
 from deformable_detr_refine.messages import counted
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.modeling.boxes import cxcywh_to_xyxy
 
 from .arguments import DetectionTrainingArguments
@@ -19,7 +19,9 @@ from .rates import loader_rate, model_rate
 PICTURES, COLUMNS = 9, 3
 
 
-def dry_run(model: nn.Module, examples: Examples, args: DetectionTrainingArguments, folder: Path) -> str:
+def dry_run(
+    model: DeformableDetrRefineForObjectDetection, examples: Examples, args: DetectionTrainingArguments, folder: Path
+) -> str:
     """Draws training images after augmentation with their boxes, and times loader and model beside each other.
 
     Returns:

@@ -30,14 +30,14 @@ class MovingAverage(TrainerCallback):
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay={decay} is not from 0 to below 1.")
         self.model, self.decay, self.steps = model, decay, 0
-        self.average: dict[str, torch.Tensor] | None = None
+        self.average: dict[str, torch.Tensor] = {}  # empty where nothing trains
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.steps = state.global_step
-        if self.average is None:  # else it came with the checkpoint
+        if not self.average:  # else it came with the checkpoint
             self.average = {name: parameter.detach().clone() for name, parameter in self._trained()}
 
     @torch.no_grad()
@@ -45,7 +45,10 @@ class MovingAverage(TrainerCallback):
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         names, parameters = zip(*self._trained(), strict=True)
-        torch._foreach_lerp_([self.average[name] for name in names], list(parameters), 1 - decay)
+        # PyTorch's own optimisers take the same, which is in no __all__.
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [self.average[name] for name in names], list(parameters), 1 - decay
+        )
 
     @torch.no_grad()
     def on_train_end(self, args, state, control, **kwargs) -> None:
@@ -53,7 +56,7 @@ class MovingAverage(TrainerCallback):
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
             for name, parameter in self._trained():
                 parameter.copy_(self.average[name])
-        self.average = None
+        self.average = {}
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -66,7 +69,7 @@ class MovingAverage(TrainerCallback):
 
     @torch.no_grad()
     def _swap(self) -> None:
-        if self.average is not None:
+        if self.average:
             for name, parameter in self._trained():
                 kept = parameter.clone()
                 parameter.copy_(self.average[name])

@@ -4,10 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from torch import nn
-
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.inference.detections import THRESHOLD
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
 
 from .card_facts import read_facts
 from .model_card import model_card
@@ -38,7 +37,7 @@ def _moved(place: str | dict, modules: set[str]) -> str | dict:
     return f"{CODE}/{place}" if place.partition(".")[0] in modules else place
 
 
-def write_card(folder: Path, model: nn.Module) -> None:
+def write_card(folder: Path, model: DeformableDetrRefineForObjectDetection) -> None:
     """Writes README.md from what lies in the folder: metrics, settings, steps."""
     facts = read_facts(folder)
     facts.parameters = sum(parameter.numel() for parameter in model.parameters())

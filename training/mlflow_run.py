@@ -9,19 +9,21 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.evaluation.evaluated_image import EvaluatedImage
 from deformable_detr_refine.inference.detections import THRESHOLD
 from deformable_detr_refine.inference.drawing import draw_boxes
 
+from .arguments import DetectionTrainingArguments
+
 PICTURES = 4
 _SIDE = 640
 
 
 @contextmanager
-def mlflow_run(args: TrainingArguments) -> Iterator[None]:
+def mlflow_run(args: DetectionTrainingArguments) -> Iterator[None]:
     """Holds one MLflow run open when `report_to` names mlflow: transformers' own ends with the training, and the
     evaluation after it would begin a second one. A run that is open already is used and left open.
 
@@ -29,7 +31,7 @@ def mlflow_run(args: TrainingArguments) -> Iterator[None]:
         ValueError: mlflow is not installed.
     """
     chosen = {"MLFLOW_RUN_ID", "MLFLOW_NESTED_RUN"} & set(os.environ)  # transformers opens that one itself
-    if "mlflow" not in args.report_to or args.process_index != 0 or chosen:
+    if "mlflow" not in args.integrations or args.process_index != 0 or chosen:
         yield
         return
     try:

@@ -58,7 +58,7 @@ def build_model(
 
 def build_processor(model_args: ModelArguments, data_args: DataArguments) -> DeformableDetrRefineImageProcessor:
     """The model's own image processor, or MMDetection's, with the size that was asked for."""
-    sizes = {}
+    sizes: dict[str, Any] = {}
     if data_args.shortest_edge:
         longest = data_args.longest_edge or round(data_args.shortest_edge * 1333 / 800)
         sizes = {"size": {"shortest_edge": data_args.shortest_edge, "longest_edge": longest}}

@@ -4,13 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
 
 
-def save_batch(model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any, folder: Path, step: int) -> Path:
+def save_batch(
+    model: DeformableDetrRefineForObjectDetection,
+    inputs: dict[str, Any],
+    num_items_in_batch: Any,
+    folder: Path,
+    step: int,
+) -> Path:
     """Writes the batch, the weights and the config into one file of tensors and plain values, and gives its path."""
     file = folder / f"not-finite-step-{step}.pt"
     content = {

@@ -13,7 +13,7 @@ from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.messages import counted
-from deformable_detr_refine.modeling.size_rules import nearest_edges
+from deformable_detr_refine.modeling.size_rules import checked_size, nearest_edges
 
 from .checks import check_batches, check_evaluation, check_metric, check_settings
 from .finished_folder import code_aside, write_card
@@ -50,7 +50,7 @@ def run(settings: Settings) -> dict[str, float]:
     check_evaluation(args, found.validation is not None)
     data = found.data
     processor = build_processor(model_args, data_args)
-    edges = nearest_edges(processor.size)
+    edges = nearest_edges(checked_size(processor.size))
     augmentation = training_transform(data_args.augmentation, *edges, vertical_flip=data_args.vertical_flip)
     model, origin = build_model(model_args, data.label_map, args.head_surgery)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -73,7 +73,7 @@ def run(settings: Settings) -> dict[str, float]:
         return {}
 
     trainer = DetectionTrainer(model, args, examples, validation)
-    if "mlflow" in args.report_to and validation is not None:
+    if "mlflow" in args.integrations and validation is not None:
         trainer.add_callback(MlflowPictures(trainer))
     if checkpoint:
         say(f"Going on from {checkpoint}.")
@@ -90,12 +90,12 @@ def run(settings: Settings) -> dict[str, float]:
             # A pickle that nothing here reads; the settings stand in settings.yaml.
             (output / "training_args.bin").unlink(missing_ok=True)
             code_aside(output)
-            if metrics:
-                _write_evaluation(trainer, data, output)
+            if validation is not None:
+                _write_evaluation(trainer, data, validation, output)
                 log_files(output / "report.html", output / "metrics.json")
             write_card(output, trainer.model)
             written = sorted(path.name for path in output.iterdir())
-            if metrics:
+            if validation is not None:
                 count = counted(len(validation), "image")
                 say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {count}.")
             say(f"Written: {output} ({', '.join(written)})")
@@ -114,7 +114,7 @@ def _check_steps(trainer: DetectionTrainer, checkpoint: Path | None, say: Callab
         say(f"All {made} steps had been made already: nothing was trained. More --num_train_epochs go on.")
 
 
-def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Path) -> None:
+def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, validation: Examples, output: Path) -> None:
     from deformable_detr_refine.data.row_image import row_image
     from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
     from deformable_detr_refine.evaluation.report.report import (
@@ -146,7 +146,7 @@ def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, output: Pa
     write_detections(output / "detections.json", images, category_ids)
     write_per_class(output / "per_class.csv", metrics["per_class"], by_label, category_ids)
     write_metrics(output / "metrics.json", {**metrics, "azure": by_azure, "about": about})
-    rows = trainer.eval_dataset.rows
+    rows = validation.rows
     index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     write_report(
         images,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
@@ -141,7 +141,9 @@ def _check_objects(rows: Any, source: str, split: str) -> None:
 def _loaded(
     source: str, args: DataArguments, say: Callable[[str], None], training: DetectionData | None = None
 ) -> DetectionData:
-    data = load_detection_data(source, label_map=training.label_map if training else None, defects=args.defects)
+    label_map = training.label_map if training else None
+    # It refuses another word itself.
+    data = load_detection_data(source, label_map=label_map, defects=cast("Any", args.defects))
     for text in box_form_notes(data.defects):
         say(f"{text}.")
     if data.defects and args.defects == "skip":

@@ -98,7 +98,8 @@ def _first_state(optimizer: Optimizer, group: dict, shape: torch.Size, dtype: to
     parameter = nn.Parameter(torch.zeros(shape, dtype=dtype, device=device))
     parameter.grad = torch.zeros_like(parameter)
     # The options stand in the group, which counts before the defaults of the class.
-    fresh = type(optimizer)([{**group, "params": [parameter]}])
+    kind: Any = type(optimizer)
+    fresh = kind([{**group, "params": [parameter]}])
     fresh.step()
     state = fresh.state[parameter]
     return {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in state.items()}

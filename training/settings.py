@@ -7,7 +7,7 @@ from dataclasses import fields
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 from transformers import HfArgumentParser
@@ -55,14 +55,17 @@ def read_settings(words: Sequence[str]) -> Settings:
     given = [*(_of_file(file, settings_parser) if file else ()), *_of_command_line(words, settings_parser)]
     for where, setting in given:
         _check(settings_parser, where, setting)
-    return settings_parser.parse_args_into_dataclasses(
+    model, data, training = settings_parser.parse_args_into_dataclasses(
         [word for _, setting in given for word in setting], look_for_args_file=False
     )
+    return model, data, training
 
 
 def parser() -> SettingsParser:
     """The parser of all settings; `--help` lists them."""
-    settings_parser = SettingsParser((ModelArguments, DataArguments, DetectionTrainingArguments), prog="ddetr train")
+    kinds = (ModelArguments, DataArguments, DetectionTrainingArguments)
+    # transformers wants a NewType of Any, which no class is.
+    settings_parser = SettingsParser(cast("Any", kinds), prog="ddetr train")
     settings_parser.allow_abbrev = False
     for action in settings_parser._actions:
         if action.nargs == "+":

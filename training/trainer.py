@@ -4,13 +4,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
@@ -25,6 +25,7 @@ from deformable_detr_refine.evaluation.metrics.azure import AzureEvaluation, azu
 from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 from deformable_detr_refine.files import follow_umask
 from deformable_detr_refine.inference.network import Network
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
 
 from .arguments import DetectionTrainingArguments
 from .checkpoints import read_trainer_state, write_manifest, writing
@@ -47,22 +48,29 @@ class DetectionTrainer(Trainer):
         kwargs: as of `transformers.Trainer`.
     """
 
+    if TYPE_CHECKING:  # what `__init__` hands to the Trainer, which declares more
+        args: DetectionTrainingArguments
+        model: DeformableDetrRefineForObjectDetection
+        train_dataset: Examples | None
+        eval_dataset: Examples | None
+
     def __init__(
         self,
-        model: nn.Module,
+        model: DeformableDetrRefineForObjectDetection,
         args: DetectionTrainingArguments,
         train_dataset: Examples | None = None,
         eval_dataset: Examples | None = None,
         **kwargs: Any,
     ) -> None:
-        processor = (train_dataset or eval_dataset).processor
+        examples = train_dataset or eval_dataset
+        assert examples is not None, "give a train_dataset, an eval_dataset, or both"
         super().__init__(
             model,
             args,
             data_collator=collate,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=processor,
+            processing_class=examples.processor,
             **kwargs,
         )
         # The model divides by the number of boxes that `_get_num_items_in_batch` counts.
@@ -91,7 +99,7 @@ class DetectionTrainer(Trainer):
             groups = parameter_groups(
                 model.named_parameters(), learning_rate, args.weight_decay, args.slow_parameters, args.slow_factor
             )
-            kind, options = self.get_optimizer_cls_and_kwargs(args, model)
+            kind, options = self.get_optimizer_cls_and_kwargs(args, cast("PreTrainedModel", model))
             self.optimizer = kind(groups, **{**options, "lr": learning_rate})
         return self.optimizer
 
@@ -107,7 +115,9 @@ class DetectionTrainer(Trainer):
     # Batches
 
     def _get_train_sampler(self, train_dataset: Examples | None = None) -> OrientationSampler:
-        self._train_sampler = training_order(train_dataset or self.train_dataset, self.args)
+        examples = train_dataset or self.train_dataset
+        assert examples is not None, "training needs a train_dataset"
+        self._train_sampler = training_order(examples, self.args)
         return self._train_sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
@@ -119,6 +129,7 @@ class DetectionTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Examples | None = None) -> DataLoader:
         """This process's share: batches of one shape, no image twice, however many processes there are."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        assert dataset is not None, "an evaluation needs an eval_dataset"
         sizes = zip(dataset.rows["height"], dataset.rows["width"], strict=True)
         shapes = [dataset.processor.resized_shape(height, width) for height, width in sizes]
         args = self.args
@@ -135,13 +146,14 @@ class DetectionTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         """Boxes of all ranks and of the whole accumulation window, by which every loss term is divided."""
         count = sum(len(label["class_labels"]) for batch in batch_samples for label in batch["labels"])
-        return self.accelerator.reduce(torch.full((), float(count), device=device), "sum")
+        return cast("Tensor", self.accelerator.reduce(torch.full((), float(count), device=device), "sum"))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ) -> Any:
         try:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            computed = super().compute_loss(model, inputs, True, num_items_in_batch)
+            loss, outputs = cast("tuple[Tensor, Any]", computed)
             if not loss.isfinite():
                 raise FloatingPointError("The loss is not finite.")
         except FloatingPointError as error:
@@ -181,7 +193,7 @@ class DetectionTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """COCO's metrics and the loss over a data set; detections only are kept. `evaluated` holds the images."""
-        rows = dataloader.dataset.rows.remove_columns("image")
+        rows = cast("Examples", dataloader.dataset).rows.remove_columns("image")
         index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
         model, losses, images = self.model.eval(), 0.0, []
 
@@ -192,7 +204,7 @@ class DetectionTrainer(Trainer):
         network = Network(forward, self.processing_class, model.config.id2label)
         with self.averaged_weights():
             for inputs in dataloader:
-                inputs = self._prepare_inputs(inputs)
+                inputs = cast("dict[str, Any]", self._prepare_inputs(inputs))
                 seen = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
                 outputs, results = network.run(inputs, [(row["height"], row["width"]) for row in seen])
                 losses += outputs.loss.item() * len(seen)
@@ -209,7 +221,8 @@ class DetectionTrainer(Trainer):
             azure = AzureEvaluation([asked], self.args.iou_threshold, self.args.box_score_threshold)
             logged[asked] = azure_metrics(self.evaluated, names, azure)[asked]
         logged = {f"{metric_key_prefix}_{name}": float(value) for name, value in logged.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=logged, num_samples=len(self.evaluated))
+        # Neither predictions nor labels are kept; the former are declared as never None, though nothing reads them.
+        return EvalLoopOutput(None, None, metrics=logged, num_samples=len(self.evaluated))  # pyright: ignore[reportArgumentType]
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -256,9 +269,10 @@ class DetectionTrainer(Trainer):
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
         begun = super()._init_training_state(*args)
         # transformers looks for each of these when it saves; a checkpoint knows those of its own run.
+        known = cast("dict[str, Any]", self.state.stateful_callbacks)  # which it has made of its list
         for callback in (*self.callback_handler.callbacks, self.control):
             if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+                known.setdefault(type(callback).__name__, callback.state())
         return begun
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

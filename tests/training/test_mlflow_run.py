@@ -28,9 +28,9 @@ def test_large_pictures_are_made_smaller():
 
 
 def test_without_mlflow_among_the_reports_nothing_happens(tmp_path):
-    from transformers import TrainingArguments
+    from deformable_detr_refine.training.arguments import DetectionTrainingArguments
 
-    with mlflow_run(TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)):
+    with mlflow_run(DetectionTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)):
         log_files(tmp_path / "none")
 
 
