@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 PREFIX = "DDETR_"
 
@@ -65,7 +66,7 @@ class Limits:
         return {PREFIX + field.name.upper(): str(_plain(getattr(self, field.name))) for field in fields(self)}
 
 
-def _value(name: str, text: str, kind: type) -> int | float | bool:
+def _value(name: str, text: str, kind: Any) -> int | float | bool:
     try:
         if kind is bool:
             return {"0": False, "false": False, "1": True, "true": True}[text.lower()]

@@ -165,7 +165,7 @@ class _Connection(HTTPConnection):
     def __init__(self, parts: SplitResult, addresses: list[tuple], deadline: Deadline):
         # The port in `super()` decides whether the Host header names one.
         self.default_port = {"http": 80, "https": 443}[parts.scheme]
-        super().__init__(parts.hostname, parts.port if parts.port is not None else self.default_port)
+        super().__init__(parts.hostname or "", parts.port if parts.port is not None else self.default_port)
         self._tls, self._addresses, self._deadline = parts.scheme == "https", addresses, deadline
 
     def connect(self) -> None:

@@ -86,10 +86,9 @@ def read_images(images: Sequence[str | bytes], limits: Limits) -> list[bytes | D
         images: base64 (also with newlines, a data URI's beginning, or of the URL alphabet), URLs, or bytes as they are.
     """
     read = [image if isinstance(image, bytes) else _decode(image) for image in images]
-    urls = [index for index, image in enumerate(read) if isinstance(image, str)]
-    for index, found in zip(urls, fetch_all([read[index] for index in urls], limits), strict=True):
-        read[index] = DetectionFailure(str(found)) if isinstance(found, UrlError) else found
-    return read
+    fetched = iter(fetch_all([image for image in read if isinstance(image, str)], limits))
+    found = [next(fetched) if isinstance(image, str) else image for image in read]
+    return [DetectionFailure(str(image)) if isinstance(image, UrlError) else image for image in found]
 
 
 def respond(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -108,7 +107,7 @@ def read_json(body: bytes | str, limits: Limits) -> Any:
     if not body.strip():
         raise RequestError("The body is empty, expected a JSON object with input_data.")
     # Before it is parsed, which would take seconds and gigabytes, and stop everything else in the process.
-    elements = sum(body.count(mark) for mark in ("[{,:" if isinstance(body, str) else (b"[", b"{", b",", b":")))
+    elements = sum(map(body.count, "[{,:") if isinstance(body, str) else map(body.count, (b"[", b"{", b",", b":")))
     if elements > MOST_ELEMENTS:
         raise RequestError(f"The body has {elements} elements, the limit is {MOST_ELEMENTS}.", 413)
     try:
@@ -165,8 +164,9 @@ def _image(value: Any, index: int) -> str:
 def _parameters(params: Any) -> tuple[float, int | None]:
     if params is None:
         return 0.0, None
-    if not isinstance(params, Mapping) or (unknown := set(params) - {"threshold", "top_k"}):
-        what = _shown(params) if not isinstance(params, Mapping) else f"with {_shown(min(unknown))}"
+    unknown = sorted(set(params) - {"threshold", "top_k"}) if isinstance(params, Mapping) else []
+    if unknown or not isinstance(params, Mapping):
+        what = f"with {_shown(unknown[0])}" if unknown else _shown(params)
         raise RequestError(f"params is {what}, expected an object with threshold and top_k.")
     threshold, top_k = params.get("threshold"), params.get("top_k")
     threshold = 0.0 if threshold is None else threshold

@@ -4,13 +4,17 @@ The server calls `init` once in each of its processes and `run` for every reques
 `worker.py` requests come whole; under gunicorn's own, a client that sends slowly holds a thread.
 """
 
+from typing import Any
+
 from deformable_detr_refine.serving.azure.schema import RequestError, too_long
 from deformable_detr_refine.serving.azure.service import LEFT_EVENT, Service, current_service, refusal
+from deformable_detr_refine.serving.limits import Limits
 
 try:
-    from azureml_inference_server_http.api.aml_request import rawhttp
-    from azureml_inference_server_http.api.aml_response import AMLResponse
+    from azureml_inference_server_http.api.aml_request import rawhttp  # pyright: ignore[reportMissingImports]
+    from azureml_inference_server_http.api.aml_response import AMLResponse  # pyright: ignore[reportMissingImports]
 except ImportError:  # read without the server, as by a documentation tool
+    AMLResponse: Any = None
 
     def rawhttp(function):
         return function
@@ -39,8 +43,9 @@ def run(request):
         return AMLResponse("", 200)
     if request.method != "POST":
         return AMLResponse({"message": "Detections are asked for with POST."}, 405, {"Allow": "POST"}, json_str=True)
+    assert service is not None, "the server calls `init` before"
     try:
-        body = _body(request)
+        body = _body(request, service.limits)
     except RequestError as error:
         status, answer = refusal(error)
     else:
@@ -49,13 +54,13 @@ def run(request):
     return AMLResponse(answer, status, json_str=True)
 
 
-def _body(request) -> bytes:
+def _body(request, limits: Limits) -> bytes:
     """The request's body, within the limit.
 
     Raises:
         RequestError: it is longer.
     """
-    limits, length = service.limits, request.content_length
+    length = request.content_length
     # From the server itself: Flask's stream takes a chunked body for an empty one.
     body = (
         b""

@@ -27,8 +27,9 @@ def run(mini_batch: Sequence[str]) -> list[str]:
     Raises:
         OSError, ValueError: a file is neither an image nor a table.
     """
-    settings = BatchSettings(model="", format="predictions")
+    assert detector is not None, "Azure calls `init` before"
+    loaded, settings = detector, BatchSettings(model="", format="predictions")
     shards = (shard for name in mini_batch for shard in open_input(str(name)).shards(_ROWS_AT_A_TIME))
-    texts = (detect_shard(detector, settings, shard).content.decode() for shard in shards)
+    texts = (detect_shard(loaded, settings, shard).content.decode() for shard in shards)
     # Not splitlines, for which a name may hold further ends of lines.
     return [line for text in texts for line in text.removesuffix("\n").split("\n")]

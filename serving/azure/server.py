@@ -65,9 +65,9 @@ def serve(
     # may be a model's folder, of which nothing is executed. Before the imports, in which gunicorn asks for the folder.
     os.chdir("/")
     try:
-        import a2wsgi  # noqa: F401
-        import uvicorn_worker  # noqa: F401
-        from azureml_inference_server_http import amlserver_linux
+        import a2wsgi  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import uvicorn_worker  # noqa: F401  # pyright: ignore[reportMissingImports]
+        from azureml_inference_server_http import amlserver_linux  # pyright: ignore[reportMissingImports]
         from gunicorn.config import make_settings
     except ImportError as error:
         raise ValueError(

@@ -6,8 +6,8 @@ health probe and whatever else there is, which never waits for the former.
 
 from typing import Any
 
-from a2wsgi import WSGIMiddleware
-from uvicorn_worker import UvicornWorker
+from a2wsgi import WSGIMiddleware  # pyright: ignore[reportMissingImports]
+from uvicorn_worker import UvicornWorker  # pyright: ignore[reportMissingImports]
 
 from ..front import Application, DeadlineProtocol, Receive, Scope, Send, WholeRequests
 from ..limits import Limits

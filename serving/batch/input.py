@@ -83,12 +83,11 @@ class TableShard:
         cells = enumerate(self.rows.cells())
         while group := list(islice(cells, _READ_AHEAD)):
             found = [_look_up(cell, self.rows.path.parent) for _, cell in group]
-            texts = [i for i, (_, source) in enumerate(found) if isinstance(source, str)]
-            read = dict(zip(texts, read_images([found[i][1] for i in texts], limits), strict=True))
-            for i, (offset, _) in enumerate(group):
-                name, source = found[i]
+            read = iter(read_images([source for _, source in found if isinstance(source, str)], limits))
+            for (offset, _), (name, source) in zip(group, found, strict=True):
+                image = next(read) if isinstance(source, str) else source
                 row = self.rows.first + offset
-                yield BatchImage(self.first + offset, name or f"{file}#{row}", file, row, read.get(i, source))
+                yield BatchImage(self.first + offset, name or f"{file}#{row}", file, row, image)
 
     def stamp(self) -> str:
         """Of the files that the table names; the table itself is known by its own size and time."""
@@ -253,7 +252,7 @@ def _look_up(cell: Any, folder: Path) -> tuple[str, bytes | Path | str | Detecti
     if isinstance(cell, DetectionFailure | bytes):
         return "", cell if cell else DetectionFailure("The row has no image.")
     if isinstance(cell, dict):  # as the datasets library stores images
-        name = cell.get("path") if isinstance(cell.get("path"), str) else ""
+        name = path if isinstance(path := cell.get("path"), str) else ""
         return name, _look_up(cell.get("bytes") or name, folder)[1]
     if not isinstance(cell, str) or not cell.strip():
         return "", DetectionFailure("The row has no image.")

@@ -34,7 +34,8 @@ class Part:
 
     def holds(self, content: bytes) -> bool:
         """Whether this content is what was written."""
-        return _PART.fullmatch(self.name)[4] == _digest(content, self.stamp)
+        parts = _PART.fullmatch(self.name)
+        return parts is not None and parts[4] == _digest(content, self.stamp)
 
 
 class Job:
@@ -65,6 +66,7 @@ class Job:
         return sum(part.failed for part in self.finished.values())
 
     def __exit__(self, *_: object) -> None:
+        assert self._lock is not None, "`__enter__` opens it"
         # Of a batch that failed before its first shard nothing is worth keeping.
         over = not (self.folder / _JOB).exists() or not any(self._parts())
         if over:

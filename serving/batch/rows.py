@@ -48,7 +48,7 @@ def format_of(output: Path, name: str | None = None) -> str:
         'predictions'
     """
     name = name or FORMATS.get(output.suffix.lower())
-    if name not in FORMATS.values():
+    if name is None or name not in FORMATS.values():
         raise ValueError(f"{output} is no .jsonl, .parquet or .csv: name the format, one of {_names()}.")
     if name == "parquet":
         import_parquet()

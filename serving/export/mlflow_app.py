@@ -36,7 +36,8 @@ def build_app(model: str) -> Any:
     if detector is None:
         raise ValueError(f"{model} is an MLflow model of another kind; `ddetr export --to mlflow` writes this one.")
     app, service = scoring_server.init(loaded), Service(detector, Limits.from_environment())
-    of_mlflow = next(route.endpoint for route in app.routes if getattr(route, "path", "") == "/invocations")
+    routes = (route for route in app.routes if isinstance(route, Route))
+    of_mlflow = next(route.endpoint for route in routes if route.path == "/invocations")
 
     async def score(request: Any) -> Any:
         status, answer = await asyncio.to_thread(service.answer, await request.body())
@@ -65,7 +66,7 @@ def build_app(model: str) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="mlflow_app", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="mlflow_app", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", metavar="MODEL", help="the folder that `ddetr export --to mlflow` wrote")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5001)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 
@@ -36,7 +36,9 @@ class MlflowDetector(PythonModel):
         images = read_images([_cell(value) for value in model_input[COLUMN]], self.limits)
         results = self.detector.detect(images, threshold, top_k)
         answers = [result.to_azure() for result in results]
-        columns = {"boxes": [json.dumps(answer["boxes"], ensure_ascii=False) for answer in answers]}
+        columns: dict[str, list[Any]] = {
+            "boxes": [json.dumps(answer["boxes"], ensure_ascii=False) for answer in answers]
+        }
         if any(isinstance(result, DetectionFailure) for result in results):
             columns["error"] = [answer.get("error") for answer in answers]
         return pandas.DataFrame(columns, index=model_input.index)

@@ -14,13 +14,11 @@ from torch.export import ExportedProgram
 
 from deformable_detr_refine.files import check_new_file, new_path
 from deformable_detr_refine.inference.exported import INPUTS, OUTPUTS
-from deformable_detr_refine.inference.load_detector import load_detector
-from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.inference.onnx_detector import load_onnx
 from deformable_detr_refine.modeling import use_backend
 
 from .proof import Proof, Samples
-from .tracing import facts, sha256_of_weights, trace
+from .tracing import prepared, trace
 
 if TYPE_CHECKING:
     import onnx
@@ -55,14 +53,10 @@ def export_onnx(model: str | Path, output: str | Path, samples: Samples, force: 
     if output.suffix != ".onnx":
         raise ValueError(f"{output} does not end in .onnx, by which `ddetr detect` and `ddetr serve` know the form.")
     check_new_file(output, force)
-    detector, processor = load_detector(str(model), "cpu")
-    detector = detector.float()
-    network = Network.of(detector, processor)
-    samples.check(network)
+    detector, network, known = prepared(model, samples)
     with use_backend("reference"):
         program = trace(detector)
     graph = onnx_graph(program)
-    known = facts(detector, processor, sha256_of_weights(model))
     for key, text in {**known, "opset": str(OPSET)}.items():
         graph.metadata_props.add(key=key, value=text)
     with new_path(output) as new:
@@ -87,6 +81,7 @@ def onnx_graph(program: ExportedProgram) -> "onnx.ModelProto":
             output_names=list(OUTPUTS),
             verbose=False,
         )
+    assert exported is not None, "with dynamo it is a program"
     model = exported.model_proto
     _name_axes(model)
     _forget_origins(model)

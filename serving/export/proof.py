@@ -122,19 +122,19 @@ class Samples:
             raise ProofError(f"The export is refused, it does not compute what the model does: {proof}.")
         if not self._rows:
             return proof
-        model_ap, exported_ap = self._average_precisions(model, exported)
+        model_ap, exported_ap = self._average_precisions(self._rows, model, exported)
         proof = Proof(shapes, **worst, model_ap=model_ap, exported_ap=exported_ap, ap_images=len(self._rows))
         if not abs(model_ap - exported_ap) <= AP_TOLERANCE:
             raise ProofError(f"The export is refused, its AP differs by more than 0.1 points: {proof}.")
         return proof
 
-    def _average_precisions(self, *networks: Network) -> list[float]:
+    def _average_precisions(self, rows: Sequence[Any], *networks: Network) -> list[float]:
         from deformable_detr_refine.data.row_image import row_image
         from deformable_detr_refine.evaluation.evaluated_image import evaluated_image
         from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 
         seen: list[list[Any]] = [[] for _ in networks]
-        for row in self._rows:
+        for row in rows:
             image = row_image(row)
             inputs = networks[0].processor(images=[image], return_tensors="pt")
             for network, images in zip(networks, seen, strict=True):

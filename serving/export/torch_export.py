@@ -7,11 +7,10 @@ import torch
 
 from deformable_detr_refine.files import check_new_file, new_path
 from deformable_detr_refine.inference.exported import FORMAT, INPUTS, names_of, processor_of, threshold_of
-from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.inference.network import Network
 
 from .proof import Proof, Samples
-from .tracing import facts, sha256_of_weights, trace
+from .tracing import prepared, trace
 
 SUFFIX = ".pt2"
 
@@ -30,12 +29,8 @@ def export_torch(model: str | Path, output: str | Path, samples: Samples, force:
     if output.suffix != SUFFIX:
         raise ValueError(f"{output} does not end in {SUFFIX}, the suffix of exported programs.")
     check_new_file(output, force)
-    detector, processor = load_detector(str(model), "cpu")
-    detector = detector.float()
-    network = Network.of(detector, processor)
-    samples.check(network)
+    detector, network, known = prepared(model, samples)
     program = trace(detector)
-    known = facts(detector, processor, sha256_of_weights(model))
     with new_path(output) as new:
         with new.open("wb") as file:
             torch.export.save(program, file, extra_files=known)
@@ -53,7 +48,7 @@ def load_torch(path: str | Path) -> Network:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    known = dict.fromkeys(("format", "id2label", "image_processor"), "")
+    known: dict[str, str] = dict.fromkeys(("format", "id2label", "image_processor"), "")
     with path.open("rb") as file:
         program = torch.export.load(file, extra_files=known)
     if known["format"] != FORMAT:

@@ -12,7 +12,11 @@ from torch.export import Dim, ExportedProgram
 
 from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.exported import FORMAT
+from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+
+from .proof import Samples
 
 # Any numbers would do that are no 0 or 1 on any level and make more tokens than a detector has queries.
 _EXAMPLE = (2, 608, 736)
@@ -29,6 +33,20 @@ class LogitsAndBoxes(nn.Module):
         """pixel_values (B, 3, height, width), pixel_mask (B, height, width) -> logits (B, Q, K), boxes (B, Q, 4)."""
         outputs = self.detector(pixel_values, pixel_mask)
         return outputs.logits, outputs.pred_boxes
+
+
+def prepared(
+    model: str | Path, samples: Samples
+) -> tuple[DeformableDetrRefineForObjectDetection, Network, dict[str, str]]:
+    """What every export begins with: the detector in float32 on the CPU, as a network too, and the facts about it.
+
+    Raises:
+        OSError, ValueError: the model or a sample cannot be read, or all samples have one shape.
+    """
+    detector, processor = load_detector(str(model), "cpu")
+    network = Network.of(detector.float(), processor)
+    samples.check(network)
+    return detector, network, _facts(detector, processor, _sha256_of_weights(model))
 
 
 def trace(detector: DeformableDetrRefineForObjectDetection) -> ExportedProgram:
@@ -69,7 +87,7 @@ def _short_expressions() -> Iterator[None]:
 
     own = padding.get_same_padding
 
-    def get_same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+    def get_same_padding(size: int, kernel: int, stride: int, dilation: int) -> int | Tensor:
         reach = (kernel - 1) * dilation + 1
         if reach < stride:
             return own(size, kernel, stride, dilation)
@@ -82,7 +100,7 @@ def _short_expressions() -> Iterator[None]:
         padding.get_same_padding = own
 
 
-def facts(
+def _facts(
     detector: DeformableDetrRefineForObjectDetection, processor: DeformableDetrRefineImageProcessor, weights: str
 ) -> dict[str, str]:
     """All that is needed to use the program, as texts: class names, the image processor's settings, the config.
@@ -103,15 +121,10 @@ def facts(
     }
 
 
-def sha256_of_weights(model: str | Path) -> str:
+def _sha256_of_weights(model: str | Path) -> str:
     """The digest of model.safetensors; '' where the weights lie elsewhere or in several files."""
     file = Path(model) / "model.safetensors"
     return sha256_of(file) if file.is_file() else ""
 
 
-__all__ = [
-    "LogitsAndBoxes",
-    "facts",
-    "sha256_of_weights",
-    "trace",
-]
+__all__ = ["LogitsAndBoxes", "prepared", "trace"]

@@ -90,9 +90,8 @@ def _decode(source: Any) -> bytes | Image.Image:
 
 
 def _parameters(given: Any) -> tuple[float, int | None]:
-    if not isinstance(given, dict) or (unknown := set(given) - {"threshold", "top_k"}):
-        wrong = min(unknown) if isinstance(given, dict) else given
-        raise ValueError(f"parameters are threshold and top_k, not {str(wrong)[:80]}.")
+    if wrong := sorted(set(given) - {"threshold", "top_k"}) if isinstance(given, dict) else [given]:
+        raise ValueError(f"parameters are threshold and top_k, not {str(wrong[0])[:80]}.")
     threshold, top_k = given.get("threshold", 0.5), given.get("top_k")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {str(threshold)[:80]}, expected a number from 0 to 1.")
