@@ -140,7 +140,7 @@ BELOW = {
     "serving": ("modeling", "inference", "data", "evaluation", "training"),
     "commands": ("modeling", "inference", "conversion", "data", "evaluation", "training", "serving"),
 }
-SHARED = {"errors", "files", "hub_names", "machine", "messages", "yaml_text"}
+SHARED = {"errors", "files", "hub_names", "json_file", "machine", "messages", "secret_text", "yaml_text"}
 
 
 @by_name
@@ -160,7 +160,12 @@ FOREIGN = ROOT / "conversion" / "proof" / "runner.py"
 
 
 # What a room may import at once, beyond the package's own dependencies; in functions every extra may be.
-EXTRAS = {"data": ["train"], "evaluation": ["train"], "training": ["train"], "serving": ["mlflow", "ray", "onnx"]}
+EXTRAS = {
+    "data": ["train"],
+    "evaluation": ["train"],
+    "training": ["train"],
+    "serving": ["mlflow", "ray", "onnx", "serve"],
+}
 
 
 @by_name
