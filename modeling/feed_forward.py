@@ -1,5 +1,7 @@
 """The feed-forward of a layer, with the residual and the norm that end it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -48,7 +50,18 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x, weight1, bias1, weight2, bias2, gain, shift, eps, inner: Dropout, outer: Dropout, grad_enabled: bool
+        ctx: Any,
+        x: Tensor,
+        weight1: Tensor,
+        bias1: Tensor,
+        weight2: Tensor,
+        bias2: Tensor,
+        gain: Tensor,
+        shift: Tensor,
+        eps: float,
+        inner: Dropout,
+        outer: Dropout,
+        grad_enabled: bool,
     ) -> Tensor:
         x = x.contiguous()
         # Parameters need a gradient under torch.no_grad() too, as ctx has it.
@@ -71,7 +84,7 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor):
         x, total, weight1, bias1, weight2, gain, shift, *kept = ctx.saved_tensors
         rows, total_rows, grad_rows = (t.reshape(-1, x.shape[-1]) for t in (x, total, grad.contiguous()))
         grad_x = torch.empty_like(rows)

@@ -3,6 +3,8 @@
 Source: Lin et al., Focal Loss for Dense Object Detection (arXiv:1708.02002), equation 5.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +38,7 @@ def _of_torch(logits: Tensor, alpha: float, gamma: float, positives: tuple[Tenso
 
 class _FocalLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, alpha: float, gamma: float, *positives: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, alpha: float, gamma: float, *positives: Tensor) -> Tensor:
         logits = logits.float()
         loss, slope = (part.mul_(1 - alpha) for part in _wrong(logits, gamma))
         of_positives, slope_of_positives = _wrong(-logits[positives], gamma)
@@ -47,7 +49,7 @@ class _FocalLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor):
         (slope,) = ctx.saved_tensors
         # autograd turns it into the logits' type.
         return (slope * grad, None, None, *(None for _ in ctx.needs_input_grad[3:]))

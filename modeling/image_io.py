@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = (
 
 
 def load_image(
-    source: str | os.PathLike | bytes | Image.Image,
+    source: str | os.PathLike[str] | bytes | Image.Image,
     *,
     max_pixels: int = MAX_PIXELS,
     timeout: float = TIMEOUT_SECONDS,
@@ -79,7 +79,7 @@ def load_image(
     return decode_apart(content, name, max_pixels)
 
 
-def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
+def image_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """Width and height of the upright image, as `load_image` would give it, from the file's header.
 
     Args:
@@ -102,7 +102,7 @@ def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
     return size_apart(str(path), as_text(str(path)))
 
 
-def is_image_name(name: str | os.PathLike) -> bool:
+def is_image_name(name: str | os.PathLike[str]) -> bool:
     """Whether a file of this name is taken for an image: by its suffix, and hidden files never are.
 
     Example:
@@ -125,7 +125,7 @@ def as_text(name: str) -> str:
     return re.sub("[\ud800-\udfff]", lambda half: f"%{ord(half[0]) & 0xFF:02X}", name)
 
 
-def file_of(name: str | os.PathLike) -> Path:
+def file_of(name: str | os.PathLike[str]) -> Path:
     """The path that `as_text` gave this name for.
 
     Example:
@@ -138,7 +138,7 @@ def file_of(name: str | os.PathLike) -> Path:
     return path
 
 
-def _existing(source: str | os.PathLike) -> Path:
+def _existing(source: str | os.PathLike[str]) -> Path:
     path = file_of(source)
     if path.is_dir():
         raise IsADirectoryError(f"{as_text(str(path))} is a folder, not an image.")

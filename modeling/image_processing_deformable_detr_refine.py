@@ -82,13 +82,13 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         _rule(self.size_rule)
         checked_size(self.size)
 
-    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict:
+    def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
         if isinstance(size, int):
             size = {"shortest_edge": size, "longest_edge": 1333}
         return super()._standardize_kwargs(size=size, **kwargs)
 
     def resized_shape(
-        self, height: int, width: int, size: SizeDict | dict | None = None, size_rule: str | None = None
+        self, height: int, width: int, size: SizeDict | dict[str, int] | None = None, size_rule: str | None = None
     ) -> tuple[int, int]:
         """(height, width) of an image after `resize`, both in pixels; by the processor's own `size` and `size_rule`.
 
@@ -114,7 +114,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             )
         return resized
 
-    def fetch_images(self, images):
+    def fetch_images(self, images: Any) -> Any:
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
         return load_image(images) if isinstance(images, str | os.PathLike) else super().fetch_images(images)
@@ -128,7 +128,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         self,
         image: Tensor,
         size: SizeDict,
-        resample=None,
+        resample: Any = None,
         antialias: bool = False,
         size_rule: str | None = None,
         **kwargs: Any,
@@ -142,7 +142,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     def preprocess(
         self,
         images: ImageInput,
-        annotations: dict | list[dict] | None = None,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None = None,
         **kwargs: Unpack[DeformableDetrRefineImageProcessorKwargs],
     ) -> BatchFeature:
         """
@@ -174,7 +174,14 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         return super().preprocess(images, annotations, **kwargs)
 
     def _preprocess_image_like_inputs(
-        self, images, annotations, do_convert_rgb, input_data_format, return_tensors=None, device=None, **kwargs
+        self,
+        images: ImageInput,
+        annotations: dict[str, Any] | list[dict[str, Any]] | None,
+        do_convert_rgb: bool,
+        input_data_format: Any,
+        return_tensors: str | TensorType | None = None,
+        device: Any = None,
+        **kwargs: Any,
     ) -> BatchFeature:
         tensors = self._prepare_image_like_inputs(
             images=images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
@@ -192,19 +199,19 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         images: list[Tensor],
         do_resize: bool,
         size: SizeDict,
-        resample,
+        resample: Any,
         size_rule: str,
         antialias: bool,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
-        image_mean,
-        image_std,
+        image_mean: Any,
+        image_std: Any,
         do_pad: bool,
         pad_size: SizeDict | None,
         disable_grouping: bool | None,
         return_tensors: str | TensorType | None,
-        labels: list[dict] | None = None,
+        labels: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         for index, image in enumerate(images):

@@ -4,6 +4,8 @@ PyTorch's own way on a CPU writes the bias out over the whole result before it m
 MKL: on an AMD Zen 5 it took 1.15 to 2.2 times as long (22,223 tokens, 256 to 1024 channels, 1 and 2 threads).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -49,7 +51,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None, activation: str = 
 
 class _OneDNN(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         # Rows that lie apart, as those of half a tensor, take oneDNN up to a thousand times as long.
         x = x.contiguous()
         output = product(x.view(-1, x.shape[-1]), weight, bias, "relu" if relu else "none")
@@ -58,7 +60,7 @@ class _OneDNN(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor):
         x, weight, output = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1]).contiguous()
         if output is not None:

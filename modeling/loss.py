@@ -60,7 +60,12 @@ def detection_loss(
 
 
 def _layer_loss(
-    config, logits: Tensor, boxes: Tensor, matches: Matches, classes: Tensor, targets: Tensor
+    config: DeformableDetrRefineConfig,
+    logits: Tensor,
+    boxes: Tensor,
+    matches: Matches,
+    classes: Tensor,
+    targets: Tensor,
 ) -> dict[str, Tensor]:
     """logits (B, Q, K), boxes (B, Q, 4), the batch's classes (N,) and targets (N, 4) -> the layer's sums, in fp32."""
     image, query, target = matches

@@ -130,5 +130,5 @@ def _not_finite(finite: np.ndarray, labels: Labels, layer: str) -> str:
     )
 
 
-def _id(image_id) -> object:
+def _id(image_id: object) -> object:
     return image_id.item() if isinstance(image_id, Tensor) and image_id.numel() == 1 else image_id

@@ -111,7 +111,7 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
         output_attentions: bool | None = None,
         output_proposals: bool | None = None,
         return_dict: bool | None = None,
-    ) -> DeformableDetrRefineModelOutput | tuple:
+    ) -> DeformableDetrRefineModelOutput | tuple[Any, ...]:
         """
         Args:
             pixel_values: (B, 3, height, width), normalised, padded with 0 on the right and at the bottom.
@@ -227,7 +227,7 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         output_attentions: bool | None = None,
         output_proposals: bool | None = None,
         return_dict: bool | None = None,
-    ) -> DeformableDetrRefineObjectDetectionOutput | tuple:
+    ) -> DeformableDetrRefineObjectDetectionOutput | tuple[Any, ...]:
         """
         Args:
             pixel_values: (B, 3, height, width), normalised, padded with 0 on the right and at the bottom.

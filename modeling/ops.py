@@ -198,21 +198,23 @@ def _backward(
 
 
 @_forward.register_fake
-def _(value, spatial_shapes, locations, weights):
+def _(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
 
 
 @_backward.register_fake
-def _(grad_output, value, spatial_shapes, locations, weights):
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (value, locations, weights))
+def _(
+    grad_output: Tensor, value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return value.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, ctx.spatial_shapes, locations, weights = inputs
     ctx.save_for_backward(value, locations, weights)
 
 
-def _autograd(ctx, grad_output):
+def _autograd(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
     value, locations, weights = ctx.saved_tensors
     grad_value, grad_locations, grad_weights = _backward(grad_output, value, ctx.spatial_shapes, locations, weights)
     return grad_value, None, grad_locations, grad_weights

@@ -9,6 +9,7 @@ B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; N 
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class _Work(ctypes.Structure):
         ("next_task", ctypes.c_int64),
     ]
 
-    def point_to(self, **targets: Tensor | ctypes.Array) -> None:
+    def point_to(self, **targets: Tensor | ctypes.Array[Any]) -> None:
         self.kept = (*getattr(self, "kept", ()), targets)
         for name, target in targets.items():
             setattr(self, name, target.data_ptr() if isinstance(target, Tensor) else ctypes.addressof(target))
@@ -103,7 +104,7 @@ def _work(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, w
 
 
 @lru_cache(maxsize=64)
-def _points(shapes: tuple[tuple[int, int], ...], points: int) -> tuple[ctypes.Array, ...]:
+def _points(shapes: tuple[tuple[int, int], ...], points: int) -> tuple[ctypes.Array[Any], ...]:
     """Width, height and first token of each point's level, (N + 7) each, the last seven zero."""
     starts = [sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
     columns = ([w for _, w in shapes], [h for h, _ in shapes], starts)

@@ -7,7 +7,7 @@ B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; q 
 """
 # The kernels are Triton's language in Python's syntax, and Triton may be absent; a checker of Python knows neither.
 # pyright: reportOptionalMemberAccess=false, reportInvalidTypeForm=false, reportGeneralTypeIssues=false
-# pyright: reportAttributeAccessIssue=false
+# pyright: reportAttributeAccessIssue=false, reportMissingParameterType=false
 
 import os
 import warnings
@@ -148,7 +148,7 @@ def _tuned(kernel: Any) -> Any:
     return triton.autotune(configurations, key=["C", "L", "P", "TILED"], reset_to_zero=reset)(kernel)
 
 
-def _jit(function: Callable) -> Any:
+def _jit(function: Callable[..., Any]) -> Any:
     return triton.jit(do_not_specialize=["S", "Q"])(function) if triton else function
 
 

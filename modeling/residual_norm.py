@@ -1,5 +1,7 @@
 """The end of a sublayer: layer norm of the residual and what the sublayer adds, with dropout."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -24,7 +26,7 @@ def residual_norm(x: Tensor, y: Tensor, norm: nn.LayerNorm, dropout: nn.Dropout)
 class _ResidualNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: Dropout, grad_enabled: bool
+        ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, dropout: Dropout, grad_enabled: bool
     ) -> Tensor:
         x, y = x.contiguous(), y.contiguous()
         # Parameters need a gradient under torch.no_grad() too, as ctx has it.
@@ -39,7 +41,7 @@ class _ResidualNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor):
         total, weight, bias = ctx.saved_tensors
         grad_x = torch.empty_like(total)
         grad_y = torch.empty_like(total) if ctx.dropout.dropped else grad_x

@@ -4,6 +4,7 @@ B batch, Q queries, D width, H heads, L levels, P points.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class _Sampling(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, reference: Tensor, shape: SamplingShape
+        ctx: Any, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, reference: Tensor, shape: SamplingShape
     ):
         samples = (*x.shape[:2], shape.heads, shape.levels, shape.points)
         locations, weights = x.new_empty(*samples, 2), x.new_empty(samples)
@@ -74,7 +75,7 @@ class _Sampling(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_locations: Tensor, grad_weights: Tensor):
+    def backward(ctx: Any, grad_locations: Tensor, grad_weights: Tensor):
         x, position, weight, reference, weights = ctx.saved_tensors
         grad_locations, grad_weights = grad_locations.contiguous(), grad_weights.contiguous()
         grad_query, grad_weight = x.new_empty(x.shape), torch.zeros_like(weight)

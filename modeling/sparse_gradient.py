@@ -4,6 +4,8 @@ Forward keeps nothing; backward computes the rows again that have a gradient. Th
 CPUs: an accelerator would have to be waited for, to learn which rows those are, and computes all of them in less.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -27,7 +29,7 @@ def with_sparse_gradient(head: nn.Module, x: Tensor) -> Tensor:
 
 class _SparseGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, head: nn.Module, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, head: nn.Module, x: Tensor, *parameters: Tensor) -> Tensor:
         device = x.device.type
         ctx.head, ctx.autocast = head, (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         ctx.save_for_backward(x, *parameters)
@@ -35,7 +37,7 @@ class _SparseGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor):
         x, *parameters = ctx.saved_tensors
         rows = (grad != 0).any(-1)
         with torch.enable_grad(), torch.autocast(*ctx.autocast):

@@ -191,7 +191,9 @@ def copy_url(
 
 
 class _WebOnlyRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, file, code, message, headers, url):
+    def redirect_request(
+        self, request: urllib.request.Request, file: Any, code: int, message: str, headers: Any, url: str
+    ) -> urllib.request.Request | None:
         if not is_url(url):
             raise OSError(f"it redirects to {urlsplit(url).scheme}, only http and https are read")
         return super().redirect_request(request, file, code, message, headers, url)
