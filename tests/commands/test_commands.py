@@ -44,7 +44,7 @@ BROKEN_FOLDERS = {
     "fewer layers": (with_config(decoder_layers=1), "not of this model: model.decoder.box_heads.1.0.bias"),
     "width": (with_config(d_model=40), "config.json is refused: d_model=40 is not divisible by 32"),
     "type": (with_config(d_model="wide"), "config.json is refused: Field 'd_model' expected int, got str"),
-    "no labels": (with_config(id2label=[1]), "config.json does not describe a model"),
+    "no labels": (with_config(id2label=[1]), "config.json is refused: id2label must name 1 to"),
 }
 
 
