@@ -68,7 +68,7 @@ class LabelMap:
 
     @classmethod
     def from_config(cls, config: Any) -> "LabelMap":
-        """The label map of a model's config: its `id2label` and its `category_ids`, where it has them.
+        """The label map of a model's config: its `id2label` and its `category_ids`, where they fit.
 
         Example:
             >>> from types import SimpleNamespace
@@ -78,8 +78,9 @@ class LabelMap:
         labels = {int(label): name for label, name in config.id2label.items()}
         if sorted(labels) != list(range(len(labels))):
             raise DataError(f"id2label holds the labels {sorted(labels)[:5]}..., expected 0 to {len(labels) - 1}.")
-        ids = getattr(config, "category_ids", None)
-        return cls(tuple(labels[label] for label in range(len(labels))), tuple(ids or ()))
+        ids = getattr(config, "category_ids", None) or ()
+        # Those of other classes stay behind where a loaded model was given new ones.
+        return cls(tuple(labels[label] for label in range(len(labels))), tuple(ids) if len(ids) == len(labels) else ())
 
 
 def merge(declared: Mapping[str, LabelMap | None], used: Iterable[str]) -> LabelMap:

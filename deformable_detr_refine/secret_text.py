@@ -14,7 +14,7 @@ _TOKEN = re.compile(
 _ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>()\[\]`|]+")
 # A name and its value, as JSON, YAML, settings of an environment and command lines have them.
 _NAMED = re.compile(
-    r"(?i)([\w-]*(?:token|secret|passwo?r?d|api[_-]?key|access[_-]?key|account[_-]?key|credential)[\w-]*"
+    r"(?i)(?<![\w-])([\w-]*(?:token|secret|passwo?r?d|api[_-]?key|access[_-]?key|account[_-]?key|credential)[\w-]*"
     r"[\"']?\s*[:=]\s*[\"']?)(?!\[removed\])([^\s\"',;}\])`]{8,})"
 )
 

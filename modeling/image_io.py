@@ -73,9 +73,10 @@ def load_image(
     path = _existing(source)
     name = as_text(str(path))
     with path.open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise ValueError(f"{name} is longer than {MAX_FILE_BYTES / 2**20:.0f} MiB, too long for an image.")
+        length = os.fstat(file.fileno()).st_size
+        if length > MAX_FILE_BYTES:
+            raise ValueError(f"{name} is longer than {MAX_FILE_BYTES / 2**20:.0f} MiB, too long for an image.")
+        content = file.read(length + 1)
     return decode_apart(content, name, max_pixels)
 
 

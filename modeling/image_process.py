@@ -21,7 +21,8 @@ from .image_decoding import decode, open_image, refuse_bomb, upright_size
 
 # For what waits without computing, and for systems without the other clock. Generous, as the machine may be busy.
 WALL_SECONDS = 120.0
-MOST_IDLE = 4
+GREETING_SECONDS = 30.0
+MOST_IDLE = 8  # as many as an evaluation reads images with
 # After so many, an image is slow: photos take less.
 PATIENCE_SECONDS = 1.0
 
@@ -67,7 +68,11 @@ def size_apart(source: bytes | str, name: str) -> tuple[int, int]:
         ValueError: it is no image, a damaged one, or takes more time or memory than a header should.
     """
     content = source if isinstance(source, bytes) else b""
-    request = {"length": len(content), "name": name, "path": None if content else os.path.realpath(source)}
+    request = {
+        "length": len(content),
+        "name": name,
+        "path": None if isinstance(source, bytes) else os.path.realpath(source),
+    }
     if (answer := _ask(request, content, name)) is not None:
         return answer[0]
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
@@ -108,8 +113,10 @@ class _Decoder:
         OSError: it cannot be started.
     """
 
+    no_python = False  # where it is another program, which is not started for each image
+
     def __init__(self):
-        if not sys.executable or getattr(sys, "frozen", False):
+        if _Decoder.no_python or not sys.executable or getattr(sys, "frozen", False):
             raise OSError("there is no Python to start")
         # As modules are found here, without the seconds that some packages add to Python's start.
         command = [sys.executable, "-S", "-P", image_decoding.__file__]
@@ -117,16 +124,28 @@ class _Decoder:
         # Memory for photos is kept from one to the next: 3 ms less of 5 for 640x480.
         kept = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**25)}
         pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=os.environ | paths | kept)
+        self.process = subprocess.Popen(
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=nowhere,
+            env=os.environ | paths | kept,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
         self.late = self.passed = False
         try:
-            self.ask(b"", {"length": 0, "name": "", "path": None})
-        except EOFError as error:
+            self.ask(b"", {"length": 0, "name": "", "path": None}, seconds=GREETING_SECONDS)
+        except (EOFError, OSError) as error:
             self.end()
-            raise OSError("the process ends at once") from error
+            _Decoder.no_python = True
+            raise OSError("the process gives no answer") from error
 
     def ask(
-        self, content: bytes, request: dict[str, Any], patience: Patience | None = None
+        self,
+        content: bytes,
+        request: dict[str, Any],
+        patience: Patience | None = None,
+        seconds: float = WALL_SECONDS,
     ) -> tuple[dict[str, Any], bytes]:
         """What the process answers, and pixels.
 
@@ -135,7 +154,7 @@ class _Decoder:
         """
         requests, answers = self.process.stdin, self.process.stdout
         assert requests is not None and answers is not None
-        timers = [threading.Timer(WALL_SECONDS, self._too_late)]
+        timers = [threading.Timer(seconds, self._too_late)]
         if patience is not None:
             timers.append(threading.Timer(PATIENCE_SECONDS, self._slow, [patience]))
         for timer in timers:

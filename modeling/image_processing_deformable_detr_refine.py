@@ -290,7 +290,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         if self.clip_boxes:
             boxes = boxes.clamp(0, 1)
         if target_sizes is not None:
-            sizes = _size_pairs(target_sizes).to(boxes, non_blocking=True)
+            sizes = _size_pairs(target_sizes).to(boxes, non_blocking=boxes.device.type == "cuda")
             boxes = boxes * sizes.flip(-1).repeat(1, 2).unsqueeze(1)
         # Best first: what is kept comes before what is not. A GPU is waited for once.
         kept = (scores > threshold).sum(1).cpu().tolist()

@@ -79,7 +79,8 @@ def match(
                 chosen, matched = _assigned(value, query)
                 layer.append(np.stack((np.full_like(chosen, image), chosen, matched + first_target[image])))
         pairs += [np.concatenate(layer, 1) for layer in layers]
-    on_device = torch.from_numpy(np.concatenate(pairs, 1)).to(targets.sound.device, non_blocking=True)
+    device = targets.sound.device  # MPS reads such a copy after its source has gone
+    on_device = torch.from_numpy(np.concatenate(pairs, 1)).to(device, non_blocking=device.type == "cuda")
     matches = iter([Matches(*layer) for layer in on_device.split([layer.shape[1] for layer in pairs], 1)])
     return [[next(matches) for _ in stage.names] for stage in stages]
 

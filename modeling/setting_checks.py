@@ -110,8 +110,9 @@ def check_fields(config: Any) -> None:
     if not isinstance(config.backbone, str) or not _BACKBONE.fullmatch(config.backbone):
         raise ValueError(f"backbone={_shown(config.backbone)} must be the name of a timm model, as 'resnet50'.")
     ids = config.category_ids
-    if ids is not None and not (len(ids) == config.num_labels and all(_is_id(number) for number in ids)):
-        raise ValueError(f"category_ids must have a whole number or a text for each of {config.num_labels} classes.")
+    # Of other classes they may be: transformers changes id2label of a loaded config for a fine-tuning.
+    if ids is not None and not (len(ids) <= MOST_CLASSES and all(_is_id(number) for number in ids)):
+        raise ValueError("category_ids must have a whole number or a text for each class.")
     if (count := _parameters(config)) > MOST_PARAMETERS:
         raise ValueError(
             f"These sizes of layers make {count:,} parameters without the backbone's, the most are {MOST_PARAMETERS:,}."

@@ -70,6 +70,7 @@ SIZE_RULES: dict[str, SizeRule] = {
     "transformers": transformers_size,
 }
 
+_NO_LIMIT = 1_000_000
 _SIZE_FORMS: list[set[str]] = [
     {"shortest_edge", "longest_edge"},
     {"shortest_edge"},
@@ -85,8 +86,10 @@ def checked_size(size: SizeDict | dict[str, int]) -> SizeDict:
         raise ValueError(f"size is a {type(size).__name__}, and should give sides by their names.")
     size = size if isinstance(size, SizeDict) else SizeDict(**size)
     given = dict(size)
+    # Beside a shortest edge a very long one says that there is no limit.
+    most = {"longest_edge": _NO_LIMIT if "shortest_edge" in given else LONGEST_SIDE}
     if set(given) not in _SIZE_FORMS or not all(
-        type(side) is int and 1 <= side <= LONGEST_SIDE for side in given.values()
+        type(side) is int and 1 <= side <= most.get(name, LONGEST_SIDE) for name, side in given.items()
     ):
         forms = "; ".join(", ".join(sorted(form)) for form in _SIZE_FORMS)
         raise ValueError(

@@ -24,8 +24,8 @@ def targets_of(labels: Labels, images: int, classes: int, device: torch.device) 
     """
     if len(labels) != images:
         raise ValueError(f"{images} images came with {len(labels)} labels; give a dict per image.")
-    class_labels = [target["class_labels"].to(device, non_blocking=True) for target in labels]
-    boxes = [target["boxes"].to(device, torch.float32, non_blocking=True) for target in labels]
+    class_labels = [target["class_labels"].to(device) for target in labels]
+    boxes = [target["boxes"].to(device, torch.float32) for target in labels]
     for index, (names, corners) in enumerate(zip(class_labels, boxes, strict=True)):
         if corners.shape != (len(names), 4):
             raise ValueError(

@@ -62,6 +62,7 @@ class Deadline:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        self._break_off()  # what others still read
         self._sockets.clear()
 
     def watch(self, sock: socket.socket) -> None:

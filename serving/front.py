@@ -59,8 +59,10 @@ class WholeRequests:
                 length = body.tell()
                 body.seek(0)
                 answer = await self._ask(scope, receive, body.read, length)
-        for message in answer:
-            await send(message)
+        # In two messages: uvicorn's deadline for who does not read it begins when it has all.
+        start, *parts = answer
+        await send(start)
+        await send({"type": "http.response.body", "body": b"".join(part.get("body", b"") for part in parts)})
 
     async def _read(self, scope: Scope, receive: Receive, body: Any) -> None:
         """Writes the body into a file.
@@ -72,7 +74,7 @@ class WholeRequests:
         headers = dict(scope["headers"])
         limit, length = self.limits.request_bytes, 0
         stated = headers.get(b"content-length", b"")
-        if self._waiting >= MOST_WAITING:
+        if scope["method"] == "POST" and self._waiting >= MOST_WAITING:  # a probe of the health is none of them
             raise _Refused(503, "The server has too many requests: try again later.")
         too_long = _Refused(413, f"The request is longer than {limit / 2**20:.3g} MiB, the limit.")
         if stated.isdigit() and int(stated) > limit and b"expect" in headers:

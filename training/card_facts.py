@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.yaml_text import read_yaml
 
 # Sections that `model_card` writes anew; others of an earlier card stay.
 _OURS = ("Use", "Figures", "Recipe", "Provenance", "Labels")
@@ -62,7 +63,7 @@ def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
         raise ValueError(f"{metrics or folder / 'metrics.json'} is not as `ddetr evaluate` writes it.")
     facts = CardFacts(
         measured,
-        _read(folder / "settings.yaml", yaml.safe_load, "YAML"),
+        _read(folder / "settings.yaml", read_yaml, "YAML"),
         _read(folder / "trainer_state.json", json.loads, "JSON"),
     )
     if (readme := folder / "README.md").is_file():

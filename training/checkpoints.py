@@ -120,7 +120,7 @@ def has_random_state(checkpoint: Path, ranks: int) -> bool:
 
 @contextmanager
 def writing(folder: Path, half: Path | None = None) -> Iterator[None]:
-    """Within the block a disk that takes no more is one sentence, and `half` written folder gives way.
+    """Within the block a disk that takes no more is one sentence, and the folder `half` gives way if it is not whole.
 
     Raises:
         OSError: `folder` could not be written.
@@ -133,7 +133,7 @@ def writing(folder: Path, half: Path | None = None) -> Iterator[None]:
             raise
         full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder.parent).free < 2**20
         reason = "the disk is full" if full else printable(one_line(error), 200).rstrip(".")
-        if half is not None:
+        if half is not None and fault_of(half):
             shutil.rmtree(half, ignore_errors=True)
         raise OSError(
             f"{folder} could not be written ({reason}): what was written before it is kept; make room and go on with "

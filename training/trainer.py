@@ -174,7 +174,8 @@ class DetectionTrainer(Trainer):
             logs |= self._terms.drain(self.accelerator, self.state.global_step)
             for group in self.optimizer.param_groups[1:]:
                 logs["learning_rate_slow"] = group["lr"]
-            if torch.accelerator.is_available():
+            accelerator = torch.accelerator.current_accelerator(check_available=True)
+            if accelerator is not None and accelerator.type != "mps":  # which does not count
                 logs["gpu_memory_gb"] = torch.accelerator.max_memory_allocated() / 2**30
         super().log(logs, start_time)
 

@@ -87,18 +87,22 @@ class ImageFiles:
 def leads_out_of(root: str | Path, path: str | Path) -> bool:
     """Whether a path below the folder `root` is, by links on its way, of a file elsewhere.
 
-    A data set comes from others, and its links could lead to anybody's pictures. `DDETR_FOLLOW_LINKS=1` allows it.
+    A data set comes from others, and its links could lead to anybody's pictures. `DDETR_FOLLOW_LINKS=1` allows it. What
+    huggingface_hub keeps of a repository is links to the files beside it.
     """
     if os.environ.get("DDETR_FOLLOW_LINKS") == "1":
         return False
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    inside = Path(os.path.realpath(root))
+    own = [inside, *(folder.parent / "blobs" for folder in inside.parents if folder.name == "snapshots")]
+    real = Path(os.path.realpath(path))
+    return not any(real.is_relative_to(folder) for folder in own)
 
 
 def link_text(name: str) -> str:
     """What is wrong with an image that is a link, as the end of a defect."""
     return (
         f"the image {printable(name)} is a link that leads out of the data folder; if that is meant, set "
-        "DDETR_FOLLOW_LINKS=1, or link the whole folder"
+        "DDETR_FOLLOW_LINKS=1, or name the folder that it leads to"
     )
 
 

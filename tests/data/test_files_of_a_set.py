@@ -135,6 +135,18 @@ def test_tiff_lies_upright_once(orientation, tmp_path):
     assert (row["width"], row["height"]) == row_image(row).size == (40, 20)
 
 
+def test_what_the_hub_library_keeps_is_read(data, tmp_path):
+    """A revision of a repository is links to files beside all revisions."""
+    revision = tmp_path / "datasets--a--b" / "snapshots" / "0123abc"
+    write_yolo(data, revision)
+    blobs = tmp_path / "datasets--a--b" / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate(path for path in sorted(revision.rglob("*")) if path.is_file()):
+        file.rename(blobs / str(number))
+        file.symlink_to(blobs / str(number))
+    assert not load_detection_data(revision).defects
+
+
 @pytest.mark.parametrize("form", [form for form in WRITERS if form != "datasets"])
 def test_a_link_that_leads_out_of_the_set_is_not_followed(form, data, tmp_path, monkeypatch):
     folder = tmp_path / "set"

@@ -11,6 +11,7 @@ from deformable_detr_refine import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
+from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.inference.load_model import load_model, load_processor
 from deformable_detr_refine.modeling import setting_checks
@@ -31,7 +32,7 @@ CONFIGS = {
     "names": ({"id2label": {"0": "a", "7": "b"}}, "number its 2 classes from 0 on"),
     "a list of names": ({"id2label": ["a"]}, "id2label must name"),
     "long name": ({"id2label": {"0": "x" * 10**5}}, r"id2label\[0\]='xxx"),
-    "ids": ({"category_ids": [1]}, "category_ids must have"),
+    "ids": ({"category_ids": [True]}, "category_ids must have"),
     "infinite": ({"class_cost": float("inf")}, "class_cost=inf must be a number"),
     "not a number": ({"focal_gamma": float("nan")}, "focal_gamma=nan must be a number"),
     "network": ({"backbone": "hf-hub:timm/resnet18"}, "backbone='hf-hub:timm/resnet18' must be the name of a timm"),
@@ -85,6 +86,20 @@ def with_file(folder):
 def test_a_config_is_refused_before_anything_is_built(settings, text):
     with pytest.raises((StrictDataclassError, ValueError), match=text):
         DeformableDetrRefineConfig.from_dict({**small_config().to_dict(), **settings})
+
+
+def test_new_classes_leave_the_old_ones_ids_behind(folder, tmp_path):
+    """As transformers' guides load a model for a fine-tuning: it is saved and loaded again."""
+    DeformableDetrRefineForObjectDetection.from_pretrained(folder, category_ids=[3, 5, 9]).save_pretrained(tmp_path)
+    names = {0: "cat", 1: "dog"}
+    changed = DeformableDetrRefineForObjectDetection.from_pretrained(
+        tmp_path, id2label=names, label2id={name: label for label, name in names.items()}, ignore_mismatched_sizes=True
+    )
+    changed.save_pretrained(tmp_path / "changed")
+    again = DeformableDetrRefineForObjectDetection.from_pretrained(tmp_path / "changed")
+    assert again.config.id2label == names
+    assert LabelMap.from_config(again.config) == LabelMap(("cat", "dog"))
+    DeformableDetrRefineForObjectDetection.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
 
 
 @pytest.mark.parametrize(("settings", "text"), PROCESSORS.values(), ids=PROCESSORS)

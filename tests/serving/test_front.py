@@ -35,7 +35,8 @@ class Application:
             await asyncio.sleep(0.01)
         content = bytes(LONG) if scope["path"] == "/long" else dict(scope["headers"])[b"content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})  # as a2wsgi ends
         self.answered.set()
 
 
@@ -141,6 +142,13 @@ def test_who_does_not_read_holds_nothing(port, application):
         except ConnectionResetError:
             pass
         assert received < LONG
+
+
+def test_health_is_answered_when_too_many_wait(port, monkeypatch):
+    monkeypatch.setattr(front, "MOST_WAITING", 0)
+    assert b"503" in exchange(port, HEAD + b"Content-Length: 0\r\n\r\n").splitlines()[0]
+    probe = HEAD.replace(b"POST", b"GET") + b"\r\n"
+    assert b"200" in exchange(port, probe).splitlines()[0]
 
 
 def test_an_application_hears_that_the_client_has_left(port, application):

@@ -237,6 +237,8 @@ def test_a_server_that_drips_its_header_or_says_nothing_meets_the_deadline():
         found = fetch_all(urls, Limits(private_urls=True, url_seconds=0.5))
         assert time.monotonic() - started < 5
         assert all("not finished within 0.5 seconds" in str(error) for error in found)
+        time.sleep(1)  # of the ten seconds for which the first one drips
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("url")]
 
 
 def test_the_time_is_that_of_all_urls_of_a_request(monkeypatch):
