@@ -32,7 +32,7 @@ CONFIGS = {
     "names": ({"id2label": {"0": "a", "7": "b"}}, "number its 2 classes from 0 on"),
     "a list of names": ({"id2label": ["a"]}, "id2label must name"),
     "long name": ({"id2label": {"0": "x" * 10**5}}, r"id2label\[0\]='xxx"),
-    "ids": ({"category_ids": [True]}, "category_ids must have"),
+    "ids": ({"category_ids": ["x" * 10**6]}, "category_ids must have"),
     "infinite": ({"class_cost": float("inf")}, "class_cost=inf must be a number"),
     "not a number": ({"focal_gamma": float("nan")}, "focal_gamma=nan must be a number"),
     "network": ({"backbone": "hf-hub:timm/resnet18"}, "backbone='hf-hub:timm/resnet18' must be the name of a timm"),
