@@ -139,7 +139,7 @@ def check_processor(processor: Any) -> None:
         ValueError: names the setting, its value and what it may be.
     """
     for name in PROCESSOR_SWITCHES:
-        if type(getattr(processor, name)) is not bool:
+        if type(getattr(processor, name)) not in (bool, type(None)):  # transformers takes none for false
             raise ValueError(f"{name}={_shown(getattr(processor, name))} must be true or false.")
     if type(processor.top_k) is not int or not 1 <= processor.top_k <= MOST_DETECTIONS:
         raise ValueError(f"top_k={_shown(processor.top_k)} must be a whole number from 1 to {MOST_DETECTIONS:,}.")
