@@ -8,7 +8,6 @@ import numpy as np
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
@@ -21,6 +20,7 @@ from .shapes import beginnings, looks_like
 from .source import Files, Source, wrapper
 from .stock.code_base import StockTransformers
 from .stock.config import MODEL_TYPE
+from .stock.folder import model_type_of
 
 # The first whose mark a file bears is the one.
 CODE_BASES: dict[str, CodeBase] = {
@@ -69,8 +69,7 @@ def _find_files(place: Path, given: CodeBase | None) -> tuple[Files, CodeBase | 
 
 def _instead(folder: Path) -> str:
     """What a folder is that is not of a form that is known, as the end of a sentence."""
-    config = folder / "config.json"
-    kind = read_json(config).get("model_type") if config.is_file() else None
+    kind = model_type_of(folder)
     if kind == DeformableDetrRefineConfig.model_type:
         return "is a converted model folder already (to go back: --to mmdet, original or transformers)"
     if (folder / "adapter_config.json").is_file():

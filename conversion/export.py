@@ -1,18 +1,17 @@
 """A model folder -> the form of another code base."""
 
 from pathlib import Path
-from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import check_new_file, check_new_folder, new_path
 from deformable_detr_refine.inference.load_model import load_model, load_processor
-from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import without_progress_bars
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .code_base import Export
 from .code_bases import code_base_named
 from .stock.config import MODEL_TYPE
+from .stock.folder import model_type_of
 
 
 def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str, *, force: bool = False) -> Export:
@@ -38,7 +37,7 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
     (check_new_folder if kind.writes == "folder" else check_new_file)(output, force)
     if not model_dir.exists():
         raise FileNotFoundError(f"There is no model folder {model_dir}.")
-    if _model_type(model_dir) in (None, MODEL_TYPE):
+    if model_type_of(model_dir) in (None, MODEL_TYPE):
         raise CheckpointError(
             f"{model_dir} is no model folder of this package. Two steps lead from a checkpoint to another: `ddetr "
             f"convert {model_dir} FOLDER`, then `ddetr convert --to {code_base} FOLDER {output}`."
@@ -49,11 +48,6 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
     processor = load_processor(model_dir) if has_processor else DeformableDetrRefineImageProcessor()
     with new_path(output) as new:
         return kind.export(model, processor, new)
-
-
-def _model_type(folder: Path) -> Any:
-    config = folder / "config.json"
-    return read_json(config).get("model_type") if config.is_file() else None
 
 
 __all__ = ["export_checkpoint"]

@@ -24,9 +24,9 @@ def read_yaml(text: str) -> Any:
         ...
         ValueError: a value holds itself
     """
-    compose_yaml(text)
+    root = compose_yaml(text)
     try:
-        return yaml.safe_load(text)
+        return None if root is None else yaml.SafeLoader("").construct_document(root)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
 

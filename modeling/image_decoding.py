@@ -248,7 +248,7 @@ def _own_bytes() -> int:
     """What is mapped before the first image, by Python and by whatever is loaded into it."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * 4096
+            return int(file.read().split()[0]) * resource.getpagesize() if resource is not None else 0
     except OSError:
         return 0
 

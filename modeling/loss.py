@@ -50,9 +50,10 @@ def detection_loss(
         foreground = [torch.zeros_like(classes) for classes in targets.class_labels]
         stages.insert(0, Stage(["enc_"], encoder_logits[None], encoder_pred_boxes[None], foreground))
     num_boxes = _num_boxes(labels, logits, num_items_in_batch, over_ranks)
+    every_box = torch.cat(targets.boxes)
     terms: dict[str, Tensor] = {}
     for stage, matches in zip(stages, match(config, stages, targets, labels), strict=True):
-        classes, every_box = torch.cat(stage.class_labels), torch.cat(targets.boxes)
+        classes = torch.cat(stage.class_labels)
         for name, of_logits, of_boxes, pairs in zip(stage.names, stage.logits, stage.boxes, matches, strict=True):
             of_layer = _layer_loss(config, of_logits, of_boxes, pairs, classes, every_box)
             terms |= {f"{name}{term}": value / num_boxes for term, value in of_layer.items()}

@@ -70,7 +70,7 @@ SIZE_RULES: dict[str, SizeRule] = {
     "transformers": transformers_size,
 }
 
-_NO_LIMIT = 1_000_000
+NO_LIMIT = 1_000_000  # as a longest edge
 _SIZE_FORMS: list[set[str]] = [
     {"shortest_edge", "longest_edge"},
     {"shortest_edge"},
@@ -87,7 +87,7 @@ def checked_size(size: SizeDict | dict[str, int]) -> SizeDict:
     size = size if isinstance(size, SizeDict) else SizeDict(**size)
     given = dict(size)
     # Beside a shortest edge a very long one says that there is no limit.
-    most = {"longest_edge": _NO_LIMIT if "shortest_edge" in given else LONGEST_SIDE}
+    most = {"longest_edge": NO_LIMIT if "shortest_edge" in given else LONGEST_SIDE}
     if set(given) not in _SIZE_FORMS or not all(
         type(side) is int and 1 <= side <= most.get(name, LONGEST_SIDE) for name, side in given.items()
     ):
@@ -129,6 +129,7 @@ def size_within(height: int, width: int, max_height: int, max_width: int, rule: 
 
 
 __all__ = [
+    "NO_LIMIT",
     "SIZE_RULES",
     "SizeRule",
     "checked_size",

@@ -16,7 +16,7 @@ from ..code_base import CodeBase, Export
 from ..source import Files, Source, Weights, entry_of_training, rename, unwrapped
 from ..weights import HEAD, with_neck_bias
 from .config import MODEL_TYPE, describe_config
-from .folder import WEIGHT_FILES, open_weights, weight_parts, weights_in
+from .folder import WEIGHT_FILES, model_type_of, open_weights, weight_parts, weights_in
 from .names import NAMES, has_hf_resnet, to_common
 from .processor import ALWAYS, foreign_kind, processor_settings
 from .written import written_config, written_processor, written_weights
@@ -38,11 +38,9 @@ class StockTransformers(CodeBase):
     def files(self, place: Path) -> Files | None:
         folder = place if place.is_dir() else place.parent
         weights = weights_in(place) if place.is_dir() else place if place.name in WEIGHT_FILES else None
-        config = folder / "config.json"
-        if weights is None or not config.is_file():
+        if weights is None or model_type_of(folder) != MODEL_TYPE:
             return None
-        kind = read_json(config).get("model_type")
-        return Files(weights, config) if kind == MODEL_TYPE else None
+        return Files(weights, folder / "config.json")
 
     def open(self, files: Files) -> dict[str, Tensor]:
         return open_weights(files.weights)

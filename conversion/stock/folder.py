@@ -1,6 +1,7 @@
 """The files of a folder of transformers, opened without executing anything: weights in one file or many."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -9,6 +10,7 @@ from torch import Tensor
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
 from deformable_detr_refine.inference.weight_index import weight_map_of
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import printable
 
 from ..checkpoints.open_checkpoint import open_checkpoint
@@ -20,6 +22,12 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+
+def model_type_of(folder: Path) -> Any:
+    """What a folder's config.json says of its kind of model; None where there is no such file, or it says nothing."""
+    config = folder / "config.json"
+    return read_json(config).get("model_type") if config.is_file() else None
 
 
 def weights_in(folder: Path) -> Path | None:

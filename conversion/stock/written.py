@@ -6,6 +6,7 @@ from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.modeling.size_rules import NO_LIMIT
 
 from ..resnets import resnet_of
 from .config import MODEL_TYPE
@@ -30,7 +31,6 @@ _SAME = (
     "dilation",
     "focal_alpha",
 )
-_NO_LIMIT = 1_000_000
 _WHOLE = ("class_cost", "bbox_cost", "giou_cost", "bbox_loss_coefficient", "giou_loss_coefficient")
 
 
@@ -91,8 +91,8 @@ def written_processor(processor: DeformableDetrRefineImageProcessor) -> tuple[di
     size = dict(processor.size)
     if size.keys() in ({"shortest_edge"}, {"longest_edge"}):
         # transformers resizes by both or not at all.
-        size = {"shortest_edge": _NO_LIMIT, "longest_edge": _NO_LIMIT} | size
-        notes.append(f"size has one edge, which transformers does not take: the other is {_NO_LIMIT}, no limit.")
+        size = {"shortest_edge": NO_LIMIT, "longest_edge": NO_LIMIT} | size
+        notes.append(f"size has one edge, which transformers does not take: the other is {NO_LIMIT}, no limit.")
     values: dict[str, Any] = {
         "image_processor_type": "DeformableDetrImageProcessor",
         "format": "coco_detection",
