@@ -125,10 +125,10 @@ class Detections:
 
     def __repr__(self) -> str:
         height, width = self.image_size
-        shown = [f"{name} {score:.2f}" for name, score in zip(self.names[:5], self.scores[:5], strict=True)]
-        shown += [f"{len(self) - 5} more"] * (len(self) > 5)
+        listed = [f"{name} {score:.2f}" for name, score in zip(self.names[:5], self.scores[:5], strict=True)]
+        listed += [f"{len(self) - 5} more"] * (len(self) > 5)
         head = f"{counted(len(self), 'box', 'boxes')} in a {width}x{height} image"
-        return f"Detections({': '.join([head] + [', '.join(shown)] * bool(shown))})"
+        return f"Detections({': '.join([head] + [', '.join(listed)] * bool(listed))})"
 
     @property
     def names(self) -> list[str]:

@@ -175,9 +175,9 @@ def _costs(chips: np.ndarray, own: int, boxes: np.ndarray, placed: np.ndarray) -
 def _fit(text: str, font, width: int) -> str:
     """The text, or its beginning if the chip would be wider than the image."""
     for length in range(min(len(text), LONGEST_TEXT), 0, -1):
-        shown = text if length == len(text) else text[:length].rstrip() + "..."
-        if _chip_size(shown, font)[0] <= width:
-            return shown
+        shortened = text if length == len(text) else text[:length].rstrip() + "..."
+        if _chip_size(shortened, font)[0] <= width:
+            return shortened
     return ""
 
 

@@ -17,10 +17,10 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from transformers.utils.generic import TensorType
 
 from .annotations import coco_labels
-from .boxes import cxcywh_to_xyxy
 from .image_decoding import to_rgb
 from .image_io import load_image
 from .pixel_values import check_pixels, padded
+from .post_processing import detections
 from .setting_checks import check_own_names, check_processor
 from .size_rules import SIZE_RULES, SizeRule, checked_size, size_within
 
@@ -277,45 +277,15 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             >>> (best,) = DeformableDetrRefineImageProcessor().post_process_object_detection(outputs, 0.5, [(32, 64)])
             >>> best["boxes"].tolist()
             [[16.0, 8.0, 48.0, 24.0]]
-
-        Source: _predict_by_feat_single in mmdet/models/dense_heads/detr_head.py.
         """
-        logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
-        if target_sizes is not None and len(target_sizes) != len(logits):
-            raise ValueError(f"{len(logits)} images came with {len(target_sizes)} target sizes; give one per image.")
         most = self.top_k if top_k is None else top_k
-        scores, best = logits.sigmoid().flatten(1).topk(min(most, logits[0].numel()), dim=1)
-        queries, labels = best // logits.shape[-1], best % logits.shape[-1]
-        boxes = cxcywh_to_xyxy(boxes).gather(1, queries.unsqueeze(-1).expand(-1, -1, 4))
-        if self.clip_boxes:
-            boxes = boxes.clamp(0, 1)
-        if target_sizes is not None:
-            sizes = _size_pairs(target_sizes).to(boxes, non_blocking=boxes.device.type == "cuda")
-            boxes = boxes * sizes.flip(-1).repeat(1, 2).unsqueeze(1)
-        # Best first: what is kept comes before what is not. A GPU is waited for once.
-        kept = (scores > threshold).sum(1).cpu().tolist()
-        return [
-            {"scores": s[:n], "labels": c[:n], "boxes": b[:n]}
-            for s, c, b, n in zip(scores, labels, boxes, kept, strict=True)
-        ]
+        return detections(outputs.logits, outputs.pred_boxes, threshold, target_sizes, most, self.clip_boxes)
 
 
 def _rule(name: str) -> SizeRule:
     if not isinstance(name, str) or name not in SIZE_RULES:
         raise ValueError(f"size_rule={name!r} is none of {', '.join(SIZE_RULES)}.")
     return SIZE_RULES[name]
-
-
-def _size_pairs(target_sizes: Tensor | Sequence[tuple[int, int] | Tensor]) -> Tensor:
-    """Pairs of (height, width) in whatever form -> (B, 2)."""
-    if not isinstance(target_sizes, Tensor):
-        pairs = [size.tolist() if isinstance(size, Tensor) else list(size) for size in target_sizes]
-        if any(len(pair) != 2 for pair in pairs):
-            raise ValueError(f"target_sizes are pairs of (height, width), not {target_sizes}.")
-        target_sizes = torch.tensor(pairs).reshape(-1, 2)
-    if target_sizes.dim() != 2 or target_sizes.shape[1] != 2:
-        raise ValueError(f"target_sizes are (B, 2), pairs of (height, width), not {tuple(target_sizes.shape)}.")
-    return target_sizes
 
 
 DeformableDetrRefineImageProcessor.register_for_auto_class("AutoImageProcessor")

@@ -47,28 +47,28 @@ def build_page(detector: Detector, title: str, samples: Sequence[str | os.PathLi
             return None, None, "", []
         file = picture["path"]
         started = time.perf_counter()
-        (found,) = detector.detect([file])
-        if isinstance(found, DetectionFailure):
+        (detections,) = detector.detect([file])
+        if isinstance(detections, DetectionFailure):
             # An error would mark every panel. The file's name here is Gradio's own.
-            return None, None, plain(found.error.replace(file, "The picture")), []
+            return None, None, plain(detections.error.replace(file, "The picture")), []
         seconds = time.perf_counter() - started
-        return found, *draw(picture, found, threshold, seconds)
+        return detections, *draw(picture, detections, threshold, seconds)
 
     def draw(
-        picture: dict[str, Any] | None, found: Detections | None, threshold: Any, seconds: float | None = None
+        picture: dict[str, Any] | None, detections: Detections | None, threshold: Any, seconds: float | None = None
     ) -> tuple[Any, ...]:
-        if picture is None or found is None:
+        if picture is None or detections is None:
             return None, "", []
         if not 0 <= threshold <= 1:
             raise Refused(f"The threshold is {threshold}, expected a number from 0 to 1.")
-        shown = found.filter(threshold)
-        height, width = found.image_size
-        text = f"{counted(len(shown), 'object')} above {threshold:.2f} in {width} x {height} pixels"
+        above = detections.filter(threshold)
+        height, width = detections.image_size
+        text = f"{counted(len(above), 'object')} above {threshold:.2f} in {width} x {height} pixels"
         text += "" if seconds is None else f", found in {seconds:.2g} s"
-        return shown.draw(load_image(picture["path"])), text, class_table(shown)
+        return above.draw(load_image(picture["path"])), text, class_table(above)
 
     with _blocks(gradio)(title=title, analytics_enabled=False, delete_cache=(_KEEP_SECONDS, _KEEP_SECONDS)) as page:
-        found = gradio.State(None)
+        detections = gradio.State(None)
         gradio.Markdown(
             f"# {plain(title)}: a Deformable DETR detector\n\n"
             + _introduction(list(detector.network.id2label.values()), with_samples=bool(samples))
@@ -99,9 +99,9 @@ def build_page(detector: Detector, title: str, samples: Sequence[str | os.PathLi
         outputs = [drawn, summary, classes]
         # Else Gradio opens the picture itself, without the limits of this package, before it calls.
         how: dict[str, Any] = {"preprocess": False, "concurrency_limit": _AT_A_TIME}
-        picture.change(look, [picture, threshold], [found, *outputs], **how)
+        picture.change(look, [picture, threshold], [detections, *outputs], **how)
         threshold.change(
-            draw, [picture, found, threshold], outputs, show_progress="hidden", trigger_mode="always_last", **how
+            draw, [picture, detections, threshold], outputs, show_progress="hidden", trigger_mode="always_last", **how
         )
     return page
 
@@ -126,7 +126,7 @@ def uploaded(value: Any, folder: Path) -> Any:
     return {"path": str(file), "meta": {"_type": "gradio.FileData"}}
 
 
-def class_table(found: Detections) -> list[list[Any]]:
+def class_table(detections: Detections) -> list[list[Any]]:
     """A row for each class: its name, how many boxes, the best score; most first.
 
     Example:
@@ -134,7 +134,7 @@ def class_table(found: Detections) -> list[list[Any]]:
         [['carton', 2, 0.9], ['can', 1, 0.8]]
     """
     rows: dict[str, list[Any]] = {}
-    for name, score in zip(found.names, found.scores.tolist(), strict=True):
+    for name, score in zip(detections.names, detections.scores.tolist(), strict=True):
         row = rows.setdefault(name, [printable(name), 0, 0.0])
         row[1] += 1
         row[2] = max(row[2], round(score, 3))
@@ -159,12 +159,12 @@ def launch(page: Any, host: str, port: int) -> None:
 
 
 def _introduction(names: Sequence[str], with_samples: bool) -> str:
-    shown = ", ".join(f"`{plain(name)}`" for name in names[:_SHOWN_CLASSES])
+    listed = ", ".join(f"`{plain(name)}`" for name in names[:_SHOWN_CLASSES])
     more = f" and {len(names) - _SHOWN_CLASSES} more" if len(names) > _SHOWN_CLASSES else ""
     others = ", take one of the samples" if with_samples else ""
     return (
         f"This detector finds {counted(len(names), 'class', 'classes')} of objects in a picture: "
-        f"{shown}{more}. Drop a picture{others} or paste one, and move the threshold until "
+        f"{listed}{more}. Drop a picture{others} or paste one, and move the threshold until "
         "the boxes that you want remain."
     )
 

@@ -84,11 +84,11 @@ def is_public(address: str) -> bool:
 def _fetch(url: str, limits: Limits, deadline: Deadline, budget: "_Budget") -> bytes | UrlError:
     try:
         for _ in range(MOST_REDIRECTS + 1):
-            found = _get(_checked(url), limits, deadline, budget)
-            if isinstance(found, bytes):
+            answer = _get(_checked(url), limits, deadline, budget)
+            if isinstance(answer, bytes):
                 # Broken off at the deadline, a body without a stated length looks whole.
-                return found if deadline.left else _late(url, limits)
-            url = urljoin(url, found)
+                return answer if deadline.left else _late(url, limits)
+            url = urljoin(url, answer)
         return UrlError(f"{_where(url)} cannot be fetched: it redirects more than {MOST_REDIRECTS} times.")
     except (OSError, HTTPException, ValueError) as error:
         if not deadline.left:
@@ -151,12 +151,12 @@ def _addresses(parts: SplitResult, limits: Limits, deadline: Deadline) -> list[t
     port = parts.port if parts.port is not None else {"http": 80, "https": 443}[parts.scheme]
     try:
         # As the system reads names: 127.1, 0x7f000001 and 2130706433 come out as what they are.
-        found = deadline.addresses(parts.hostname or "", port)
+        addresses = deadline.addresses(parts.hostname or "", port)
     except (OSError, UnicodeError) as error:
         raise UrlError(f"{_where(parts.geturl())} cannot be fetched: the host is not known.") from error
-    if not limits.private_urls and not all(is_public(address[0]) for *_, address in found):
+    if not limits.private_urls and not all(is_public(address[0]) for *_, address in addresses):
         raise UrlError(f"{_where(parts.geturl())} is not fetched: the host's address is not public.")
-    return [(family, address) for family, *_, address in found]
+    return [(family, address) for family, *_, address in addresses]
 
 
 class _Connection(HTTPConnection):

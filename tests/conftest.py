@@ -1,8 +1,9 @@
 """Fixtures: a small detector with random weights, its inputs, and the sample images."""
 
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ def path_of_imports() -> Iterator[None]:
     before = list(sys.path)
     yield
     sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory) -> Iterator[Callable[[str], Path]]:
+    """module_folder(name) makes a folder that goes with its module; those of tmp_path_factory stay to the end."""
+    folders: list[Path] = []
+
+    def make(name: str) -> Path:
+        folders.append(tmp_path_factory.mktemp(name))
+        return folders[-1]
+
+    yield make
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

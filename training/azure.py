@@ -184,8 +184,8 @@ def _plain(value: Any) -> Any:
 
 def model_inside(folder: Path) -> Path:
     """The model folder inside an MLflow model (where MLflow puts artifacts), or the folder itself."""
-    found = sorted(folder.glob("artifacts/*/config.json"))
-    return found[0].parent if found else folder
+    configs = sorted(folder.glob("artifacts/*/config.json"))
+    return configs[0].parent if configs else folder
 
 
 def main(words: Sequence[str]) -> None:
@@ -195,13 +195,13 @@ def main(words: Sequence[str]) -> None:
     wants_model = str(parameters.get("save_as_mlflow_model", True)).lower() == "true"
     if wants_model and not parameters.get("mlflow_model_folder"):
         raise ValueError("There is no folder for the trained model: give --mlflow_model_folder DIR.")
-    made = read_settings([word for name, value in settings.items() for word in (f"--{name}", str(value))])
-    run(made)
-    if wants_model and made[2].process_index == 0:
+    ours = read_settings([word for name, value in settings.items() for word in (f"--{name}", str(value))])
+    run(ours)
+    if wants_model and ours[2].process_index == 0:
         # The one thing that training takes from serving, which stands above it.
         from deformable_detr_refine.inference.mlflow_model import export_mlflow
 
-        export_mlflow(made[2].output_dir, parameters["mlflow_model_folder"])
+        export_mlflow(ours[2].output_dir, parameters["mlflow_model_folder"])
 
 
 if __name__ == "__main__":

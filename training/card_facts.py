@@ -78,15 +78,15 @@ def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
 
 def _sections(text: str) -> list[tuple[str, str]]:
     """'## title' and what stands under it, headings inside code blocks not counted."""
-    found: list[tuple[str, list[str]]] = []
+    sections: list[tuple[str, list[str]]] = []
     in_code = False
     for line in text.splitlines():
         in_code ^= line.startswith("```")
         if line.startswith("## ") and not in_code:
-            found.append((line[3:].strip(), []))
-        elif found:
-            found[-1][1].append(line)
-    return [(title, "\n".join(lines)) for title, lines in found]
+            sections.append((line[3:].strip(), []))
+        elif sections:
+            sections[-1][1].append(line)
+    return [(title, "\n".join(lines)) for title, lines in sections]
 
 
 def _alone(text: str) -> str:

@@ -91,10 +91,10 @@ def side_by_side(pixels: Image.Image, image: EvaluatedImage, id2label: dict[int,
     truth = draw_boxes(small, image.true_boxes * scales, image.true_labels, names, np.ones(len(names)))
     labels, scores = image.labels[kept], image.scores[kept]
     texts = [f"{id2label[label]} {score:.2f}" for label, score in zip(labels.tolist(), scores, strict=True)]
-    found = draw_boxes(small, image.boxes[kept] * scales, labels, texts, scores)
+    detected = draw_boxes(small, image.boxes[kept] * scales, labels, texts, scores)
     both = Image.new("RGB", (2 * small.width + 8, small.height), "white")
     both.paste(truth, (0, 0))
-    both.paste(found, (small.width + 8, 0))
+    both.paste(detected, (small.width + 8, 0))
     return both
 
 

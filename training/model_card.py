@@ -185,10 +185,10 @@ def _private(key: str) -> bool:
 
 
 def _list(labels: list[str], most: int = 6) -> str:
-    shown = [plain(label) for label in labels[:most]]
+    listed = [plain(label) for label in labels[:most]]
     if len(labels) > most:
-        return f"{', '.join(shown)} and {len(labels) - most} more classes"
-    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+        return f"{', '.join(listed)} and {len(labels) - most} more classes"
+    return " and ".join(filter(None, (", ".join(listed[:-1]), listed[-1])))
 
 
 def _cell(name: str) -> str:

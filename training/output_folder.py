@@ -40,13 +40,13 @@ def checkpoint_to_resume(
             raise ValueError(f"{asked} is not whole ({fault}): copy it again, or go on from the one before it.")
         return Path(asked)
     if asked in _TRUE:
-        found = newest_whole_checkpoint(output, args.world_size, say)
-        if found and not has_random_state(found, args.world_size):
+        checkpoint = newest_whole_checkpoint(output, args.world_size, say)
+        if checkpoint and not has_random_state(checkpoint, args.world_size):
             raise ValueError(
-                f"{found} was written by another number of processes than {args.world_size}: go on with as many, or "
-                f"name it (--resume_from_checkpoint {found}) to go on with new random numbers."
+                f"{checkpoint} was written by another number of processes than {args.world_size}: go on with as many, "
+                f"or name it (--resume_from_checkpoint {checkpoint}) to go on with new random numbers."
             )
-        return found
+        return checkpoint
     if args.dry_run:
         return None
     if any(path.is_dir() and NUMBERED.fullmatch(path.name) for path in output.glob("*")):

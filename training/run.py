@@ -46,26 +46,26 @@ def run(settings: Settings) -> dict[str, float]:
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
 
     with args.main_process_first(desc="reading the data set"):
-        found = read_run_data(data_args, say)
-    check_evaluation(args, found.validation is not None)
-    data = found.data
+        run_data = read_run_data(data_args, say)
+    check_evaluation(args, run_data.validation is not None)
+    data = run_data.data
     processor = build_processor(model_args, data_args)
     edges = nearest_edges(checked_size(processor.size))
     augmentation = training_transform(data_args.augmentation, *edges, vertical_flip=data_args.vertical_flip)
     model, origin = build_model(model_args, data.label_map, args.head_surgery)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     say(f"Model: {origin} {parameters / 1e6:.1f} million parameters are trained.")
-    found = usable_images(found, processor, data_args, args, say)
-    to_evaluate = "none" if found.validation is None else len(found.validation)
+    run_data = usable_images(run_data, processor, data_args, args, say)
+    to_evaluate = "none" if run_data.validation is None else len(run_data.validation)
     say(
         f"Data: {data.source} ({data.format}), {len(data.label_map)} classes; "
-        f"{len(found.train)} images to train on, {to_evaluate} to evaluate on."
+        f"{len(run_data.train)} images to train on, {to_evaluate} to evaluate on."
     )
-    check_batches(args, len(found.train))
-    if found.validation is not None:
+    check_batches(args, len(run_data.train))
+    if run_data.validation is not None:
         check_metric(args, data.label_map.names)
-    examples = Examples(found.train, processor, augmentation, args.seed)
-    validation = Examples(found.validation, processor) if found.validation is not None else None
+    examples = Examples(run_data.train, processor, augmentation, args.seed)
+    validation = Examples(run_data.validation, processor) if run_data.validation is not None else None
     if args.dry_run:
         from .dry_run import dry_run
 
@@ -104,14 +104,14 @@ def run(settings: Settings) -> dict[str, float]:
 
 def _check_steps(trainer: DetectionTrainer, checkpoint: Path | None, say: Callable[[str], None]) -> None:
     """Check that the run did not go on from a checkpoint beyond its own end, and tell where there was nothing to do."""
-    made, planned = trainer.state.global_step, trainer.state.max_steps
-    if made > planned:
+    done, planned = trainer.state.global_step, trainer.state.max_steps
+    if done > planned:
         raise ValueError(
-            f"{checkpoint} has made {made} steps, and this run is to make {planned}: raise --num_train_epochs "
+            f"{checkpoint} has made {done} steps, and this run is to make {planned}: raise --num_train_epochs "
             "(or --max_steps) to go on, or use the checkpoint as it is."
         )
     if not trainer.trained:
-        say(f"All {made} steps had been made already: nothing was trained. More --num_train_epochs go on.")
+        say(f"All {done} steps had been made already: nothing was trained. More --num_train_epochs go on.")
 
 
 def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, validation: Examples, output: Path) -> None:

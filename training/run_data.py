@@ -83,12 +83,12 @@ def read_run_data(args: DataArguments, say: Callable[[str], None]) -> RunData:
 
 
 def usable_images(
-    found: RunData, processor: Any, args: DataArguments, training: TrainingArguments, say: Callable[[str], None]
+    run_data: RunData, processor: Any, args: DataArguments, training: TrainingArguments, say: Callable[[str], None]
 ) -> RunData:
     """The same without images that could not be used; all processes come here, each decodes its share.
 
     Args:
-        found: what was read.
+        run_data: what was read.
         processor: the image processor, which refuses images that are too thin.
         args: `check_images` says whether images are decoded, `defects` whether a damaged one is an error.
         training: names this process among all.
@@ -99,8 +99,8 @@ def usable_images(
     """
     start, defects, kept, checked = time.monotonic(), [], {}, 0
     for name, rows, source in (
-        ("train", found.train, found.data.source),
-        ("validation", found.validation, found.validation_source),
+        ("train", run_data.train, run_data.data.source),
+        ("validation", run_data.validation, run_data.validation_source),
     ):
         if rows is None:
             continue
@@ -116,14 +116,14 @@ def usable_images(
         say(f"Images: {checked} decoded in {time.monotonic() - start:.1f} s, {len(defects)} cannot be used.")
     if args.defects == "error":
         with command_line_words():
-            refuse_losses(defects, found.data.source)
+            refuse_losses(defects, run_data.data.source)
     if defects:
         say(f"Left out: {_listed(defects)}")
     for name, rows in kept.items():
         if not len(rows):
-            raise DataError(f"{found.data.source}: no image of {name} can be used; the first: {defects[0]}.")
-    _check_objects(kept["train"], found.data.source, "train")
-    return replace(found, **kept)
+            raise DataError(f"{run_data.data.source}: no image of {name} can be used; the first: {defects[0]}.")
+    _check_objects(kept["train"], run_data.data.source, "train")
+    return replace(run_data, **kept)
 
 
 def _check_objects(rows: Any, source: str, split: str) -> None:
@@ -154,7 +154,7 @@ def _loaded(
 
 def _too_thin(rows: Any, processor: Any) -> dict[int, Defect]:
     """Images of which the processor would leave a side of 0."""
-    found, sizes = {}, list(zip(rows["height"], rows["width"], strict=True))
+    thin, sizes = {}, list(zip(rows["height"], rows["width"], strict=True))
     refused = {}
     for size in set(sizes):
         try:
@@ -164,8 +164,8 @@ def _too_thin(rows: Any, processor: Any) -> dict[int, Defect]:
     if refused:
         for index, (size, name) in enumerate(zip(sizes, rows["file_name"], strict=True)):
             if size in refused:
-                found[index] = Defect(TOO_THIN, printable(name), printable(name), refused[size], loses="image")
-    return found
+                thin[index] = Defect(TOO_THIN, printable(name), printable(name), refused[size], loses="image")
+    return thin
 
 
 def _listed(defects: Iterable[Defect]) -> str:

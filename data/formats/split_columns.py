@@ -21,9 +21,9 @@ from ..defects import (
     box_faults,
     fault_text,
 )
-from ..detection_data import features, import_datasets
 from ..label_map import LabelMap
 from .box_form import FORMS, as_xywh, box_form
+from .canonical_dataset import canonical_dataset
 from .values import is_whole, side_of
 
 if TYPE_CHECKING:
@@ -190,9 +190,6 @@ class SplitColumns:
             label_map: classes of the data set; a box of another one is a defect.
             skip: boxes that stand over the edge are clipped.
         """
-        import pyarrow as pa
-
-        datasets = import_datasets()
         self._lose_unread()
         sizes = self._image_sizes()
         lost = np.frombuffer(self._lost, np.int8).astype(bool)
@@ -211,40 +208,23 @@ class SplitColumns:
 
         order = np.flatnonzero(kept)
         order = order[np.argsort(image_of[order], kind="stable")]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(image_of[order], minlength=len(self)))])
-        numbers, texts = _image_ids(self._image_ids, lost)
-        columns = features(label_map.names, source_ids=texts is not None)
-
-        def lists(values: Any, kind: Any) -> Any:
-            return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
-
-        corners = pa.FixedSizeListArray.from_arrays(pa.array(boxes[order].ravel(), pa.float32()), 4)
         objects = {
-            "id": lists(self._ids()[order], pa.int64()),
-            "bbox": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), corners),
-            "category": lists(labels[order], pa.int64()),
-            "area": lists(areas[order], pa.float32()),
-            "iscrowd": lists(np.frombuffer(self._crowd, np.int8)[order], pa.int8()),
+            "id": self._ids(),
+            "bbox": boxes,
+            "category": labels,
+            "area": areas,
+            "iscrowd": np.frombuffer(self._crowd, np.int8),
         }
-        arrays = {
-            "image_id": pa.array(numbers, pa.int64()),
-            "file_name": pa.array(self.file_names, pa.string()),
-            "width": pa.array(sizes[:, 0], pa.int32()),
-            "height": pa.array(sizes[:, 1], pa.int32()),
-            "objects": pa.StructArray.from_arrays(objects.values(), names=list(objects)),
-        }
-        if texts is not None:
-            arrays["source_id"] = pa.array(texts, pa.string())
-        if self.images is None:
-            nothing = pa.nulls(len(self), pa.binary())
-            paths = pa.array([path or "" for path in self._paths], pa.string())
-            arrays["image"] = pa.StructArray.from_arrays([nothing, paths], names=["bytes", "path"])
-        own = datasets.Features({name: feature for name, feature in columns.items() if name in arrays})
-        table = pa.table({name: arrays[name] for name in own}).cast(own.arrow_schema)
-        dataset = datasets.Dataset(table, info=datasets.DatasetInfo(features=own), split=datasets.NamedSplit(self.name))
-        if self.images is not None:
-            dataset = datasets.concatenate_datasets([dataset, self.images], axis=1).select_columns(list(columns))
-        return dataset.select(np.flatnonzero(~lost)) if lost.any() else dataset
+        return canonical_dataset(
+            self.name,
+            label_map.names,
+            self._image_ids,
+            {"file_name": self.file_names, "width": sizes[:, 0], "height": sizes[:, 1]},
+            {key: values[order] for key, values in objects.items()},
+            np.bincount(image_of[order], minlength=len(self)),
+            self._paths if self.images is None else self.images,
+            lost,
+        )
 
     def _in_pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """(N, 4) the boxes in their form, and (N, 2) width and height of their images."""
@@ -318,21 +298,6 @@ def _clip(boxes: np.ndarray, areas: np.ndarray, sizes: np.ndarray, rows: np.ndar
     high = np.minimum(boxes[rows, :2] + boxes[rows, 2:], sizes[rows])
     boxes[rows] = np.concatenate([low, high - low], axis=1)
     areas[rows] = np.minimum(areas[rows], boxes[rows, 2] * boxes[rows, 3])
-
-
-def _image_ids(ids: list[Any], lost: np.ndarray) -> tuple[np.ndarray, list[str] | None]:
-    """A number of each image, and the data set's own ids where they are none.
-
-    The numbers are the data set's own when all are whole and each is there once; else 0, 1, 2, ... over the images that
-    are left.
-    """
-    kept = [image_id for image_id, gone in zip(ids, lost, strict=True) if not gone]
-    distinct = len(set(map(str, kept))) == len(kept)
-    if distinct and all(is_whole(image_id) for image_id in kept):
-        numbers = np.array([0 if gone else image_id for image_id, gone in zip(ids, lost, strict=True)], np.int64)
-        return numbers, None
-    texts = [as_text(str(image_id)) for image_id in ids] if distinct and None not in kept else None
-    return np.where(lost, 0, np.cumsum(~lost) - 1), texts
 
 
 __all__ = ["SplitColumns"]

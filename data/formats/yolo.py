@@ -4,7 +4,6 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import yaml
 
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling.image_io import as_text, image_size, is_image_name
-from deformable_detr_refine.yaml_text import read_yaml
 
 from ..defects import (
     ABSENT_IMAGE,
@@ -21,7 +19,6 @@ from ..defects import (
     UNREADABLE_IMAGE,
     AnnotationError,
     DataError,
-    described,
 )
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
@@ -30,49 +27,10 @@ from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import standard_split
 from .text_files import read_lines
+from .yolo_config import YoloSplit, below, find
 from .yolo_lines import TRACK, box_of, doubt_of, looks_like_labels, numbers_of
 
-_SPLITS = ("train", "val", "valid", "validation", "test")
-_LARGEST_YAML = 2**20
 _ENOUGH_LINES = 10
-
-
-@dataclass
-class YoloSplit:
-    """One split of a data.yaml: where its images are (folders, or lists of images), and the class names by number.
-
-    `key_points` is how many numbers of key points follow a box; None where data.yaml tells of none.
-    """
-
-    config: Path
-    places: list[str]
-    names: dict[int, str]
-    root: Path
-    key_points: int | None = None
-
-
-def find(source: Path) -> dict[str, YoloSplit]:
-    """The splits of a data.yaml; none when there is none."""
-    files = [source] if source.is_file() else files_in(source, "*.y*ml")
-    configs = [(file, config) for file in files if (config := _config(file)) is not None]
-    if not configs:
-        return {}
-    if len(configs) > 1:
-        raise DataError(f"{configs[0][0]} and {configs[1][0]} both describe a data set; give one of them.")
-    file, config = configs[0]
-    names = _names(config["names"], file)
-    root = _root(config.get("path"), file)
-    key_points = _key_points(config.get("kpt_shape"), file)
-    splits: dict[str, YoloSplit] = {}
-    for key in _SPLITS:
-        places = config.get(key)
-        places = [places] if isinstance(places, str) else places
-        if not places:
-            continue
-        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
-            raise DataError(f"{file}: {key} is {described(places)}, not a folder or a list of folders.")
-        splits[standard_split(key) or key] = YoloSplit(file, places, names, root, key_points)
-    return splits
 
 
 def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
@@ -260,56 +218,7 @@ def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _place(annotations: YoloSplit, place: str, root: Path) -> Path | None:
-    return _below(annotations.root, place, root) or _below(annotations.root, place.removeprefix("../"), root)
-
-
-def _below(folder: Path, place: str, root: Path) -> Path | None:
-    path = Path(os.path.abspath(folder / place))
-    return path if path.exists() and path.is_relative_to(os.path.abspath(root)) else None
-
-
-def _root(path: Any, file: Path) -> Path:
-    """The folder that places are relative to: `path`, where that is below the file's folder, else that folder.
-
-    An absolute `path` names the disk of whoever made the file.
-    """
-    folder = file.parent
-    place = _below(folder, path, folder) if isinstance(path, str) else None
-    return place if place is not None and place.is_dir() else folder
-
-
-def _config(file: Path) -> dict | None:
-    """The content of a YAML file that has class names and a split; None for others."""
-    if file.suffix.lower() not in (".yaml", ".yml") or file.stat().st_size > _LARGEST_YAML:
-        return None
-    try:
-        config = read_yaml(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        if file.stem in ("data", "dataset"):
-            raise DataError(f"{file} is no YAML: {printable(str(error))}.") from error
-        return None
-    is_data = isinstance(config, dict) and config.get("names") and any(config.get(key) for key in _SPLITS)
-    return config if is_data else None
-
-
-def _names(names: Any, file: Path) -> dict[int, str]:
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not all(isinstance(key, int) for key in names):
-        raise DataError(f"{file}: names is no list and no map from class numbers.")
-    for number, name in names.items():
-        if not isinstance(name, str | int | float) or isinstance(name, bool):
-            raise DataError(f"{file}: the name of class {number} is {described(name)}; put it in quotes.")
-    return {number: str(name).strip() for number, name in names.items()}
-
-
-def _key_points(shape: Any, file: Path) -> int | None:
-    """How many numbers of key points follow a box, from kpt_shape: [points, 2 or 3]."""
-    if shape is None:
-        return None
-    if not isinstance(shape, list) or len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
-        raise DataError(f"{file}: kpt_shape is {described(shape)}, expected [number of key points, 2 or 3].")
-    return shape[0] * shape[1]
+    return below(annotations.root, place, root) or below(annotations.root, place.removeprefix("../"), root)
 
 
 __all__ = ["find", "labels_path", "read", "write_yolo"]

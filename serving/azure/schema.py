@@ -87,8 +87,8 @@ def read_images(images: Sequence[str | bytes], limits: Limits) -> list[bytes | D
     """
     read = [image if isinstance(image, bytes) else _decode(image) for image in images]
     fetched = iter(fetch_all([image for image in read if isinstance(image, str)], limits))
-    found = [next(fetched) if isinstance(image, str) else image for image in read]
-    return [DetectionFailure(str(image)) if isinstance(image, UrlError) else image for image in found]
+    contents = [next(fetched) if isinstance(image, str) else image for image in read]
+    return [DetectionFailure(str(image)) if isinstance(image, UrlError) else image for image in contents]
 
 
 def respond(results: Sequence[Result]) -> list[dict[str, Any]]:

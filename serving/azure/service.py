@@ -189,13 +189,13 @@ def find_model(folder: str) -> Path:
     root = Path(folder)
     if root.is_file() or (root / "config.json").is_file():
         return root
-    found = sorted({file.parent for file in root.rglob("config.json")} | set(root.rglob("*.onnx")))
-    if not found:
+    models = sorted({file.parent for file in root.rglob("config.json")} | set(root.rglob("*.onnx")))
+    if not models:
         raise FileNotFoundError(f"{folder} holds no model: neither a config.json nor an .onnx file.")
-    if len(found) > 1:
-        names = ", ".join(path.relative_to(root).as_posix() for path in found[:3])
-        raise ValueError(f"{folder} holds {len(found)} models ({names}): name one with DDETR_MODEL.")
-    return found[0]
+    if len(models) > 1:
+        names = ", ".join(path.relative_to(root).as_posix() for path in models[:3])
+        raise ValueError(f"{folder} holds {len(models)} models ({names}): name one with DDETR_MODEL.")
+    return models[0]
 
 
 _preloaded: Service | None = None

@@ -82,9 +82,9 @@ class TableShard:
         limits, file = Limits.from_environment(), self.rows.path.name
         cells = enumerate(self.rows.cells())
         while group := list(islice(cells, _READ_AHEAD)):
-            found = [_look_up(cell, self.rows.path.parent) for _, cell in group]
-            read = iter(read_images([source for _, source in found if isinstance(source, str)], limits))
-            for (offset, _), (name, source) in zip(group, found, strict=True):
+            sources = [_look_up(cell, self.rows.path.parent) for _, cell in group]
+            read = iter(read_images([source for _, source in sources if isinstance(source, str)], limits))
+            for (offset, _), (name, source) in zip(group, sources, strict=True):
                 image = next(read) if isinstance(source, str) else source
                 row = self.rows.first + offset
                 yield BatchImage(self.first + offset, name or f"{file}#{row}", file, row, image)
@@ -214,10 +214,10 @@ def _from_files(
         raise ValueError(f"{first} is neither an image nor a table (CSV, Parquet, JSON lines).")
     if len(tables) < len(names):
         raise ValueError(f"{names[0]} ... {names[-1]} are tables and other files: give one kind.")
-    found = TableInput([scan((folder / name).absolute(), column) for name in tables], others)
-    if not len(found):
+    table = TableInput([scan((folder / name).absolute(), column) for name in tables], others)
+    if not len(table):
         raise ValueError(f"{folder / tables[0]} holds no rows.")
-    return found
+    return table
 
 
 def _of_mltable(folder: Path) -> list[str]:
@@ -237,14 +237,14 @@ def _of_mltable(folder: Path) -> list[str]:
 
 def _named(folder: Path, kind: str, value: str) -> list[str]:
     if kind == "file":
-        found = [value] if (folder / value).is_file() else []
+        files = [value] if (folder / value).is_file() else []
     else:
         pattern = value if kind == "pattern" else f"{value.rstrip('/')}/**"
-        found = sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)
-        found = [name for name in found if (folder / name).is_file()]
-    if not found:
+        files = sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)
+        files = [name for name in files if (folder / name).is_file()]
+    if not files:
         raise FileNotFoundError(f"{folder / MLTABLE} names {value}, which is not there.")
-    return [os.path.normpath(name).replace(os.sep, "/") for name in found]
+    return [os.path.normpath(name).replace(os.sep, "/") for name in files]
 
 
 def _look_up(cell: Any, folder: Path) -> tuple[str, bytes | Path | str | DetectionFailure]:

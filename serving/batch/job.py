@@ -103,22 +103,22 @@ class Job:
             if self.output.exists() and not force:
                 raise ValueError(f"{self.output} exists; choose another output or replace it with --force.")
             self._clear()
-            found = open_input(source, column)
-            if any(table["path"] == str(self.output.absolute()) for table in found.identity.get("tables", ())):
+            images = open_input(source, column)
+            if any(table["path"] == str(self.output.absolute()) for table in images.identity.get("tables", ())):
                 raise ValueError(f"{self.output} is the input; choose another output.")
         else:
-            found = self._listing(source) or open_input(source, column)
-        now = json.loads(json.dumps({"source": source, **settings, "input": found.identity}))
+            images = self._listing(source) or open_input(source, column)
+        now = json.loads(json.dumps({"source": source, **settings, "input": images.identity}))
         if begun is None:
-            size = shard_size(len(found), batch_size)
-            if isinstance(found, FileInput):
-                self._write(_LISTING, json.dumps(found.names).encode())
+            size = shard_size(len(images), batch_size)
+            if isinstance(images, FileInput):
+                self._write(_LISTING, json.dumps(images.names).encode())
             # Last, since it says that the rest is there.
             self._write(_JOB, json.dumps({**now, "shard_size": size}, indent=1).encode())
-            return found, size
+            return images, size
         self._refuse_others(begun, now)
-        self._take_up(found.shards(begun["shard_size"]))
-        return found, begun["shard_size"]
+        self._take_up(images.shards(begun["shard_size"]))
+        return images, begun["shard_size"]
 
     def put(self, result: ShardResult) -> bool:
         """Keeps a shard's rows. False when they are here already: a shard that was computed twice counts once."""

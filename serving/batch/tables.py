@@ -184,8 +184,8 @@ def _scan_json(path: Path, column: str | None) -> Table:
             if line.strip():
                 if rows % STEP == 0:
                     positions.append(position)
-                if not first and isinstance(found := _parsed(line), dict):
-                    first = found
+                if not first and isinstance(row := _parsed(line), dict):
+                    first = row
                 rows += 1
             position += len(line)
     return Table(path, _choose(list(first), column, path), rows, positions=positions)
@@ -196,9 +196,9 @@ def _json_cells(rows: Rows) -> Iterator[Any]:
         file.seek(rows.position)
         for line in file:
             if line.strip():
-                found = _parsed(line)
-                there = isinstance(found, dict) and rows.column in found
-                yield found[rows.column] if there else DetectionFailure(f"The line is no object with {rows.column}.")
+                row = _parsed(line)
+                there = isinstance(row, dict) and rows.column in row
+                yield row[rows.column] if there else DetectionFailure(f"The line is no object with {rows.column}.")
 
 
 def _parsed(line: bytes) -> Any:

@@ -107,11 +107,11 @@ class Samples:
             inputs = model.processor(images=batch, return_tensors="pt")
             shapes.append(tuple(inputs["pixel_values"].shape[-2:]))
             for ours, theirs in zip(_found(model, inputs), _found(exported, inputs), strict=True):
-                found = compare_found(theirs, ours, TOLERANCE, TOLERANCE)
-                worst["boxes"] = _larger(worst["boxes"], found["box_pixels"])
-                worst["scores"] = _larger(worst["scores"], found["scores"])
+                difference = compare_found(theirs, ours, TOLERANCE, TOLERANCE)
+                worst["boxes"] = _larger(worst["boxes"], difference["box_pixels"])
+                worst["scores"] = _larger(worst["scores"], difference["scores"])
                 for key in ("agreeing", "at_the_cut", "detections"):
-                    worst[key] += found[key]
+                    worst[key] += difference[key]
             self.progress(len(batch))
         proof = Proof(shapes, **worst)
         if not (

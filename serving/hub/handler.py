@@ -61,7 +61,7 @@ class EndpointHandler:
         inputs = self.processor(images=image, return_tensors="pt").to(self.model.device, self.model.dtype)
         with torch.inference_mode():
             outputs = self.model(**inputs)
-        (found,) = self.processor.post_process_object_detection(
+        (best,) = self.processor.post_process_object_detection(
             outputs, threshold=threshold, target_sizes=[(image.height, image.width)], top_k=top_k
         )
         corners = ("xmin", "ymin", "xmax", "ymax")
@@ -71,7 +71,7 @@ class EndpointHandler:
                 "label": self.model.config.id2label[label],
                 "box": dict(zip(corners, (round(value) for value in box), strict=True)),
             }
-            for score, label, box in zip(*(found[key].tolist() for key in ("scores", "labels", "boxes")), strict=True)
+            for score, label, box in zip(*(best[key].tolist() for key in ("scores", "labels", "boxes")), strict=True)
         ]
 
 

@@ -132,10 +132,10 @@ def _upload(hub: HfApi, stage: Path, repo_id: str, private: bool | None, revisio
 
 
 def _detect(folder: Path, threshold: float) -> Detections:
-    (found,) = Detector(folder, "cpu").detect([folder / SAMPLE], threshold)
-    if isinstance(found, DetectionFailure):
-        raise ValueError(f"The sample image cannot be used: {found.error}")
-    return found
+    (detections,) = Detector(folder, "cpu").detect([folder / SAMPLE], threshold)
+    if isinstance(detections, DetectionFailure):
+        raise ValueError(f"The sample image cannot be used: {detections.error}")
+    return detections
 
 
 def _check_names(repo_id: str, license: str | None) -> None:

@@ -26,11 +26,11 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory, tiny_weights, tiny_config):
+def converted(module_folder, tiny_weights, tiny_config):
     """variant -> (model folder, report), converted from what a Runner saves."""
     folders = {}
     for variant in VARIANTS:
-        root = tmp_path_factory.mktemp(variant)
+        root = module_folder(variant)
         meta = {"cfg": tiny_config[variant], "dataset_meta": {"CLASSES": tuple("abcde")}, "mmengine_version": "0.10.7"}
         torch.save({"meta": meta, "state_dict": tiny_weights[variant]}, root / "epoch_12.pth")
         folders[variant] = root / "model", convert_mmdet_checkpoint(root / "epoch_12.pth", root / "model")

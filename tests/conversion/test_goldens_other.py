@@ -19,12 +19,12 @@ LOSSES = {"ce": "cls", "class": "cls", "bbox": "bbox", "giou": "iou"}
 
 
 @pytest.fixture(scope="module")
-def model_of(tmp_path_factory):
+def model_of(module_folder):
     """Name of a golden -> the converted model in evaluation mode, and its image processor."""
 
     @cache
     def convert(name):
-        folder = tmp_path_factory.mktemp(name)
+        folder = module_folder(name)
         report = convert_checkpoint(write_checkpoint(name, folder / "source"), folder / "model")
         assert report.code_base == CODE_BASES[KINDS[name.partition("_")[0]]].title
         model = DeformableDetrRefineForObjectDetection.from_pretrained(folder / "model")

@@ -62,9 +62,9 @@ print(json.dumps(report))
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written(module_folder):
     """A folder with a folder for each case: our model, and the same as written for transformers."""
-    root = tmp_path_factory.mktemp("written")
+    root = module_folder("written")
     for case in CASES:
         ours = root / case / "ours"
         if case.startswith("stock"):
@@ -81,11 +81,11 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=RELEASES)
-def theirs(request, written, tmp_path_factory):
+def theirs(request, written, module_folder):
     """What a release says of the folders, after it has computed."""
     python = sys.executable
     if packages := RELEASES[request.param]:
-        folder = tmp_path_factory.mktemp("environment")
+        folder = module_folder("environment")
         venv.create(folder, symlinks=True)
         python = str(folder / "bin" / "python")
         install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--quiet", *packages]

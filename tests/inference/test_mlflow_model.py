@@ -25,13 +25,13 @@ from deformable_detr_refine.serving.export.mlflow_app import build_app  # noqa: 
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    return save_small_detector(tmp_path_factory.mktemp("saved") / "detector")
+def saved(module_folder) -> Path:
+    return save_small_detector(module_folder("saved") / "detector")
 
 
 @pytest.fixture(scope="module")
-def exported(saved, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("mlflow") / "exported"
+def exported(saved, module_folder) -> Path:
+    folder = module_folder("mlflow") / "exported"
     export_mlflow(saved, folder)
     return folder
 

@@ -41,12 +41,12 @@ def build(kind: str, source: Path, to: Path, hidden: str = "", **variables: str)
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
+def checkout(module_folder) -> Path:
     """What git knows of, with each link as the small text file that git writes where the system has none."""
     git = shutil.which("git")
     if not (git and (ROOT / ".git").exists()):
         pytest.skip("not a checkout")
-    folder = tmp_path_factory.mktemp("distributions") / "checkout"
+    folder = module_folder("distributions") / "checkout"
     listed = subprocess.check_output([git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
     for name in filter(None, listed.decode().split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -47,10 +47,10 @@ def photos(samples) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def written(saved, tmp_path_factory):
+def written(saved, module_folder):
     """The detector's ONNX file and its proof on the images of the checkout, as the command prints it."""
     pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train]")
-    output, printed = tmp_path_factory.mktemp("onnx") / "detector.onnx", io.StringIO()
+    output, printed = module_folder("onnx") / "detector.onnx", io.StringIO()
     with redirect_stdout(printed):
         assert main(["export", "--to", "onnx", str(saved), str(output), "--json"]) == 0
     return output, json.loads(printed.getvalue())

@@ -39,9 +39,9 @@ def settings(settings_file, boxes_data):
 
 
 @pytest.fixture(scope="module")
-def finished(settings, tmp_path_factory) -> Path:
+def finished(settings, module_folder) -> Path:
     """A run of two steps, with a checkpoint after each and an average of the weights."""
-    folder = tmp_path_factory.mktemp("finished") / "out"
+    folder = module_folder("finished") / "out"
     train([str(settings(folder))])
     return folder
 

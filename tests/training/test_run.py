@@ -19,9 +19,9 @@ from deformable_detr_refine.training.trainer import DetectionTrainer
 
 
 @pytest.fixture(scope="module")
-def trained(settings_file, tmp_path_factory):
+def trained(settings_file, module_folder):
     """A run of two epochs, and what it returned."""
-    folder = tmp_path_factory.mktemp("run") / "out"
+    folder = module_folder("run") / "out"
     metrics = train([str(settings_file(folder, num_train_epochs=2, augmentation="light"))])
     return folder, metrics
 
