@@ -13,6 +13,7 @@ from .matcher import Matches, Stage, match
 from .targets import Labels, targets_of
 
 
+@torch.compiler.disable(reason="the matching is done on the CPU, and every batch has other numbers of boxes")
 def detection_loss(
     config: DeformableDetrRefineConfig,
     logits: Tensor,
@@ -39,7 +40,8 @@ def detection_loss(
 
     Raises:
         ValueError: labels that do not fit: another number of images, unknown classes, boxes that are not normalised.
-        FloatingPointError: predictions that are not finite, with the images they belong to.
+        FloatingPointError: predictions that are not finite, with the images they belong to. In training under fp16's
+            autocast the loss is NaN instead: the gradient's scaler finds it, skips the step and lowers its scale.
 
     Source: mmdet/models/dense_heads/deformable_detr_head.py, detr_head.py.
     """
@@ -52,7 +54,16 @@ def detection_loss(
     num_boxes = _num_boxes(labels, logits, num_items_in_batch, over_ranks)
     every_box = torch.cat(targets.boxes)
     terms: dict[str, Tensor] = {}
-    for stage, matches in zip(stages, match(config, stages, targets, labels), strict=True):
+    try:
+        matched = match(config, stages, targets, labels)
+    except FloatingPointError:
+        if not _has_scaler(logits.device.type):
+            raise
+        # Every head has its part in it: DDP waits for the gradient of each.
+        lost = torch.nan * reduce(torch.add, (part.sum() for stage in stages for part in (stage.logits, stage.boxes)))
+        kinds = ("loss_cls", "loss_bbox", "loss_iou")
+        return lost, {f"{name}{kind}": lost for stage in stages for name in stage.names for kind in kinds}
+    for stage, matches in zip(stages, matched, strict=True):
         classes = torch.cat(stage.class_labels)
         for name, of_logits, of_boxes, pairs in zip(stage.names, stage.logits, stage.boxes, matches, strict=True):
             of_layer = _layer_loss(config, of_logits, of_boxes, pairs, classes, every_box)
@@ -79,6 +90,12 @@ def _layer_loss(
         "loss_bbox": config.bbox_loss_coefficient * l1,
         "loss_iou": config.giou_loss_coefficient * (1 - giou).sum(),
     }
+
+
+def _has_scaler(device: str) -> bool:
+    """Whether this is a step in fp16, whose gradients nobody takes without a scaler."""
+    in_fp16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return in_fp16 and torch.is_grad_enabled()
 
 
 def _num_boxes(

@@ -258,15 +258,10 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         if pixel_mask is None and labels and all("size" in target for target in labels):
             # transformers' guides leave the mask out where every canvas has one size; the labels know better.
             pixel_mask = mask_of_sizes([target["size"] for target in labels], pixel_values.shape[-2:])
-        outputs = self.model(
-            pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals, return_dict=True
-        )
-
         every_layer = labels is not None or hidden_asked
-        hidden = outputs.intermediate_hidden_states if every_layer else outputs.last_hidden_state.unsqueeze(0)
-        heads = list(self.class_heads) if config.with_box_refine else [self.class_heads[0]] * config.decoder_layers
-        logits = torch.stack([head(x) for head, x in zip(heads[-len(hidden) :], hidden, strict=True)])
-
+        outputs, logits = self._predictions(
+            pixel_values, pixel_mask, hidden_asked, attentions_asked, needs_proposals, every_layer
+        )
         loss = loss_dict = None
         if labels is not None:
             loss, loss_dict = self.loss_function(
@@ -295,6 +290,33 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
             **{name: outputs[name] for name in asked if name in outputs},
         )
         return output if self._asked("return_dict", return_dict) else output.to_tuple()
+
+    def _predictions(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None,
+        hidden_asked: bool,
+        attentions_asked: bool,
+        proposals_asked: bool,
+        every_layer: bool,
+    ) -> tuple[DeformableDetrRefineModelOutput, Tensor]:
+        """The model's outputs, and the logits of every decoder layer, or of the last alone, (layers, B, Q, K)."""
+        outputs = self.model(
+            pixel_values, pixel_mask, hidden_asked, attentions_asked, proposals_asked, return_dict=True
+        )
+        hidden = outputs.intermediate_hidden_states if every_layer else outputs.last_hidden_state.unsqueeze(0)
+        refines = self.config.with_box_refine
+        heads = list(self.class_heads) if refines else [self.class_heads[0]] * self.config.decoder_layers
+        logits = torch.stack([head(x) for head, x in zip(heads[-len(hidden) :], hidden, strict=True)])
+        return outputs, logits
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles the network in place, as `torch.compile` does with the same arguments; the loss stays outside.
+
+        `torch.compile(model)` serves inference; with labels it would look into them and compile again for other
+        numbers of boxes.
+        """
+        self._predictions = torch.compile(self._predictions, *args, **kwargs)
 
 
 # Whatever is saved carries this code, so that a folder loads where only transformers is installed.

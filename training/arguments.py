@@ -138,6 +138,10 @@ class DetectionTrainingArguments(TrainingArguments):
         default="AP", metadata={"help": "AP, AP50, ..., Azure's mean_average_precision, precision, recall, or loss."}
     )
     greater_is_better: bool | None = field(default=None, metadata={"help": "Whether that metric should grow."})
+    torch_compile: bool = field(
+        default=False,
+        metadata={"help": "Compile the network, as one graph for all sizes of images; the loss stays outside."},
+    )
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Key of the targets."})
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that load and augment images."})
     dataloader_persistent_workers: bool = field(
@@ -151,6 +155,8 @@ class DetectionTrainingArguments(TrainingArguments):
             for item in fields(self)
             if item.init and (value := getattr(self, item.name)) not in _defaults(item)
         }
+        if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
+            self.fsdp = self.fsdp.lower() == "true" or None  # pyright: ignore[reportAttributeAccessIssue]
         if self.greater_is_better is None and self.metric_for_best_model:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
         super().__post_init__()

@@ -14,6 +14,7 @@ from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
 from deformable_detr_refine.messages import printable
 
 from .arguments import DataArguments, DetectionTrainingArguments
+from .scaling import check_scaling
 from .setting_values import fault_of
 
 
@@ -30,14 +31,9 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
             if item.init and (fault := fault_of(item.name, getattr(part, item.name))):
                 raise ValueError(f"{item.name} is {getattr(part, item.name)!r}, {fault}.")
     AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
-    _check_processes(args)
+    check_scaling(args)
     _check_integrations(args)
     _check_optimizer(args)
-    if args.torch_compile_backend and args.torch_compile_backend not in torch.compiler.list_backends(()):
-        raise ValueError(
-            f"There is no torch_compile_backend {args.torch_compile_backend!r} here; there are "
-            f"{', '.join(torch.compiler.list_backends())}."
-        )
     if args.dataloader_num_workers == 0 and (args.dataloader_prefetch_factor or args.dataloader_persistent_workers):
         name = "dataloader_prefetch_factor" if args.dataloader_prefetch_factor else "dataloader_persistent_workers"
         raise ValueError(f"{name} is for processes that load images, of which dataloader_num_workers 0 starts none.")
@@ -75,16 +71,6 @@ def check_metric(args: DetectionTrainingArguments, names: tuple[str, ...]) -> No
         raise ValueError(
             f"There is no metric_for_best_model {asked!r}; there are {', '.join(map(printable, known[:40]))}."
         )
-
-
-def _check_processes(args: DetectionTrainingArguments) -> None:
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"One process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc-per-node {args.n_gpu} ...), or "
-            "show it one (CUDA_VISIBLE_DEVICES=0)."
-        )
-    if args.average_tokens_across_devices is False and args.world_size > 1:
-        raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")
 
 
 def _check_integrations(args: DetectionTrainingArguments) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from .saved_state import check_weights, reading
+from .sharded import copy_whole, own_part, whole
 
 RAW_WEIGHTS = "training_weights.safetensors"
 
@@ -22,7 +23,7 @@ class MovingAverage(TrainerCallback):
     weights from which training goes on (MMDetection's EMAHook does the same with `state_dict` and `ema_state_dict`).
 
     Args:
-        model: the model itself, not wrapped in DDP.
+        model: the model itself, not wrapped in DDP; FSDP2 may keep it in shards.
         decay: below 1; 0.999 looks back over about 1,000 steps.
     """
 
@@ -47,7 +48,7 @@ class MovingAverage(TrainerCallback):
         names, parameters = zip(*self._trained(), strict=True)
         # PyTorch's own optimisers take the same, which is in no __all__.
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            [self.average[name] for name in names], list(parameters), 1 - decay
+            [own_part(self.average[name]) for name in names], [own_part(p) for p in parameters], 1 - decay
         )
 
     @torch.no_grad()
@@ -75,9 +76,11 @@ class MovingAverage(TrainerCallback):
                 parameter.copy_(self.average[name])
                 self.average[name].copy_(kept)
 
-    def save_raw(self, folder: Path) -> None:
-        """Within `applied`, writes the raw weights, which `average` holds meanwhile."""
-        save_file({name: tensor.cpu() for name, tensor in self.average.items()}, folder / RAW_WEIGHTS)
+    def save_raw(self, folder: Path, writes: bool = True) -> None:
+        """Within `applied`, writes the raw weights, which `average` holds meanwhile; all come here, one writes."""
+        raw = {name: whole(tensor).cpu() for name, tensor in self.average.items()}
+        if writes:
+            save_file(raw, folder / RAW_WEIGHTS)
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
@@ -96,4 +99,4 @@ class MovingAverage(TrainerCallback):
             raw = load_file(folder / RAW_WEIGHTS)
         self.average = {name: parameter.detach().clone() for name, parameter in self._trained()}
         for name, parameter in self._trained():
-            parameter.copy_(raw[name])
+            copy_whole(parameter, raw[name])

@@ -66,11 +66,13 @@ def model_rate(model: nn.Module, batches: Sequence[dict], args: DetectionTrainin
     return images / (time.perf_counter() - start)
 
 
-def training_order(examples: Examples, args: DetectionTrainingArguments) -> OrientationSampler:
-    """The order in which training takes the images, batches of one orientation."""
+def training_order(
+    examples: Examples, args: DetectionTrainingArguments, batch_size: int | None = None
+) -> OrientationSampler:
+    """The order in which training takes the images, batches of one orientation, of args' size if no other is given."""
     rows = examples.rows
     is_wide = [width >= height for width, height in zip(rows["width"], rows["height"], strict=True)]
-    return OrientationSampler(is_wide, args.train_batch_size, args.seed)
+    return OrientationSampler(is_wide, batch_size or args.train_batch_size, args.seed)
 
 
 class _Epochs(Sampler[tuple[int, int]]):

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import transformers
 
 from deformable_detr_refine.data.augmentation.recipe import training_transform
@@ -44,6 +45,9 @@ def run(settings: Settings) -> dict[str, float]:
     transformers.utils.logging.disable_progress_bar()  # of every checkpoint's shards; the Trainer's own stays
     # Of 1x1 convolutions, whose strides of length 1 PyTorch writes in two ways; nothing is copied more for it.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    # accelerate has only the old name of the switch; of FSDP2's views, none is written into.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
     with args.main_process_first(desc="reading the data set"):
         run_data = read_run_data(data_args, say)
@@ -75,6 +79,8 @@ def run(settings: Settings) -> dict[str, float]:
     trainer = DetectionTrainer(model, args, examples, validation)
     if "mlflow" in args.integrations and validation is not None:
         trainer.add_callback(MlflowPictures(trainer))
+    # Else dropout would draw the same in every process.
+    torch.manual_seed(args.seed + args.process_index)
     if checkpoint:
         say(f"Going on from {checkpoint}.")
     if trainer.is_world_process_zero():

@@ -69,6 +69,7 @@ MUST_BE = {
     "batch_eval_metrics": (False, "COCO's metrics are of the whole set"),
     "bf16_full_eval": (False, "--bf16 true evaluates in bfloat16, too"),
     "fp16_full_eval": (False, "--fp16 true evaluates in float16, too"),
+    "parallelism_config": (None, "it is small enough for each GPU: several take DDP, or --fsdp true"),
     "remove_unused_columns": (False, "all columns are used"),
     "eval_do_concat_batches": (False, "images have different numbers of boxes"),
     "label_names": (["labels"], "that is what the targets are called"),

@@ -1,20 +1,16 @@
 """transformers' Trainer for a detector: its optimiser, its batches, its loss terms in the log, and COCO's metrics."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import TorchDynamoPlugin, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_utils import EvalLoopOutput
 
 from deformable_detr_refine.data.examples import Examples, collate
 from deformable_detr_refine.data.samplers import EqualShapeBatches, OrientationSampler
@@ -23,22 +19,23 @@ from deformable_detr_refine.evaluation.merging import merge_images
 from deformable_detr_refine.evaluation.metrics.azure import METRICS as AZURE_METRICS
 from deformable_detr_refine.evaluation.metrics.azure import AzureEvaluation, azure_metrics
 from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
-from deformable_detr_refine.files import follow_umask
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
 
 from .arguments import DetectionTrainingArguments
-from .checkpoints import read_trainer_state, write_manifest, writing
-from .ema import RAW_WEIGHTS, MovingAverage
+from .ema import MovingAverage
 from .loss_terms import LossTerms
-from .optimizer import continue_schedule, drops_at, parameter_groups, scaled_learning_rate
+from .optimizer import drops_at, parameter_groups, scaled_learning_rate
 from .progress import DetectionLines, DetectionProgress
 from .rates import training_order
 from .replay import save_batch
-from .saved_state import check_optimizer_state, check_scheduler_state, check_weights, reading
+from .resumable_trainer import ResumableTrainer
+
+# Batches in turn whose loss is not finite, under fp16's scaler. It begins at 2**16 and halves: more cannot help.
+MOST_SKIPPED = 16
 
 
-class DetectionTrainer(Trainer):
+class DetectionTrainer(ResumableTrainer):
     """Trains and evaluates a `DeformableDetrRefineForObjectDetection`; everything else is transformers' Trainer.
 
     Args:
@@ -73,6 +70,15 @@ class DetectionTrainer(Trainer):
             processing_class=examples.processor,
             **kwargs,
         )
+        if args.fsdp and not self.is_fsdp_enabled:
+            raise ValueError(f"fsdp is for GPUs and their like: on {args.device} accelerate trains with DDP instead.")
+        plugin: Any = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin:
+            # Else all is cast, coordinates too; autocast, which other ways have, knows better.
+            plugin.mixed_precision_policy = None
+        if args.torch_compile:
+            # One graph for all sizes of images and batches.
+            self.model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
         # The model divides by the number of boxes that `_get_num_items_in_batch` counts.
         self.model_accepts_loss_kwargs = True
         self.ema = MovingAverage(self.model, args.ema_decay) if args.ema_decay else None
@@ -86,6 +92,15 @@ class DetectionTrainer(Trainer):
         self.evaluated: list[EvaluatedImage] = []
         self.trained = False
         self._terms = LossTerms()
+        self._skipped = 0  # one after the other
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        args = super()._build_accelerator_args(**kwargs)
+        # DDP's buckets and the gradients are the same memory, which no part of the loop minds.
+        args["kwargs_handlers"][0].gradient_as_bucket_view = True
+        # accelerate would compile the loss, too.
+        args["dynamo_plugin"] = TorchDynamoPlugin(backend="no")
+        return args
 
     # Optimiser and schedule
 
@@ -117,7 +132,7 @@ class DetectionTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Examples | None = None) -> OrientationSampler:
         examples = train_dataset or self.train_dataset
         assert examples is not None, "training needs a train_dataset"
-        self._train_sampler = training_order(examples, self.args)
+        self._train_sampler = training_order(examples, self.args, self._train_batch_size)
         return self._train_sampler
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
@@ -154,19 +169,29 @@ class DetectionTrainer(Trainer):
         try:
             computed = super().compute_loss(model, inputs, True, num_items_in_batch)
             loss, outputs = cast("tuple[Tensor, Any]", computed)
-            if not loss.isfinite():
+            skipped = not loss.isfinite()  # by fp16's scaler, which is lowered then
+            self._skipped = self._skipped + 1 if skipped else 0
+            if skipped and (self.accelerator.scaler is None or self._skipped > MOST_SKIPPED):
                 raise FloatingPointError("The loss is not finite.")
         except FloatingPointError as error:
+            if self.is_fsdp_enabled:  # whose weights no process has alone
+                raise
             file = save_batch(
                 self.model, inputs, num_items_in_batch, Path(self.args.output_dir), self.state.global_step
             )
             raise FloatingPointError(f"{error} The batch is kept: ddetr train --replay {file}") from error
         # As the Trainer scales the loss: each rank's share times the number of ranks.
         scale = self.accelerator.num_processes
-        self._terms.add(
-            {name: scale * term.detach() for name, term in outputs["loss_dict"].items()}, len(inputs["labels"])
-        )
+        terms = {
+            name: torch.zeros_like(term) if skipped else scale * term.detach()
+            for name, term in outputs["loss_dict"].items()
+        }
+        self._terms.add(terms, len(inputs["labels"]))
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        # A skipped step's loss would stay in transformers' sum.
+        return super().training_step(*args, **kwargs).nan_to_num(0.0, 0.0, 0.0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds every loss term by name, the slow parameters' learning rate, images/s and the GPU's memory."""
@@ -196,14 +221,17 @@ class DetectionTrainer(Trainer):
         """COCO's metrics and the loss over a data set; detections only are kept. `evaluated` holds the images."""
         rows = cast("Examples", dataloader.dataset).rows.remove_columns("image")
         index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
-        model, losses, images = self.model.eval(), 0.0, []
+        losses, images = 0.0, []
 
-        def forward(inputs: dict[str, Any]) -> Any:
-            with self.accelerator.autocast():
-                return model(**inputs)
+        # Not compiled: it would be a second graph, for the faster forms that inference has already.
+        with torch.compiler.set_stance("force_eager"), self.averaged_weights(), self._whole_model() as model:
+            model.eval()
 
-        network = Network(forward, self.processing_class, model.config.id2label)
-        with self.averaged_weights():
+            def forward(inputs: dict[str, Any]) -> Any:
+                with self.accelerator.autocast():
+                    return model(**inputs)
+
+            network = Network(forward, self.processing_class, model.config.id2label)
             for inputs in dataloader:
                 inputs = cast("dict[str, Any]", self._prepare_inputs(inputs))
                 seen = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
@@ -224,73 +252,3 @@ class DetectionTrainer(Trainer):
         logged = {f"{metric_key_prefix}_{name}": float(value) for name, value in logged.items()}
         # Neither predictions nor labels are kept; the former are declared as never None, though nothing reads them.
         return EvalLoopOutput(None, None, metrics=logged, num_samples=len(self.evaluated))  # pyright: ignore[reportArgumentType]
-
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Within the block the model has the averaged weights, where there is an average."""
-        with self.ema.applied() if self.ema else nullcontext():
-            yield
-
-    # Checkpoints
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with self._terms.paused(), writing(folder, half=folder):
-            super()._save_checkpoint(*args, **kwargs)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                write_manifest(folder)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        # The state dict that some engines hand over is of the raw weights.
-        with self.averaged_weights(), writing(folder):
-            super()._save(output_dir, None if self.ema else state_dict)
-            # All ranks come here; transformers lets only one write, too.
-            if self.ema and self.is_in_train and self.args.should_save:
-                self.ema.save_raw(folder)
-        if self.args.should_save:
-            follow_umask(folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        with reading(folder / TRAINER_STATE_NAME):
-            read_trainer_state(folder)
-        if not self.ema and (folder / RAW_WEIGHTS).is_file():
-            raise ValueError(
-                f"{resume_from_checkpoint} was trained with ema_decay: resume it with the same, or start anew."
-            )
-        if (file := folder / SAFE_WEIGHTS_NAME).is_file():
-            with reading(file):
-                check_weights(file, self.model.state_dict())
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self.ema:
-            self.ema.load(folder)
-
-    def _init_training_state(self, *args: Any) -> tuple[int, int]:
-        begun = super()._init_training_state(*args)
-        # transformers looks for each of these when it saves; a checkpoint knows those of its own run.
-        known = cast("dict[str, Any]", self.state.stateful_callbacks)  # which it has made of its list
-        for callback in (*self.callback_handler.callbacks, self.control):
-            if isinstance(callback, ExportableState):
-                known.setdefault(type(callback).__name__, callback.state())
-        return begun
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        optimizer_file, schedule_file = (Path(checkpoint) / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
-        with reading(optimizer_file):
-            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
-            check_optimizer_state(torch.load(optimizer_file, "cpu", weights_only=True), optimizer)
-        with reading(schedule_file):
-            check_scheduler_state(torch.load(schedule_file, "cpu", weights_only=True), self.lr_scheduler)
-            super()._load_optimizer_and_scheduler(checkpoint)
-            # A checkpoint at its schedule's end holds a rate of 0, and a longer run would take its first step at that.
-            continue_schedule(self.lr_scheduler)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
-        with reading(Path(checkpoint or "") / f"rng_state{rank}.pth"):
-            super()._load_rng_state(checkpoint)

@@ -1,8 +1,10 @@
 """A small data set of coloured boxes, and runs of the real training on it."""
 
 import json
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -81,6 +83,24 @@ def _train(settings: Path) -> None:
     train([str(settings)])
 
 
+def train_all(settings: Sequence[Path]) -> None:
+    """One training after the other in this process; accelerate is made to take FSDP on a CPU, too."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    begin = AcceleratorState.__init__
+
+    def init(state: AcceleratorState, *args, fsdp_plugin=None, **kwargs) -> None:
+        begin(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None:
+            state.fsdp_plugin, state.distributed_type = fsdp_plugin, DistributedType.FSDP
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    with patch.object(AcceleratorState, "__init__", init):
+        for file in settings:
+            _train(file)
+
+
 def run(settings: Path, processes: int = 1) -> None:
     """Runs the training to its end."""
     forked.finish(launch(settings, processes), log_of(settings))
@@ -94,8 +114,8 @@ def history(folder: Path) -> list[dict]:
     return json.loads((folder / "trainer_state.json").read_text())["log_history"]
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(folder / name)
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
