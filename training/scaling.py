@@ -46,6 +46,7 @@ def check_scaling(args: DetectionTrainingArguments) -> None:
     if (name := OptimizerNames(args.optim).value).startswith("schedule_free"):
         raise ValueError(f"optim {name} evaluates other weights than it trains: --ema_decay averages.")
     _check_fsdp(args)
+    _check_deepspeed(args)
     _check_compile(args)
 
 
@@ -62,6 +63,20 @@ def _check_fsdp(args: DetectionTrainingArguments) -> None:
     for name, (expected, reason) in _FSDP.items():
         if str(found := config.get(name, expected)).lower() != str(expected).lower():
             raise ValueError(f"{name} of fsdp_config is {found!r}, expected {expected!r}: {reason}.")
+
+
+def _check_deepspeed(args: DetectionTrainingArguments) -> None:
+    if not args.deepspeed:
+        return
+    config = args.hf_deepspeed_config
+    if config.is_zero3() or config.is_offload():
+        raise ValueError("deepspeed: ZeRO-3 and offloading were not tried with a detector, ZeRO-1 and ZeRO-2 were.")
+    if args.bf16 or args.fp16:
+        raise ValueError(
+            "deepspeed casts all to 16 bits, coordinates too: --bf16 false --fp16 false, or DDP or FSDP instead of it."
+        )
+    if args.torch_compile:
+        raise ValueError("torch_compile with deepspeed was not tried: leave out one of them.")
 
 
 def _check_compile(args: DetectionTrainingArguments) -> None:
