@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.goldens_mmdet import NO_DROPOUT, golden_config
+from support.small_detector import save_small_detector
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.machine import usable_cores
@@ -18,6 +19,23 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # processes of tests
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # for what the tests start
 
 TINY_SIZE = {"shortest_edge": 200, "longest_edge": 333}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Side by side, files with slow tests come first: else one process would wait for the other's last file."""
+    if workers:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    try:
+        return (yield)
+    except OSError as error:
+        if getattr(error, "winerror", None) == 1314:  # a link was to be made
+            pytest.skip("Windows makes links only for those who have the right")
+        raise
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +79,12 @@ def saved(detector, tmp_path_factory) -> Path:
     detector.save_pretrained(folder)
     DeformableDetrRefineImageProcessor(size=TINY_SIZE).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def saved_small(tmp_path_factory) -> Path:
+    """A detector that takes milliseconds an image, in a folder that tests only read."""
+    return save_small_detector(tmp_path_factory.mktemp("small") / "detector")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -212,6 +213,7 @@ def test_without_output_it_is_the_folder_found(model_folder, tmp_path, monkeypat
     assert f"Written: {Path('found', 'detections.json')}" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_interrupt_ends_with_130(model_folder, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

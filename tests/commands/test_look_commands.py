@@ -6,14 +6,13 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from support.small_detector import save_small_detector
 
 from ddetr.main import main
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory) -> str:
-    return str(save_small_detector(tmp_path_factory.mktemp("models") / "detector"))
+def model_folder(saved_small) -> str:
+    return str(saved_small)
 
 
 @pytest.fixture

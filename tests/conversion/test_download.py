@@ -244,6 +244,7 @@ def test_of_the_hub_what_is_in_the_cache_needs_no_network(hub, monkeypatch):
         fetch_from_hub("some/other")
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_one_file(tmp_path):
     """The second waits for the first."""
     seen = []

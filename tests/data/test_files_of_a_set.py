@@ -21,7 +21,7 @@ from deformable_detr_refine.data.row_image import row_image
 
 WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "azure": write_azure, "datasets": write_datasets}
 HIDDEN = (".DS_Store", "._a.jpg", "._a.xml", "._a.txt", "._a.json", "._a.jsonl", "._data.yaml", "._a.parquet")
-NOT_UTF_8 = os.fsdecode(b"caf\xe9.jpg")
+NOT_UTF_8 = "caf\udce9.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_hidden_files_are_nobodys(form, data, tmp_path):
 @pytest.mark.parametrize("form", [form for form in WRITERS if form != "datasets"])  # it holds its images itself
 def test_names_that_are_no_utf_8(form, data, tmp_path):
     """Read from the disk, written as text, and found again by that."""
-    folder = tmp_path / os.fsdecode(b"donn\xe9es")
+    folder = tmp_path / "donn\udce9es"
     WRITERS[form](data, folder)
     old = next(path for path in folder.rglob("a.jpg"))
     old.rename(old.with_name(NOT_UTF_8))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from support.small_detector import save_small_detector
 
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection, use_backend
 from deformable_detr_refine.evaluation.cost import model_cost
@@ -13,8 +12,8 @@ HEIGHT, WIDTH = 96, 160
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return load_model(save_small_detector(tmp_path_factory.mktemp("small") / "detector")).eval()
+def model(saved_small):
+    return load_model(saved_small).eval()
 
 
 @pytest.fixture(scope="module", params=["two-stage", "refine", "plain"])

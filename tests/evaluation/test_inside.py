@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.small_detector import save_small_detector
 
 from ddetr.default_model import default_model
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
@@ -22,8 +21,8 @@ SIZES = [(120, 60), (60, 100)]
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return load_detector(str(save_small_detector(tmp_path_factory.mktemp("small") / "detector")), "cpu")
+def small(saved_small):
+    return load_detector(str(saved_small), "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.small_detector import save_small_detector
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
 from deformable_detr_refine.data.row_image import row_image
@@ -21,8 +20,8 @@ SIZES = [(90, 60), (60, 90), (90, 60), (80, 80), (60, 90), (90, 60), (90, 60)]
 
 
 @pytest.fixture(scope="module")
-def detector(tmp_path_factory):
-    return load_detector(str(save_small_detector(tmp_path_factory.mktemp("small") / "detector")), "cpu")[0]
+def detector(saved_small):
+    return load_detector(str(saved_small), "cpu")[0]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.small_detector import save_small_detector
 
 from deformable_detr_refine.inference.detector import Detector
 
@@ -25,14 +24,9 @@ from deformable_detr_refine.serving.export.mlflow_app import build_app  # noqa: 
 
 
 @pytest.fixture(scope="module")
-def saved(module_folder) -> Path:
-    return save_small_detector(module_folder("saved") / "detector")
-
-
-@pytest.fixture(scope="module")
-def exported(saved, module_folder) -> Path:
+def exported(saved_small, module_folder) -> Path:
     folder = module_folder("mlflow") / "exported"
-    export_mlflow(saved, folder)
+    export_mlflow(saved_small, folder)
     return folder
 
 
@@ -47,9 +41,9 @@ def pictures(samples) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def answer(saved):
+def answer(saved_small):
     """What the detector itself says, as Azure's response. In batches of another size the last digits differ."""
-    detector = Detector(saved)
+    detector = Detector(saved_small)
     return lambda pictures: [found.to_azure() for found in detector.detect(pictures)]
 
 
@@ -94,6 +88,7 @@ def test_a_bad_image_has_its_error_in_its_place(pyfunc, pictures, answer):
     assert "not an image" in table["error"][1] and "not public" in table["error"][2]
 
 
+@pytest.mark.slow
 def test_the_code_comes_from_the_folder_and_nothing_is_pickled(exported, pictures, answer, tmp_path):
     assert not [file for file in exported.rglob("*") if file.suffix in (".pkl", ".pickle", ".pth", ".pt", ".bin")]
     (tmp_path / "image").write_bytes(pictures[0])
@@ -123,10 +118,10 @@ def test_requirements_are_what_an_environment_needs(exported):
     assert not {"openmim", "mmdet", "mmcv", "deformable-detr-refine"} & set(names)
 
 
-def test_only_the_models_own_files_travel(saved, tmp_path):
+def test_only_the_models_own_files_travel(saved_small, tmp_path):
     for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
         (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "model" / name).symlink_to(saved / name)
+        (tmp_path / "model" / name).symlink_to(saved_small / name)
     (tmp_path / "model" / "checkpoint-10").mkdir()
     (tmp_path / "model" / "optimizer.pt").write_bytes(b"no")
     export_mlflow(tmp_path / "model", tmp_path / "out")
@@ -134,23 +129,23 @@ def test_only_the_models_own_files_travel(saved, tmp_path):
     assert held == ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
-def test_an_export_is_refused_before_anything_is_written(saved, exported, tmp_path):
+def test_an_export_is_refused_before_anything_is_written(saved_small, exported, tmp_path):
     with pytest.raises(FileNotFoundError, match="no model folder"):
         export_mlflow(tmp_path / "none", tmp_path / "out")
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text((saved / "config.json").read_text())
+    (tmp_path / "broken" / "config.json").write_text((saved_small / "config.json").read_text())
     with pytest.raises(OSError):
         export_mlflow(tmp_path / "broken", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="not empty"):
-        export_mlflow(saved, exported)
+        export_mlflow(saved_small, exported)
     with pytest.raises(ValueError, match="not empty"):
-        export_mlflow(saved, saved, force=True)
+        export_mlflow(saved_small, saved_small, force=True)
     # Not any MLflow model, which may hold the only copy of a checkpoint.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "MLmodel").touch()
     with pytest.raises(ValueError, match="not empty"):
-        export_mlflow(saved, tmp_path / "other", force=True)
+        export_mlflow(saved_small, tmp_path / "other", force=True)
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["MLmodel"]
 
 
@@ -196,6 +191,7 @@ def test_adapter_leaves_mlflows_own_requests_to_mlflow(client, pictures, answer)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such groups of processes")
 def test_mlflow_models_serve_answers(exported, pictures, answer, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

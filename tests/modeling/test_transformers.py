@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from support.bare_python import make_bare_python
+from support.custom_code import LOAD_AS_CUSTOM_CODE
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection, pipeline
 
 from deformable_detr_refine import (
@@ -70,18 +71,7 @@ def test_pipeline_takes_a_url(saved, samples):
     assert fetched == detect(str(samples / "10.jpg"), threshold=0.0)
 
 
-WITHOUT_THE_PACKAGE = """
-import importlib.util, json, sys
-assert importlib.util.find_spec("deformable_detr_refine") is None, "the package is installed here too"
-import torch
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
-
-folder, image = sys.argv[1:]
-model = AutoModelForObjectDetection.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-with torch.no_grad():
-    outputs = model(**processor(image, return_tensors="pt"))
-detect = pipeline("object-detection", model=folder, trust_remote_code=True)
+USE_AND_SAVE_AGAIN = """
 model.save_pretrained(folder + "/again")
 processor.save_pretrained(folder + "/again")
 processor.save_pretrained(folder + "/alone")
@@ -95,6 +85,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_saved_folder_loads_as_custom_code(saved, detector, samples, tmp_path):
     folder = tmp_path / "hub"
     detector.save_pretrained(folder)
@@ -102,7 +93,7 @@ def test_saved_folder_loads_as_custom_code(saved, detector, samples, tmp_path):
     image = str(samples / "10.jpg")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [make_bare_python(tmp_path / "bare"), "-c", WITHOUT_THE_PACKAGE, folder, image],
+        [make_bare_python(tmp_path / "bare"), "-c", LOAD_AS_CUSTOM_CODE + USE_AND_SAVE_AGAIN, folder, image],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import forked
-from support.small_detector import save_small_detector, save_small_images
+from support.small_detector import save_small_images
 
 from ddetr.main import main
 from deformable_detr_refine.inference.detector import Detector
@@ -23,20 +23,15 @@ COUNT = 20
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    return save_small_detector(tmp_path_factory.mktemp("saved") / "detector")
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return save_small_images(tmp_path_factory.mktemp("images"), COUNT)
 
 
 @pytest.fixture(scope="module")
-def expected(saved, folder, tmp_path_factory) -> bytes:
+def expected(saved_small, folder, tmp_path_factory) -> bytes:
     """The rows of a batch that was never stopped."""
     output = tmp_path_factory.mktemp("expected") / "found.jsonl"
-    run_batch(str(saved), str(folder), output, workers=1)
+    run_batch(str(saved_small), str(folder), output, workers=1)
     return output.read_bytes()
 
 
@@ -44,11 +39,11 @@ def rows_of(output: Path) -> list[dict]:
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
-def test_every_image_has_its_row_in_order(saved, folder, expected):
+def test_every_image_has_its_row_in_order(saved_small, folder, expected):
     rows = [json.loads(line) for line in expected.splitlines()]
     assert [(row["index"], row["image"]) for row in rows] == [(i, f"{i}.png") for i in range(COUNT)]
     assert [row["image"] for row in rows if "error" in row] == ["4.png"]
-    detector = Detector(saved)
+    detector = Detector(saved_small)
     for row in rows[:3]:
         (found,) = detector.detect([folder / row["image"]])
         assert (row["height"], row["width"]) == found.image_size
@@ -57,8 +52,8 @@ def test_every_image_has_its_row_in_order(saved, folder, expected):
         np.testing.assert_allclose(row["scores"], found.scores, atol=1e-5)
 
 
-def test_nothing_but_the_output_is_left(saved, folder, expected, tmp_path):
-    summary = run_batch(str(saved), str(folder), tmp_path / "found.jsonl", workers=1)
+def test_nothing_but_the_output_is_left(saved_small, folder, expected, tmp_path):
+    summary = run_batch(str(saved_small), str(folder), tmp_path / "found.jsonl", workers=1)
     assert os.listdir(tmp_path) == ["found.jsonl"]
     assert (summary.images, summary.failed, summary.resumed) == (COUNT, 1, 0)
     assert summary.error.startswith("4.png is not an image")
@@ -81,79 +76,79 @@ def stopping_after(results: int):
 
 
 @pytest.mark.parametrize("finished", [0, 1, 2])
-def test_a_stopped_batch_goes_on_where_it_was(saved, folder, expected, tmp_path, finished):
+def test_a_stopped_batch_goes_on_where_it_was(saved_small, folder, expected, tmp_path, finished):
     output, done = tmp_path / "found.jsonl", []
     with pytest.raises(Stopped):
-        run_batch(str(saved), str(folder), output, workers=1, engine=stopping_after(finished))
+        run_batch(str(saved_small), str(folder), output, workers=1, engine=stopping_after(finished))
     assert not output.exists()
     summary = run_batch(
-        str(saved), str(folder), output, workers=1, progress=lambda now, total: done.append((now, total))
+        str(saved_small), str(folder), output, workers=1, progress=lambda now, total: done.append((now, total))
     )
     assert summary.resumed == 8 * finished == done[0][0]
     assert done[-1] == (COUNT, COUNT)
     assert output.read_bytes() == expected
 
 
-def test_images_that_were_added_meanwhile_are_left_out(saved, folder, expected, tmp_path):
+def test_images_that_were_added_meanwhile_are_left_out(saved_small, folder, expected, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     for file in folder.iterdir():
         (mine / file.name).symlink_to(file)
     output = tmp_path / "found.jsonl"
     with pytest.raises(Stopped):
-        run_batch(str(saved), str(mine), output, workers=1, engine=stopping_after(1))
+        run_batch(str(saved_small), str(mine), output, workers=1, engine=stopping_after(1))
     (mine / "1a.png").symlink_to(folder / "1.png")
-    run_batch(str(saved), str(mine), output, workers=1)
+    run_batch(str(saved_small), str(mine), output, workers=1)
     assert output.read_bytes() == expected
 
 
-def test_other_settings_do_not_go_on_with_a_batch(saved, folder, tmp_path):
+def test_other_settings_do_not_go_on_with_a_batch(saved_small, folder, tmp_path):
     output = tmp_path / "found.jsonl"
     with pytest.raises(Stopped):
-        run_batch(str(saved), str(folder), output, workers=1, engine=stopping_after(1))
+        run_batch(str(saved_small), str(folder), output, workers=1, engine=stopping_after(1))
     with pytest.raises(ValueError, match=r"another batch \(threshold was 0.0, now 0.5\).*--force"):
-        run_batch(str(saved), str(folder), output, threshold=0.5)
-    run_batch(str(saved), str(folder), output, threshold=0.999, workers=1, force=True)
+        run_batch(str(saved_small), str(folder), output, threshold=0.5)
+    run_batch(str(saved_small), str(folder), output, threshold=0.999, workers=1, force=True)
     assert not any(row["boxes"] for row in rows_of(output))
     with pytest.raises(ValueError, match="exists; choose another output"):
-        run_batch(str(saved), str(folder), output)
+        run_batch(str(saved_small), str(folder), output)
     assert os.listdir(tmp_path) == ["found.jsonl"]
 
 
-def test_a_changed_table_does_not_go_on(saved, folder, tmp_path):
+def test_a_changed_table_does_not_go_on(saved_small, folder, tmp_path):
     table, output = tmp_path / "t.csv", tmp_path / "found.jsonl"
     table.write_text("image\n" + "".join(f"{folder}/{i}.png\n" for i in range(COUNT)))
     with pytest.raises(Stopped):
-        run_batch(str(saved), str(table), output, workers=1, engine=stopping_after(1))
+        run_batch(str(saved_small), str(table), output, workers=1, engine=stopping_after(1))
     table.write_text(table.read_text() + f"{folder}/0.png\n")
     with pytest.raises(ValueError, match="another batch"):
-        run_batch(str(saved), str(table), output)
+        run_batch(str(saved_small), str(table), output)
 
 
-def test_error_threshold_counts_as_azure_does(saved, folder, expected, tmp_path):
+def test_error_threshold_counts_as_azure_does(saved_small, folder, expected, tmp_path):
     output = tmp_path / "found.jsonl"
     with pytest.raises(TooManyErrors, match=r"1 image failed, and the error threshold is 0.*4\.png"):
-        run_batch(str(saved), str(folder), output, workers=1, error_threshold=0)
+        run_batch(str(saved_small), str(folder), output, workers=1, error_threshold=0)
     assert not output.exists()
     with pytest.raises(TooManyErrors):
-        run_batch(str(saved), str(folder), output, workers=1, error_threshold=0)
-    assert run_batch(str(saved), str(folder), output, workers=1, error_threshold=1).resumed == 8
+        run_batch(str(saved_small), str(folder), output, workers=1, error_threshold=0)
+    assert run_batch(str(saved_small), str(folder), output, workers=1, error_threshold=1).resumed == 8
     assert output.read_bytes() == expected
 
 
-def test_a_second_process_keeps_off(saved, folder, tmp_path):
+def test_a_second_process_keeps_off(saved_small, folder, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     (tmp_path / "found.jsonl.parts").mkdir()
     with (tmp_path / "found.jsonl.parts" / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="Another process"):
-            run_batch(str(saved), str(folder), tmp_path / "found.jsonl")
+            run_batch(str(saved_small), str(folder), tmp_path / "found.jsonl")
 
 
-def test_parquet_and_predictions_say_the_same(saved, folder, expected, tmp_path):
+def test_parquet_and_predictions_say_the_same(saved_small, folder, expected, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = [json.loads(line) for line in expected.splitlines()]
-    run_batch(str(saved), str(folder), tmp_path / "found.parquet", workers=1)
+    run_batch(str(saved_small), str(folder), tmp_path / "found.parquet", workers=1)
     table = parquet.read_table(tmp_path / "found.parquet").to_pylist()
     for row, other in zip(rows, table, strict=True):
         assert {**row, "error": row.get("error")} == {
@@ -161,7 +156,7 @@ def test_parquet_and_predictions_say_the_same(saved, folder, expected, tmp_path)
             "boxes": [[float(str(np.float32(x))) for x in box] for box in other["boxes"]],
             "scores": [float(str(np.float32(x))) for x in other["scores"]],
         }
-    run_batch(str(saved), str(folder), tmp_path / "predictions.csv", workers=1)
+    run_batch(str(saved_small), str(folder), tmp_path / "predictions.csv", workers=1)
     with (tmp_path / "predictions.csv").open(newline="") as file:
         lines = list(csv.reader(file))
     assert [(line[0], line[2]) for line in lines] == [("0", row["image"]) for row in rows]
@@ -175,7 +170,7 @@ def test_parquet_and_predictions_say_the_same(saved, folder, expected, tmp_path)
             np.testing.assert_allclose(scaled, np.clip(np.array(corners) / sides, 0, 1), atol=1e-5)
 
 
-def test_the_samples_csv_of_the_catalogue(saved, folder, expected, tmp_path):
+def test_the_samples_csv_of_the_catalogue(saved_small, folder, expected, tmp_path):
     """Base64 as `encodebytes` makes it, in a column named image, out as predictions.csv."""
     with (tmp_path / "images.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -183,7 +178,7 @@ def test_the_samples_csv_of_the_catalogue(saved, folder, expected, tmp_path):
         for i in range(6):
             writer.writerow([base64.encodebytes((folder / f"{i}.png").read_bytes()).decode()])
     arguments = ["--output", str(tmp_path / "predictions.csv"), "--workers", "1"]
-    assert main(["batch", str(saved), str(tmp_path / "images.csv"), *arguments]) == 0
+    assert main(["batch", str(saved_small), str(tmp_path / "images.csv"), *arguments]) == 0
     with (tmp_path / "predictions.csv").open(newline="") as file:
         lines = list(csv.reader(file))
     assert [(line[0], line[2]) for line in lines] == [(str(i), "images.csv") for i in range(6)]
@@ -199,23 +194,25 @@ def test_the_samples_csv_of_the_catalogue(saved, folder, expected, tmp_path):
         (["nowhere", "--output", "found.jsonl"], "There is no file or folder nowhere"),
     ],
 )
-def test_command_tells_what_is_wrong_before_the_work(saved, folder, tmp_path, monkeypatch, capsys, arguments, message):
+def test_command_tells_what_is_wrong_before_the_work(
+    saved_small, folder, tmp_path, monkeypatch, capsys, arguments, message
+):
     monkeypatch.chdir(tmp_path)
-    assert main(["batch", str(saved), *(text.format(input=folder) for text in arguments)]) == 2
+    assert main(["batch", str(saved_small), *(text.format(input=folder) for text in arguments)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == []
 
 
-def test_the_input_is_never_replaced(saved, folder, tmp_path):
+def test_the_input_is_never_replaced(saved_small, folder, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text(f"image\n{folder}/0.png\n")
     with pytest.raises(ValueError, match="is the input"):
-        run_batch(str(saved), str(table), table, force=True)
+        run_batch(str(saved_small), str(table), table, force=True)
     assert os.listdir(tmp_path) == ["t.csv"]
 
 
-def test_a_batch_that_fails_before_its_first_shard_leaves_nothing(saved, folder, tmp_path):
+def test_a_batch_that_fails_before_its_first_shard_leaves_nothing(saved_small, folder, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="is a model of type"):
@@ -223,13 +220,13 @@ def test_a_batch_that_fails_before_its_first_shard_leaves_nothing(saved, folder,
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_what_was_killed_before_its_first_shard_binds_nobody(saved, folder, expected, tmp_path):
+def test_what_was_killed_before_its_first_shard_binds_nobody(saved_small, folder, expected, tmp_path):
     parts, output = tmp_path / "found.jsonl.parts", tmp_path / "found.jsonl"
     with pytest.raises(Stopped):
-        run_batch(str(saved), str(folder), output, threshold=0.5, workers=1, engine=stopping_after(1))
+        run_batch(str(saved_small), str(folder), output, threshold=0.5, workers=1, engine=stopping_after(1))
     for part in parts.glob("*.part"):
         part.unlink()
-    assert run_batch(str(saved), str(folder), output, workers=1).resumed == 0
+    assert run_batch(str(saved_small), str(folder), output, workers=1).resumed == 0
     assert output.read_bytes() == expected
 
 
@@ -244,8 +241,8 @@ def log(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("log") / "log"
 
 
-def start(saved: Path, folder: Path, output: Path, workers: str, log: Path) -> BaseProcess:
-    words = ["batch", str(saved), str(folder), "--output", str(output), "--workers", workers]
+def start(saved_small: Path, folder: Path, output: Path, workers: str, log: Path) -> BaseProcess:
+    words = ["batch", str(saved_small), str(folder), "--output", str(output), "--workers", workers]
     return forked.start(main, words, log=log)
 
 
@@ -293,19 +290,19 @@ def many(folder, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(saved, many, tmp_path_factory) -> bytes:
+def uninterrupted(saved_small, many, tmp_path_factory) -> bytes:
     """The rows of a batch that was never stopped; however many workers, each computes with one thread."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    forked.finish([start(saved, many, folder / "found.jsonl", "1", folder / "log")], folder / "log")
+    forked.finish([start(saved_small, many, folder / "found.jsonl", "1", folder / "log")], folder / "log")
     return (folder / "found.jsonl").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers, kills", [("1", (1, 4)), ("2", (2,))])
-def test_kill_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, log, workers, kills):
+def test_kill_loses_and_doubles_nothing(saved_small, many, uninterrupted, tmp_path, log, workers, kills):
     output = tmp_path / "found.jsonl"
     for finished in kills:
-        process = start(saved, many, output, workers, log)
+        process = start(saved_small, many, output, workers, log)
         wait_for(lambda count=finished: len(parts_of(output)) >= count, process, log)
         children = children_of(process.pid)
         process.kill()
@@ -314,7 +311,7 @@ def test_kill_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, lo
         assert bool(children) is (workers == "2" and Path("/proc").exists())
         assert not output.exists()
     kept = parts_of(output)
-    text = forked.finish([start(saved, many, output, workers, log)], log)
+    text = forked.finish([start(saved_small, many, output, workers, log)], log)
     assert f"{8 * len(kept)} of them in an earlier run" in text
     assert os.listdir(tmp_path) == ["found.jsonl"]
     assert output.read_bytes() == uninterrupted
@@ -322,9 +319,9 @@ def test_kill_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, lo
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_a_killed_worker_loses_and_doubles_nothing(saved, many, uninterrupted, tmp_path, log):
+def test_a_killed_worker_loses_and_doubles_nothing(saved_small, many, uninterrupted, tmp_path, log):
     output = tmp_path / "found.jsonl"
-    process = start(saved, many, output, "2", log)
+    process = start(saved_small, many, output, "2", log)
     wait_for(lambda: parts_of(output), process, log)
     (victim, *_) = children_of(process.pid)
     os.kill(victim, signal.SIGKILL)

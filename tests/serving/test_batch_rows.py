@@ -3,12 +3,10 @@
 import base64
 import csv
 import json
-import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.small_detector import save_small_detector
 
 from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.modeling.image_io import as_text
@@ -18,18 +16,19 @@ from deformable_detr_refine.serving.batch.shard import detect_shard
 parquet = pytest.importorskip("pyarrow.parquet")
 pyarrow = pytest.importorskip("pyarrow")
 
-NOT_UTF_8 = os.fsdecode(b"caf\xe9.png")
+NOT_UTF_8 = "caf\udce9.png"
 # Names in the folder; the last ones are no image, not there, and no address.
 GOOD = [*(f"{number}.png" for number in range(9)), NOT_UTF_8]
 BAD = ["broken.png", "absent.png", "http://[::1/x.jpg"]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def engine(saved_small):
     """All shards in this process, by one detector."""
-    folder = save_small_detector(tmp_path_factory.mktemp("models") / "detector")
-    detector = Detector(folder)
-    return str(folder), lambda settings, shards, workers: (detect_shard(detector, settings, shard) for shard in shards)
+    detector = Detector(saved_small)
+    return str(saved_small), lambda settings, shards, workers: (
+        detect_shard(detector, settings, shard) for shard in shards
+    )
 
 
 @pytest.fixture(scope="module")

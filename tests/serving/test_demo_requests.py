@@ -46,6 +46,7 @@ def photo(path, size=(64, 48)):
     return path
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 def test_no_path_of_a_client_is_opened_outside_the_upload_folder(page, uploads, tmp_path, monkeypatch):
     private = photo(tmp_path / "private.png")
     os.mkfifo(tmp_path / "pipe.png")

@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import constants
 from safetensors.torch import load_file
 from support.bare_python import make_bare_python
+from support.custom_code import LOAD_AS_CUSTOM_CODE
 from support.hub_server import TOKEN, Hub, hub_server
 
 from ddetr.main import main
@@ -257,18 +258,7 @@ def test_what_cannot_be_is_said_before_the_upload(hub, trained, tmp_path, monkey
     assert hub.requests == []
 
 
-WITHOUT_THE_PACKAGE = """
-import importlib.util, json, sys
-assert importlib.util.find_spec("deformable_detr_refine") is None, "the package is installed here too"
-import torch
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
-
-name, image = sys.argv[1:]
-model = AutoModelForObjectDetection.from_pretrained(name, trust_remote_code=True).eval()
-processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True)
-with torch.no_grad():
-    outputs = model(**processor(image, return_tensors="pt"))
-detect = pipeline("object-detection", model=name, trust_remote_code=True)
+USE = """
 print(json.dumps({"logits": outputs.logits.flatten().tolist(), "found": len(detect(image, threshold=0.0))}))
 """
 
@@ -283,7 +273,7 @@ def test_pushed_model_loads_where_the_package_is_not(hub, trained, detector, sam
         "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(tmp_path / "home"),
     }
-    words = [make_bare_python(tmp_path / "bare"), "-c", WITHOUT_THE_PACKAGE, NAME, image]
+    words = [make_bare_python(tmp_path / "bare"), "-c", LOAD_AS_CUSTOM_CODE + USE, NAME, image]
     for offline in ("0", "1"):  # the second time from the cache
         run = subprocess.run(
             words, env={**environment, "HF_HUB_OFFLINE": offline}, cwd=tmp_path, capture_output=True, text=True,

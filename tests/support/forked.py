@@ -1,6 +1,7 @@
 """Processes that begin with the package imported: forked from one that has done nothing else.
 
-An import takes seconds, a fork none. A test that is about the start itself starts Python.
+An import takes seconds, a fork none. A test that is about the start itself starts Python. Where the system does not
+fork (Windows) each one imports it.
 """
 
 import multiprocessing
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import torch
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["pytest", "ddetr.batch", "deformable_detr_refine.training.train", "deformable_detr_refine.serving.batch.run"]
-)
+if "forkserver" in multiprocessing.get_all_start_methods():
+    _CONTEXT = multiprocessing.get_context("forkserver")
+    _CONTEXT.set_forkserver_preload(
+        ["pytest", "ddetr.batch", "deformable_detr_refine.training.train", "deformable_detr_refine.serving.batch.run"]
+    )
+else:
+    _CONTEXT = multiprocessing.get_context("spawn")
 
 
 def start(function: Callable, *arguments: object, log: Path, **environment: str) -> BaseProcess:
