@@ -75,8 +75,9 @@ def _check_deepspeed(args: DetectionTrainingArguments) -> None:
         raise ValueError(
             "deepspeed casts all to 16 bits, coordinates too: --bf16 false --fp16 false, or DDP or FSDP instead of it."
         )
-    if args.torch_compile:
-        raise ValueError("torch_compile with deepspeed was not tried: leave out one of them.")
+    for name in ("torch_compile", "ema_decay"):
+        if getattr(args, name):
+            raise ValueError(f"{name} with deepspeed was not tried: leave out one of them.")
 
 
 def _check_compile(args: DetectionTrainingArguments) -> None:

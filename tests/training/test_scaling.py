@@ -1,6 +1,7 @@
 """Which ways to scale are refused, in one sentence, and what one process does when its memory is short."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,22 @@ def test_fsdp_as_it_was_not_tried_is_refused(name, tmp_path, monkeypatch):
     arguments = DetectionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, fsdp=True, fsdp_config=config)
     monkeypatch.setattr(DetectionTrainingArguments, "world_size", 2)
     with pytest.raises(ValueError, match=f"{name} of fsdp_config is "):
+        check_scaling(arguments)
+
+
+@pytest.mark.parametrize(
+    ("zero3", "settings", "said"),
+    [
+        (True, {}, "ZeRO-3 and offloading were not tried"),
+        (False, {"bf16": True}, "deepspeed casts all to 16 bits"),
+        (False, {"ema_decay": 0.9}, "ema_decay with deepspeed was not tried"),
+    ],
+)
+def test_deepspeed_as_it_was_not_tried_is_refused(zero3, settings, said, tmp_path):
+    arguments = DetectionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    arguments.deepspeed = "zero.json"  # which transformers reads where DeepSpeed is installed
+    arguments.hf_deepspeed_config = SimpleNamespace(is_zero3=lambda: zero3, is_offload=lambda: False)
+    with pytest.raises(ValueError, match=said):
         check_scaling(arguments)
 
 
