@@ -1,6 +1,7 @@
 """transformers' Trainer for a detector: its optimiser, its batches, its loss terms in the log, and COCO's metrics."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -74,7 +75,7 @@ class DetectionTrainer(ResumableTrainer):
             raise ValueError(f"fsdp is for GPUs and their like: on {args.device} accelerate trains with DDP instead.")
         plugin: Any = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if plugin:
-            # Else all is cast, coordinates too; autocast, which other ways have, knows better.
+            # Else all is cast to 16 bits, coordinates too.
             plugin.mixed_precision_policy = None
         if args.torch_compile:
             # One graph for all sizes of images and batches.
@@ -188,6 +189,10 @@ class DetectionTrainer(ResumableTrainer):
         }
         self._terms.add(terms, len(inputs["labels"]))
         return (loss, outputs) if return_outputs else loss
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        # Of all others accelerate has wrapped the model's forward in it.
+        return self.accelerator.autocast() if self.is_fsdp_enabled else nullcontext()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         # A skipped step's loss would stay in transformers' sum.

@@ -20,17 +20,20 @@ RUN = {
 @pytest.mark.slow
 def test_fsdp_is_ddp(settings_file, tmp_path):
     """Accumulated, a rank without boxes, unequal numbers of images to evaluate on, and resumed."""
-    ddp, fsdp, resumed = (tmp_path / name for name in ("ddp", "fsdp", "resumed"))
+    ddp, fsdp, resumed, bf16 = (tmp_path / name for name in ("ddp", "fsdp", "resumed", "bf16"))
     from_first = {"resume_from_checkpoint": str(fsdp / "checkpoint-2")}
     settings = [
         settings_file(ddp, **RUN),
         settings_file(fsdp, fsdp=True, **RUN),
         settings_file(resumed, fsdp=True, **from_first, **RUN),
+        settings_file(bf16, fsdp=True, bf16=True, **{**RUN, "num_train_epochs": 0.4}),  # one step
     ]
     forked.finish(forked.start_ranks(2, train_all, settings, log=log_of(settings[0])), log_of(settings[0]))
     for name in ("loss", "grad_norm", "eval_loss", "eval_AP"):
         expected, found = ([line[name] for line in history(folder) if name in line] for folder in (ddp, fsdp))
         assert found == pytest.approx(expected, rel=1e-5), name
+    in_fp32, in_bf16 = (history(folder)[0]["loss"] for folder in (ddp, bf16))
+    assert in_bf16 != in_fp32 and in_bf16 == pytest.approx(in_fp32, rel=1e-3)
     assert largest_difference(weights(ddp), weights(fsdp)) < 1e-6
     for name in ("model.safetensors", "training_weights.safetensors"):
         expected, found = (weights(folder / "checkpoint-4", name) for folder in (ddp, fsdp))
