@@ -1,5 +1,6 @@
 """Which of the ways to spread a run over devices, and to speed it up, a detector takes; others are refused."""
 
+import os
 from typing import Any
 
 import torch
@@ -19,6 +20,14 @@ _FSDP = {
 # Of accelerator_config: each process draws whole batches of one orientation by itself.
 _ACCELERATOR = {"split_batches": False, "dispatch_batches": None, "even_batches": True}
 
+# What `accelerate launch` may ask for by the environment, past the settings, and the setting that asks for the same.
+_LAUNCHED = {
+    "FSDP": ("fsdp", "give --fsdp true instead"),
+    "DEEPSPEED": ("deepspeed", "give --deepspeed FILE instead"),
+    "MEGATRON_LM": ("", "a detector takes DDP or --fsdp true"),
+    "PARALLELISM_CONFIG": ("", "a detector takes DDP or --fsdp true"),
+}
+
 
 def check_scaling(args: DetectionTrainingArguments) -> None:
     """Check that the processes, and what of FSDP, torch.compile and the like is asked for, go with a detector.
@@ -31,6 +40,10 @@ def check_scaling(args: DetectionTrainingArguments) -> None:
             f"One process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc-per-node {args.n_gpu} ...), or "
             "show it one (CUDA_VISIBLE_DEVICES=0)."
         )
+    for name, (setting, instead) in _LAUNCHED.items():
+        asked = os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+        if asked and not getattr(args, setting, None):
+            raise ValueError(f"accelerate launch asks for {name}: {instead}.")
     if args.average_tokens_across_devices is False and args.world_size > 1:
         raise ValueError("average_tokens_across_devices must stay on: the loss is divided by all processes' boxes.")
     if args.auto_find_batch_size and args.world_size > 1:

@@ -34,6 +34,14 @@ def test_what_does_not_go_with_a_detector_is_refused(settings, said, tmp_path):
         check_settings(DataArguments(), arguments)
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_what_only_the_launcher_asks_for_is_refused(name, tmp_path, monkeypatch):
+    arguments = DetectionTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ValueError, match=f"accelerate launch asks for {name}: "):
+        check_scaling(arguments)
+
+
 @pytest.mark.parametrize("name", ["version", "state_dict_type", "cpu_offload", "activation_checkpointing"])
 def test_fsdp_as_it_was_not_tried_is_refused(name, tmp_path, monkeypatch):
     values = {"version": 1, "state_dict_type": "SHARDED_STATE_DICT"}
