@@ -158,7 +158,7 @@ def test_azure_folder(converted, runner_checkpoint, save, tmp_path):
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), expected)
 
 
-@pytest.mark.parametrize("name", GOLDENS[3:])
+@pytest.mark.parametrize("name", ["r50_plain", "r50_refine_twostage"])
 @pytest.mark.slow
 def test_the_real_size(name, tmp_path):
     from support.golden_weights import GOLDENS as files

@@ -1,6 +1,7 @@
 """Converted checkpoints of the other code bases against what those code bases themselves computed."""
 
-from functools import cache
+import shutil
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,36 +19,31 @@ CASES = [name if name in TINY else pytest.param(name, marks=pytest.mark.slow) fo
 LOSSES = {"ce": "cls", "class": "cls", "bbox": "bbox", "giou": "iou"}
 
 
-@pytest.fixture(scope="module")
-def model_of(module_folder):
-    """Name of a golden -> the converted model in evaluation mode, and its image processor."""
+class Golden(NamedTuple):
+    """A golden's converted model, its image processor, and all that it computes of the padded batch."""
 
-    @cache
-    def convert(name):
-        folder = module_folder(name)
-        report = convert_checkpoint(write_checkpoint(name, folder / "source"), folder / "model")
-        assert report.code_base == CODE_BASES[KINDS[name.partition("_")[0]]].title
-        model = DeformableDetrRefineForObjectDetection.from_pretrained(folder / "model")
-        return model.eval(), DeformableDetrRefineImageProcessor.from_pretrained(folder / "model")
-
-    return convert
+    name: str
+    model: DeformableDetrRefineForObjectDetection
+    processor: DeformableDetrRefineImageProcessor
+    output: Any
 
 
-@pytest.fixture(scope="module")
-def output_of(model_of):
-    """Name of a golden -> all that our model computes of the padded batch."""
+@pytest.fixture(scope="module", params=CASES)
+def golden(request, tmp_path_factory):
+    """One after another, so that a single one takes memory and disk at a time."""
+    folder = tmp_path_factory.mktemp(request.param)
+    report = convert_checkpoint(write_checkpoint(request.param, folder / "source"), folder / "model")
+    assert report.code_base == CODE_BASES[KINDS[request.param.partition("_")[0]]].title
+    model = DeformableDetrRefineForObjectDetection.from_pretrained(folder / "model").eval()
+    processor = DeformableDetrRefineImageProcessor.from_pretrained(folder / "model")
+    with torch.no_grad():
+        output = model(**batch_of(request.param), output_hidden_states=True, output_proposals=True)
+    yield Golden(request.param, model, processor, output)
+    shutil.rmtree(folder)
 
-    @cache
-    def compute(name):
-        with torch.no_grad():
-            return model_of(name)[0](**batch_of(name), output_hidden_states=True, output_proposals=True)
 
-    return compute
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_padded_batch_gives_the_logits_and_boxes(name, output_of):
-    expected, output = other_arrays(name), output_of(name)
+def test_padded_batch_gives_the_logits_and_boxes(golden):
+    expected, output = other_arrays(golden.name), golden.output
     step = int(expected["memory_step"])
     assert output.encoder_last_hidden_state[:, ::step].numpy() == pytest.approx(expected["memory_sample"], abs=1e-4)
     order = matched(output, expected["init_reference"])
@@ -62,9 +58,8 @@ def test_padded_batch_gives_the_logits_and_boxes(name, output_of):
         assert output.encoder_pred_boxes[:, tokens].numpy() == pytest.approx(expected["enc_boxes"], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_detections_are_the_code_bases(name, model_of, output_of):
-    model, processor = model_of(name)
+def test_detections_are_the_code_bases(golden):
+    name, model, processor, output = golden
     expected, sizes = other_arrays(name), photo_sizes(name)
     if name.startswith("detrex"):  # it evaluates one image at a time
         results = [
@@ -72,7 +67,7 @@ def test_detections_are_the_code_bases(name, model_of, output_of):
             for image in range(2)
         ]
     else:
-        results = processor.post_process_object_detection(output_of(name), 0.0, sizes)
+        results = processor.post_process_object_detection(output, 0.0, sizes)
     for image, (result, size) in enumerate(zip(results, sizes, strict=True)):
         scores, labels, boxes = (expected[f"det{image}_{key}"] for key in ("scores", "labels", "boxes"))
         assert result["scores"].numpy() == pytest.approx(scores, abs=1e-4)
@@ -84,9 +79,9 @@ def test_detections_are_the_code_bases(name, model_of, output_of):
         assert distance.amin(0).max() < 1e-4 and distance.amin(1).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_losses_and_gradients_are_the_code_bases(name, model_of):
-    expected, model = other_arrays(name), without_dropout(model_of(name)[0])
+def test_losses_and_gradients_are_the_code_bases(golden):
+    name, model = golden.name, without_dropout(golden.model)
+    expected = other_arrays(name)
     labels = [
         {key: torch.from_numpy(expected[f"target{image}_{theirs}"]) for key, theirs in
          (("class_labels", "labels"), ("boxes", "boxes"))}
