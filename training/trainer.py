@@ -78,7 +78,10 @@ class DetectionTrainer(ResumableTrainer):
             # Else all is cast to 16 bits, coordinates too.
             plugin.mixed_precision_policy = None
         if args.torch_compile:
-            # One graph for all sizes of images and batches.
+            # One graph for all sizes of images and batches; with such sizes PyTorch cannot cut it at DDP's buckets.
+            from torch._dynamo import config as compiler
+
+            compiler.optimize_ddp = False
             self.model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True)
         # The model divides by the number of boxes that `_get_num_items_in_batch` counts.
         self.model_accepts_loss_kwargs = True

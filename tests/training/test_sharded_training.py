@@ -33,7 +33,7 @@ def test_fsdp_is_ddp(settings_file, tmp_path):
         expected, found = ([line[name] for line in history(folder) if name in line] for folder in (ddp, fsdp))
         assert found == pytest.approx(expected, rel=1e-5), name
     in_fp32, in_bf16 = (history(folder)[0]["loss"] for folder in (ddp, bf16))
-    assert in_bf16 != in_fp32 and in_bf16 == pytest.approx(in_fp32, rel=1e-3)
+    assert in_bf16 != in_fp32 and in_bf16 == pytest.approx(in_fp32, rel=1e-2)  # with other matches
     assert largest_difference(weights(ddp), weights(fsdp)) < 1e-6
     for name in ("model.safetensors", "training_weights.safetensors"):
         expected, found = (weights(folder / "checkpoint-4", name) for folder in (ddp, fsdp))
