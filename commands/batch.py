@@ -1,6 +1,7 @@
 """`ddetr batch`: objects in many images, with a row for each; goes on where it was stopped."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -68,10 +69,19 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.output} is a folder; give the name of the file to write.")
     make_writable(args.output.absolute().parent)
 
+    from deformable_detr_refine.machine import choose_device, usable_cores
+    from deformable_detr_refine.messages import counted
     from deformable_detr_refine.serving.batch.run import run_batch
     from deformable_detr_refine.serving.batch.workers import run_here
 
     engine = run_here
+    cores = usable_cores()
+    if args.engine == "here" and (args.workers or 1) > cores and choose_device(args.device).type == "cpu":
+        print(
+            f"ddetr batch: {args.workers} workers share {counted(cores, 'core')} and wait for each other; "
+            "without --workers each core has one.",
+            file=sys.stderr,
+        )
     if args.engine == "ray":
         from deformable_detr_refine.serving.batch.ray_engine import import_ray, run_on_ray
 

@@ -59,6 +59,7 @@ def draw_boxes(
     texts: Sequence[str],
     scores: Sequence[float] | np.ndarray,
     colors: Sequence[Color] | None = None,
+    letters: float = 1.0,
 ) -> Image.Image:
     """Draws N boxes with a text chip each into a copy of an RGB image.
 
@@ -72,6 +73,7 @@ def draw_boxes(
         texts: (N,) what the chips say.
         scores: (N,) the higher, the earlier a chip is placed.
         colors: (N,) in place of the classes' own.
+        letters: factor on their size, for a picture that is shown smaller than it is.
 
     Returns:
         A new RGB image of the same size.
@@ -84,7 +86,7 @@ def draw_boxes(
     line = _line_width(picture.size, len(rects))
     for i in by_area:
         _draw_rect(draw, rects[i], colors[i], line)
-    font = _font(_font_size(picture.size, len(rects)))
+    font = _font(round(letters * _font_size(picture.size, len(rects))))
     texts = [_fit(printable(text), font, picture.width) for text in texts]
     chips = _place_chips(rects, texts, scores, font, line, picture.size)
     for i, chip in sorted(chips.items(), key=lambda item: scores[item[0]]):

@@ -1,6 +1,8 @@
 """What a training run is told: the model, the data, and transformers' TrainingArguments with a detector's defaults."""
 
+import os
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -159,6 +161,12 @@ class DetectionTrainingArguments(TrainingArguments):
             self.fsdp = self.fsdp.lower() == "true" or None  # pyright: ignore[reportAttributeAccessIssue]
         if self.greater_is_better is None and self.metric_for_best_model:
             self.greater_is_better = not self.metric_for_best_model.endswith("loss")
+        if self.deepspeed and find_spec("deepspeed") is None:
+            raise ValueError("deepspeed needs a package that is not installed: pip install deepspeed.")
+        if self.ddp_backend and "WORLD_SIZE" not in os.environ:
+            raise ValueError("ddp_backend is for several processes: start them with torchrun or accelerate.")
+        # Without a GPU transformers takes bf16 only where it is told that the CPU is meant.
+        self.use_cpu = self.use_cpu or (self.bf16 and not torch.accelerator.is_available())
         super().__post_init__()
         self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         # Without an accelerator there is nothing to pin memory for, and PyTorch says so at every epoch.

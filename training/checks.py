@@ -5,13 +5,16 @@ from importlib.util import find_spec
 from typing import cast
 
 import torch
-from transformers import PreTrainedModel, Trainer
+from huggingface_hub import whoami
+from huggingface_hub.utils import httpx, validate_repo_id
+from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
 
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation
 from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.secret_text import without_secrets
 
 from .arguments import DataArguments, DetectionTrainingArguments
 from .scaling import check_scaling
@@ -79,18 +82,34 @@ def _check_integrations(args: DetectionTrainingArguments) -> None:
             raise ValueError(f"report_to is {name!r}, expected none or some of {', '.join(INTEGRATION_TO_CALLBACK)}.")
         if name in INTEGRATION_TO_CALLBACK and name not in get_available_reporting_integrations():
             raise ValueError(f"report_to {name} needs a package that is not installed: pip install {name}.")
+    if args.push_to_hub and args.process_index == 0:
+        try:
+            if args.hub_model_id:
+                validate_repo_id(args.hub_model_id)
+            whoami(args.hub_token)
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            reason = without_secrets(one_line(error), args.hub_token).rstrip(".")
+            raise ValueError(f"push_to_hub cannot be used: {reason}. `ddetr push` uploads a finished run.") from error
 
 
 def _check_optimizer(args: DetectionTrainingArguments) -> None:
-    """That the optimiser, which may be one of some other package, takes a parameter and these options."""
+    """That the optimiser, which may be one of some other package, and its schedule take these options."""
     parameter = torch.nn.Parameter(torch.zeros(1))
     try:
         # Some look for their layers in it, in any module.
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, cast("PreTrainedModel", torch.nn.Module()))
-        kind([{"params": [parameter], "weight_decay": args.weight_decay}], **options)
+        optimizer = kind([{"params": [parameter], "weight_decay": args.weight_decay}], **options)
     except Exception as error:  # whatever a package raises
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"optim {OptimizerNames(args.optim).value} cannot be used: {reason.rstrip('.')}.") from error
+        name = OptimizerNames(args.optim).value
+        raise ValueError(f"optim {name} cannot be used: {one_line(error).rstrip('.')}.") from error
+    if not args.lr_drop_epochs:
+        name = SchedulerType(args.lr_scheduler_type).value
+        try:
+            get_scheduler(name, optimizer, 0, 1, args.lr_scheduler_kwargs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"lr_scheduler_type {name} does not go with these lr_scheduler_kwargs: {one_line(error).rstrip('.')}."
+            ) from error
 
 
 __all__ = ["check_batches", "check_evaluation", "check_metric", "check_settings"]

@@ -8,10 +8,12 @@ from deformable_detr_refine.modeling.image_io import load_image
 
 from ..detection_data import DetectionData
 
-COLUMNS = 4
+COLUMNS = 3
 TILE = 480  # pixels, the longer side of a drawn image
 MARGIN = 12
-CAPTION = 24
+CAPTION = 30
+LEAST_WIDTH = 360  # of a column, for the caption
+LETTERS = 1.7  # times those of a single picture: a page shows the sheet at half its size
 BACKGROUND, INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -25,13 +27,14 @@ def contact_sheet(data: DetectionData, count: int = 12) -> Image.Image:
     tiles = [tile for split, index in _chosen(data, count) if (tile := _tile(data, split, index)) is not None]
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     heights = [max(picture.height for picture, _ in row) + CAPTION + MARGIN for row in rows]
-    width = min(COLUMNS, max(len(tiles), 1)) * (TILE + MARGIN) + MARGIN
+    tile = max([LEAST_WIDTH, *(picture.width for picture, _ in tiles)])
+    width = min(COLUMNS, max(len(tiles), 1)) * (tile + MARGIN) + MARGIN
     sheet = Image.new("RGB", (width, sum(heights) + MARGIN), BACKGROUND)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
     top = MARGIN
     for row, height in zip(rows, heights, strict=True):
         for column, (picture, caption) in enumerate(row):
-            left = MARGIN + column * (TILE + MARGIN)
+            left = MARGIN + column * (tile + MARGIN)
             draw.text((left, top), caption, fill=INK, font=font)
             sheet.paste(picture, (left, top + CAPTION))
         top += height
@@ -60,9 +63,11 @@ def _tile(data: DetectionData, split: str, index: int) -> tuple[Image.Image, str
     boxes[:, 2:] += boxes[:, :2]
     labels = row["objects"]["category"]
     areas = row["objects"]["area"]
-    picture = draw_boxes(small, boxes, labels, [data.label_map.names[label] for label in labels], areas)
+    picture = draw_boxes(
+        small, boxes, labels, [data.label_map.names[label] for label in labels], areas, letters=LETTERS
+    )
     name = row["file_name"].rsplit("/", 1)[-1]
-    return picture, f"{split}: {name if len(name) <= 36 else '...' + name[-33:]}"
+    return picture, f"{split}: {name if len(name) <= 24 else '...' + name[-21:]}"
 
 
 __all__ = ["contact_sheet"]

@@ -15,7 +15,7 @@ from support.published_sets import SAMPLES, fridge_files
 from torchvision.ops import box_iou
 
 from deformable_detr_refine.data.formats.load import load_detection_data
-from deformable_detr_refine.data.inspection.contact_sheet import CAPTION, MARGIN, TILE, contact_sheet
+from deformable_detr_refine.data.inspection.contact_sheet import CAPTION, LETTERS, MARGIN, TILE, contact_sheet
 from deformable_detr_refine.data.inspection.inspection import inspect
 from deformable_detr_refine.data.inspection.split_summary import (
     MOST_NEIGHBOURS,
@@ -25,6 +25,7 @@ from deformable_detr_refine.data.inspection.split_summary import (
     _boxed_twice,
     summarize,
 )
+from deformable_detr_refine.inference.drawing import draw_boxes
 
 IMAGES = ("10", "11", "12", "13", "14")
 
@@ -285,7 +286,8 @@ def test_the_contact_sheet_shows_images_of_each_split_with_their_boxes(folder):
     data = load_detection_data(folder)
     sheet = contact_sheet(data)
     shown = sheet.height - 2 * MARGIN
-    assert sheet.width == 4 * (TILE + MARGIN) + MARGIN and shown >= 2 * (TILE + CAPTION)
+    width = TILE * 3 // 4  # of the photos, all upright, and so of a column
+    assert sheet.width == 3 * (width + MARGIN) + MARGIN and shown >= 2 * (TILE + CAPTION)
     bare = contact_sheet(
         type(data)(
             data.splits.map(lambda row: {"objects": {k: [] for k in row["objects"]}}, features=data["train"].features),
@@ -300,11 +302,18 @@ def test_the_contact_sheet_shows_images_of_each_split_with_their_boxes(folder):
     corners = (
         np.array(row["objects"]["bbox"]) @ np.array([[1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]]) * scale
     )
-    first = changed[(changed[:, 1] < MARGIN + TILE) & (changed[:, 0] < MARGIN + CAPTION + TILE)] - [
+    first = changed[(changed[:, 1] < MARGIN + width) & (changed[:, 0] < MARGIN + CAPTION + TILE)] - [
         MARGIN + CAPTION,
         MARGIN,
     ]
     assert abs(first[:, 1].min() - corners[:, 0].min()) <= 3 and abs(first[:, 1].max() - corners[:, 2].max()) <= 3
+
+    # A notebook's page shows the sheet about 700 pixels wide: its letters have to be 8 pixels high there.
+    single = draw_boxes(
+        Image.new("RGB", (360, 480)), np.array([[40, 90, 300, 400]]), [0], ["x"], [1.0], letters=LETTERS
+    )
+    chip = np.argwhere((np.asarray(single)[:88] == (230, 159, 0)).all(-1))
+    assert np.ptp(chip[:, 0]) * 700 / (3 * TILE) > 8
 
     (folder / "images" / "10.jpg").write_bytes(b"")
     buffer = io.BytesIO()

@@ -204,6 +204,14 @@ def test_command_tells_what_is_wrong_before_the_work(
     assert os.listdir(tmp_path) == []
 
 
+def test_more_workers_than_cores_are_told(saved_small, tmp_path, capsys):
+    words = ["batch", str(saved_small), "nowhere", "--output", str(tmp_path / "found.jsonl"), "--device", "cpu"]
+    assert main([*words, "--workers", "9999"]) == 2
+    assert "9999 workers share" in capsys.readouterr().err
+    assert main([*words, "--workers", "1"]) == 2
+    assert "share" not in capsys.readouterr().err
+
+
 def test_the_input_is_never_replaced(saved_small, folder, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text(f"image\n{folder}/0.png\n")

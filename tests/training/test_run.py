@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import httpx
 from support.training_runs import COLOURS, SETTINGS, TRAIN_BOXES, VALIDATION_BOXES, history, largest_difference, weights
 
 from ddetr.main import main as ddetr
@@ -147,6 +148,7 @@ def test_gradient_checkpointing_changes_nothing(settings_file, tmp_path):  # und
 
 
 def test_bf16_trains(settings_file, tmp_path):
+    assert read_settings(["--output_dir", str(tmp_path), "--bf16", "true"])[2].bf16  # nothing else is asked for
     metrics = train([str(settings_file(tmp_path / "out", max_steps=2, bf16=True))])
     assert 0 < metrics["eval_loss"] < 100
 
@@ -219,6 +221,9 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"label_smoothing_factor": 0.1}, "means nothing to a detector: the focal loss has no labels to smooth"),
         ({"report_to": "abacus"}, "report_to is 'abacus', expected none or some of"),
         ({"optim": "lomo"}, "optim lomo cannot be used: "),  # of a package that is not installed
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"a": 1}}, "lr_scheduler_type cosine does not go with"),
+        ({"push_to_hub": True, "hub_model_id": "/a/folder"}, "push_to_hub cannot be used: Repo id must be in the form"),
+        ({"ddp_backend": "gloo"}, "ddp_backend is for several processes"),
         ({"torch_compile_backend": "abacus"}, "There is no torch_compile_backend 'abacus'"),
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor"),
         (
@@ -257,7 +262,19 @@ def test_a_checkpoint_of_averaged_weights_is_not_resumed_without_an_average(sett
     assert "was trained with ema_decay" in capsys.readouterr().err
 
 
+def test_a_hub_that_is_not_reached_is_told_before_the_work(settings_file, tmp_path, monkeypatch, capsys):
+    def refuse(token):
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("deformable_detr_refine.training.checks.whoami", refuse)
+    assert ddetr(["train", str(settings_file(tmp_path / "out", push_to_hub=True))]) == 2
+    assert "push_to_hub cannot be used: Name or service not known. `ddetr push`" in capsys.readouterr().err
+
+
 def test_a_package_that_is_absent_is_named_before_the_work(settings_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("deformable_detr_refine.training.arguments.find_spec", lambda name: None)
+    assert ddetr(["train", str(settings_file(tmp_path / "out", deepspeed="zero.json"))]) == 2
+    assert capsys.readouterr().err.endswith("deepspeed needs a package that is not installed: pip install deepspeed.\n")
     available = "deformable_detr_refine.training.checks.get_available_reporting_integrations"
     monkeypatch.setattr(available, lambda: ["mlflow"])
     assert ddetr(["train", str(settings_file(tmp_path / "out", report_to="tensorboard"))]) == 2
