@@ -122,7 +122,7 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
         if len(folders) != 1:  # an archive often holds one folder with all in it
             break
         folder = folders[0]
-    if what := foreign_form(folder):
+    if what := foreign_form(path) or foreign_form(folder):
         raise DataError(what)
     raise DataError(
         f"{path} is no data set of a known form. Known are COCO JSON (annotations/*.json), Pascal VOC "

@@ -33,11 +33,12 @@ FILES = {
 }
 
 
+@pytest.mark.parametrize("place", ["labels", "."])  # in a folder of its own, or beside the one of the images
 @pytest.mark.parametrize("name", FILES)
-def test_a_form_that_is_not_read_is_named(name, tmp_path):
+def test_a_form_that_is_not_read_is_named(name, place, tmp_path):
     content, said = FILES[name]
-    (tmp_path / "set" / "labels").mkdir(parents=True)
-    file = tmp_path / "set" / "labels" / name
+    (tmp_path / "set" / place).mkdir(parents=True)
+    file = tmp_path / "set" / place / name
     file.write_text(content)
     write_image(tmp_path / "set" / "images" / "1.jpg", (40, 30))
     for source in (tmp_path / "set", file) if name != "1.txt" else (tmp_path / "set",):
