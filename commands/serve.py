@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="of a request's body, and of what its URLs bring (64 MiB)",
     )
+    settings.add_argument(
+        "--body-seconds", metavar="S", type=positive_int, help="for a request's body to arrive (default 60)"
+    )
     settings.add_argument("--images", metavar="N", type=positive_int, help="most images in a request (default 32)")
     settings.add_argument(
         "--pixels", metavar="N", type=positive_int, help="of an image, before it is decoded (default 50 million)"
@@ -79,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 SETTINGS = (
     *("batch_size", "device", "dtype", "revision"),
-    *("request_bytes", "images", "pixels", "url_seconds", "url_bytes", "private_urls"),
+    *("request_bytes", "body_seconds", "images", "pixels", "url_seconds", "url_bytes", "private_urls"),
 )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .setting_checks import check_fields, check_words
+from .setting_checks import bounded_file, check_fields, check_words
 
 
 @strict
@@ -138,6 +138,12 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
                 raise ValueError(f"d_model={self.d_model} is not divisible by {name}={getattr(self, name)}.")
         if self.d_model % 32:
             raise ValueError(f"d_model={self.d_model} is not divisible by 32, the groups of the neck's group norm.")
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], Any]:
+        with bounded_file(pretrained_model_name_or_path, "config.json"):
+            values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            return dict(values.items()), rest
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -11,11 +11,10 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from .image_decoding import decode
+from .image_decoding import MAX_PIXELS, decode
 from .image_process import decode_apart, size_apart
 from .url_io import copy_url, is_url
 
-MAX_PIXELS = 100_000_000
 MAX_DOWNLOAD_BYTES = 100 * 2**20
 TIMEOUT_SECONDS = 30.0
 MAX_FILE_BYTES = 2**30

@@ -22,7 +22,7 @@ from .image_decoding import to_rgb
 from .image_io import load_image
 from .pixel_values import check_pixels, padded
 from .post_processing import detections
-from .setting_checks import check_own_names, check_processor
+from .setting_checks import bounded_file, check_own_names, check_processor
 from .size_rules import SIZE_RULES, SizeRule, checked_size, size_within
 
 
@@ -82,6 +82,15 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         check_processor(self)
         _rule(self.size_rule)
         checked_size(self.size)
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        name = kwargs.get("image_processor_filename", "preprocessor_config.json")
+        with bounded_file(pretrained_model_name_or_path, name):
+            values, rest = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+            return dict(values.items()), rest
 
     def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
         if isinstance(size, int):

@@ -5,12 +5,15 @@ preprocessor_config.json ask for must end soon, fit into a machine and stay on i
 """
 
 import inspect
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+MOST_BYTES = 10_000_000
 MOST_CLASSES = 100_000
 LONGEST_NAME = 1_000
 # fp32 takes 8 GB of them. The largest detectors of this family, on networks of a billion parameters, have fewer.
@@ -65,6 +68,24 @@ PROCESSOR_NUMBERS: dict[str, tuple[float, float]] = {
     "image_std": (1e-6, 1e4),
 }
 _ATTENTION = (None, "eager", "sdpa", {})
+
+
+@contextmanager
+def bounded_file(model: Any, name: str) -> Iterator[None]:
+    """Around transformers' reading of a folder's file of settings, which takes any size and depth.
+
+    Raises:
+        ValueError: it is too long, nested too deeply, or no object.
+    """
+    file = os.path.join(model, name)
+    if os.path.isfile(file) and os.path.getsize(file) > MOST_BYTES:
+        raise ValueError(f"{file} has {os.path.getsize(file):,} bytes, which no settings have.")
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError(f"{name} of {model} is nested more deeply than any settings.") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{name} of {model} holds no object of names and values ({error}).") from error
 
 
 def check_words(config: Any, words: Mapping[str, Any]) -> None:
@@ -202,4 +223,4 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-__all__ = ["LONGEST_SIDE", "check_fields", "check_own_names", "check_processor", "check_words"]
+__all__ = ["LONGEST_SIDE", "bounded_file", "check_fields", "check_own_names", "check_processor", "check_words"]

@@ -45,23 +45,25 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self._end = seconds, time.monotonic() + seconds
+        self.seconds, self._begun = seconds, time.monotonic()
         self._sockets: list[socket.socket] = []
-        self._lock = threading.Lock()
+        self._lock, self._left = threading.Lock(), threading.Event()
 
     @property
     def left(self) -> float:
         """Seconds until then, 0 afterwards."""
-        return max(self._end - time.monotonic(), 0.0)
+        return max(self._begun + self.seconds - time.monotonic(), 0.0)
+
+    def put_off(self, seconds: float) -> None:
+        """Makes it so many seconds from the beginning, for what has come meanwhile."""
+        self.seconds = max(self.seconds, seconds)
 
     def __enter__(self) -> "Deadline":
-        self._timer = threading.Timer(min(self.left, threading.TIMEOUT_MAX), self._break_off)
-        self._timer.daemon = True
-        self._timer.start()
+        threading.Thread(target=self._wait, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        self._left.set()
         self._break_off()  # what others still read
         self._sockets.clear()
 
@@ -99,6 +101,12 @@ class Deadline:
             raise found[0]
         return found[0]
 
+    def _wait(self) -> None:
+        while left := self.left:  # it may have been put off meanwhile
+            if self._left.wait(min(left, threading.TIMEOUT_MAX)):
+                return
+        self._break_off()
+
     def _break_off(self) -> None:
         with self._lock:
             for sock in self._sockets:
@@ -108,22 +116,21 @@ class Deadline:
 
 @contextmanager
 def open_url(
-    url: str, *, silence: float, headers: Mapping[str, str] | None = None, seconds: float = threading.TIMEOUT_MAX
+    url: str, deadline: Deadline, *, silence: float, headers: Mapping[str, str] | None = None
 ) -> Iterator[http.client.HTTPResponse]:
     """The response of an address, to be read within the block.
 
     Args:
         url: an http or https URL; redirects are followed to such URLs only.
+        deadline: for all of it, from the look-up of the name to the last byte, redirects included.
         silence: seconds without a byte that end it.
         headers: of the request, beside the usual ones.
-        seconds: for all of it, from the look-up of the name to the last byte, redirects included.
 
     Raises:
         OSError: the address cannot be read, or the connection ended early, in the block too; where the server refused,
             its cause is the `urllib.error.HTTPError`.
         ValueError: it is no address.
     """
-    deadline = Deadline(seconds)
     opener = urllib.request.build_opener(_WebOnlyRedirects, _Plain(deadline), _Secured(deadline))
     try:
         address = escaped(url)
@@ -141,7 +148,7 @@ def open_url(
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if not deadline.left:
-            reason = f"not finished within {seconds:g} seconds"
+            reason = f"not finished within {deadline.seconds:g} seconds"
         elif isinstance(reason, TimeoutError):
             reason = f"no answer for {silence:g} seconds"
         elif isinstance(reason, http.client.IncompleteRead):
@@ -177,7 +184,7 @@ def copy_url(
         ValueError: it is longer than `max_bytes`, or no address.
     """
     length = 0
-    with open_url(url, silence=min(timeout, LONGEST_SILENCE_SECONDS), seconds=timeout) as response:
+    with open_url(url, Deadline(timeout), silence=min(timeout, LONGEST_SILENCE_SECONDS)) as response:
         expected = stated_length(response)
         # read1 returns what has arrived, so a server that drips bytes meets the deadline too.
         while part := response.read1(1 << 16):

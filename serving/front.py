@@ -18,7 +18,6 @@ from .azure.service import LEFT_EVENT
 from .limits import Limits
 
 HEAD_SECONDS = 10.0
-BODY_SECONDS = 60.0
 # For who reads the answer.
 ANSWER_SECONDS = 60.0
 # What is too long is read on so long, for clients that look for an answer only at the end.
@@ -82,7 +81,7 @@ class WholeRequests:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(self.limits.body_seconds):
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
@@ -95,7 +94,8 @@ class WholeRequests:
                     if not message.get("more_body"):
                         break
         except TimeoutError as error:
-            raise _Refused(408, f"The request did not arrive within {BODY_SECONDS:g} seconds.") from error
+            text = f"The request did not arrive within {self.limits.body_seconds:g} seconds."
+            raise _Refused(408, text) from error
         if length > limit:
             raise too_long
 

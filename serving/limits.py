@@ -14,6 +14,7 @@ class Limits:
 
     Args:
         request_bytes: length of a request's body, and of everything together that its URLs bring.
+        body_seconds: time for a request's body to arrive.
         images: images in a request.
         pixels: width * height of an image, read from its header before it is decoded.
         url_seconds: time for all URLs of a request, name look-up included.
@@ -26,6 +27,7 @@ class Limits:
     """
 
     request_bytes: int = 64 * 2**20
+    body_seconds: float = 60.0
     images: int = 32
     pixels: int = 50_000_000
     url_seconds: float = 10.0
@@ -39,8 +41,8 @@ class Limits:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Limits":
-        """Limits set by DDETR_REQUEST_BYTES, DDETR_IMAGES, DDETR_PIXELS, DDETR_URL_SECONDS, DDETR_URL_BYTES and
-        DDETR_PRIVATE_URLS (1 or 0).
+        """Limits set by DDETR_REQUEST_BYTES, DDETR_BODY_SECONDS, DDETR_IMAGES, DDETR_PIXELS, DDETR_URL_SECONDS,
+        DDETR_URL_BYTES and DDETR_PRIVATE_URLS (1 or 0).
 
         Raises:
             ValueError: a value is no number, or not above zero.

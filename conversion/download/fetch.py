@@ -13,11 +13,15 @@ from tqdm import tqdm
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import sha256_of
-from deformable_detr_refine.modeling.url_io import LONGEST_SILENCE_SECONDS, open_url, stated_length
+from deformable_detr_refine.modeling.url_io import LONGEST_SILENCE_SECONDS, Deadline, open_url, stated_length
 
 from .cache import cache_folder
 
 MAX_BYTES = 8 * 2**30
+# Until the first byte, and from then on as much more as what came took at this rate: a server that drips ends.
+PATIENCE_SECONDS = 120.0
+LEAST_BYTES_A_SECOND = 2**13
+_KEPT = "What came is kept: the same command goes on from there."
 # OpenMMLab publishes a file under the beginning of its sha256.
 _WITH_DIGEST = re.compile(r".+_\d{8}_\d{6}-([0-9a-f]{8})\.pth")
 
@@ -64,10 +68,11 @@ def _fetch(url: str, part: Path) -> None:
     note = part.with_name(f"{part.name}-version")
     start, version = part.stat().st_size, note.read_text() if note.is_file() else ""
     headers = {"Range": f"bytes={start}-", "If-Range": version} if start and version else {}
+    deadline, came = Deadline(PATIENCE_SECONDS), start
     try:
-        with open_url(url, silence=LONGEST_SILENCE_SECONDS, headers=headers) as response:
+        with open_url(url, deadline, silence=LONGEST_SILENCE_SECONDS, headers=headers) as response:
             if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                start = 0
+                start = came = 0
             note.write_text(_version(response.headers))
             length = stated_length(response)
             expected = None if length is None else start + length
@@ -79,7 +84,8 @@ def _fetch(url: str, part: Path) -> None:
                         raise CheckpointError(f"{url} is longer than {MAX_BYTES / 2**30:.0f} GiB.")
                     file.write(block)
                     bar.update(len(block))
-                came = file.tell()
+                    came = file.tell()
+                    deadline.put_off(PATIENCE_SECONDS + (came - start) / LEAST_BYTES_A_SECOND)
     except CheckpointError:
         part.unlink()
         raise
@@ -88,12 +94,12 @@ def _fetch(url: str, part: Path) -> None:
             # The server has no such range any more: all of it again.
             part.write_bytes(b"")
             return _fetch(url, part)
+        if not deadline.left:
+            slow = f"{came - start:,} bytes came in {deadline.seconds:.0f} seconds"
+            raise OSError(f"{url} cannot be read: {slow}. {_KEPT}") from error
         raise
     if expected is not None and came < expected:
-        raise OSError(
-            f"{url} cannot be read: the connection ended after {came} of {expected} bytes. What came is kept: the same "
-            "command goes on from there."
-        )
+        raise OSError(f"{url} cannot be read: the connection ended after {came} of {expected} bytes. {_KEPT}")
     note.unlink()
 
 

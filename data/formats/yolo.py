@@ -54,10 +54,13 @@ def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
     columns.declared = LabelMap(tuple(annotations.names[number] for number in numbers), numbers)
     columns.category_names.update(annotations.names.items())
     labelled, polygons, doubtful, places = 0, 0, [], {}
+    outside: dict[str, bool] = {}  # of each folder, whether it leads out
     for name, path in _images(columns, annotations, root):
         labels = labels_path(path)
         places[os.path.dirname(labels)] = os.path.dirname(path)
-        if leads_out_of(root, path):
+        if (folder := places[os.path.dirname(labels)]) not in outside:
+            outside[folder] = leads_out_of(root, folder)
+        if outside[folder] or (os.path.islink(path) and leads_out_of(root, path)):
             columns.add_defect(OUTSIDE_FOLDER, 1, link_text(name), file=path, image=name, loses="image")
             continue
         try:

@@ -85,7 +85,7 @@ class Service:
             return image
         try:
             return decode_apart(image, "The given file", self.detector.max_pixels, self._places)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             return DetectionFailure(one_line(error))
 
 

@@ -10,7 +10,7 @@ from support.http_server import serving
 from support.hub_server import hub_server
 
 from deformable_detr_refine.conversion import CheckpointError, convert_checkpoint, detector_from
-from deformable_detr_refine.conversion.download import place, published
+from deformable_detr_refine.conversion.download import fetch, place, published
 from deformable_detr_refine.conversion.download.cache import cache_folder
 from deformable_detr_refine.conversion.download.fetch import download
 from deformable_detr_refine.conversion.download.hub import fetch_from_hub
@@ -60,6 +60,15 @@ def test_what_broke_off_goes_on(cache):
         assert files_in(cache) == ["model.pth.part", "model.pth.part-version"]
         assert download(f"{address}/model.pth").read_bytes() == CONTENT
     assert seen == [("/model.pth", ""), ("/model.pth", "bytes=70000-")] and files_in(cache) == ["model.pth"]
+
+
+def test_a_server_that_drips_is_left_and_what_came_is_kept(cache, monkeypatch):
+    monkeypatch.setattr(fetch, "PATIENCE_SECONDS", 0.5)
+    told = r"bytes came in \d seconds\. What came is kept: the same"
+    with serving({}) as address, pytest.raises(OSError, match=told):
+        download(f"{address}/drip")
+    (part,) = cache.rglob("drip.part")
+    assert part.stat().st_size
 
 
 def test_another_version_is_fetched_from_its_start():

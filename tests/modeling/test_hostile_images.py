@@ -1,5 +1,6 @@
 """Images that cost a decoder minutes or gigabytes end soon, each with its sentence, and the next image is decoded."""
 
+import gc
 import io
 import json
 import multiprocessing
@@ -8,12 +9,13 @@ import signal
 import struct
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from support.hostile_images import bmp_of_runs, gif_of_comments, jpeg_of_scans
 
 from deformable_detr_refine.modeling import image_process
@@ -116,17 +118,61 @@ def test_a_forked_process_has_decoders_of_its_own():
 
 
 def test_without_a_process_it_is_decoded_here(monkeypatch):
-    def cannot_start() -> None:
-        raise OSError
-
-    monkeypatch.setattr(image_process, "_take", cannot_start)
-    assert load_image(photo()).size == image_size(photo()) == (64, 64)
+    monkeypatch.setattr(image_process, "_idle", [])
+    monkeypatch.setattr(image_process._Decoder, "no_python", True)
+    assert load_image(photo()).size == image_size(photo("TIFF")) == (64, 64)
     with pytest.raises(ValueError, match="4001 scans"):
         load_image(BOMBS["scans"][0])
 
 
+def test_where_no_more_processes_can_be_started_nothing_is_decoded(monkeypatch):
+    def cannot_start(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(image_process, "_idle", [])
+    monkeypatch.setattr(subprocess, "Popen", cannot_start)
+    with pytest.raises(OSError, match=r"^The given file is not decoded, since no process can be started \(.*\): try"):
+        load_image(photo())
+
+
+def test_sizes_in_the_head_need_no_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(image_process, "_take", None)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for format, size, options in (("JPEG", (30, 20), {"exif": turned}), ("PNG", (20, 30), {}), ("BMP", (20, 30), {})):
+        file = tmp_path / "a"
+        Image.new("RGB", (20, 30)).save(file, format, **options)
+        assert image_size(file) == image_size(file.read_bytes()) == size
+
+
+@pytest.mark.parametrize("sides", [(900, 700), (700, 900)])
+def test_many_pixels_are_the_same(sides):
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
+    for _ in range(2):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+        assert np.array_equal(np.asarray(load_image(file.getvalue())), pixels)
+        pixels = pixels[::-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a fork")
+def test_a_forked_process_warns_of_nothing():
+    load_image(photo())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for decoder in (image_process._Decoder() for _ in range(2)):
+            process = decoder.process
+            decoder.forget()
+            os.kill(process.pid, signal.SIGTERM)
+            os.waitpid(process.pid, 0)
+            del decoder, process
+        gc.collect()
+    assert not told
+
+
 def test_who_waits_for_a_slow_image_may_let_others_pass(monkeypatch):
     monkeypatch.setattr(image_process, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(image_process, "TICK_SECONDS", 0.01)
     told = []
 
     class Waiting:

@@ -163,3 +163,23 @@ def test_what_a_config_says_beyond_its_fields_chooses_no_code(folder, with_file)
     assert not any(hasattr(config, name) for name in ("quantization_config", "secret"))
     with pytest.raises(ValueError, match="'to_dict' is no setting"):
         DeformableDetrRefineForObjectDetection.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"a": "' + "x" * 10_000_000 + '"}', "bytes, which no settings have"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "is nested more deeply than any settings"),
+        ("[]", "holds no object of names and values"),
+        ('"model_type"', "holds no object of names and values"),
+    ],
+    ids=["long", "deep", "list", "text"],
+)
+def test_a_file_of_settings_of_another_form_is_one_sentence(tmp_path, text, told):
+    for name, loaded in (
+        ("config.json", DeformableDetrRefineConfig),
+        ("preprocessor_config.json", DeformableDetrRefineImageProcessor),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"^.*{name}.* {told}.*\.$"):
+            loaded.from_pretrained(tmp_path)

@@ -47,9 +47,9 @@ def application():
 
 @pytest.fixture
 def port(application, monkeypatch):
-    for name in ("HEAD_SECONDS", "BODY_SECONDS", "ANSWER_SECONDS", "LINGER_SECONDS"):
+    for name in ("HEAD_SECONDS", "ANSWER_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(front, name, 0.5)
-    whole = front.WholeRequests(application, Limits(request_bytes=1000))
+    whole = front.WholeRequests(application, Limits(request_bytes=1000, body_seconds=0.5))
     config = uvicorn.Config(whole, http=front.DeadlineProtocol, lifespan="off", ws="none", log_level="critical")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
