@@ -47,14 +47,14 @@ $(DEV): $(READY)
 	@touch $@
 
 # Azure's server and MLflow ask for other versions of the same packages. This environment sees all of .venv and has its own
-# beside it only where they differ.
+# beside it only where they differ; pip would warn of what then conflicts with the versions below.
 serve-env: $(SERVE)/.ready
 
 $(SERVE)/.ready: $(DEV)
 	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/python -c 'import sysconfig, pathlib; below = pathlib.Path("$(VENV)").resolve().glob("lib/python*/site-packages"); \
 		pathlib.Path(sysconfig.get_path("purelib"), "below.pth").write_text(f"import site; site.addsitedir({str(next(below))!r})\n")'
-	$(SERVE)/bin/python -m pip install --disable-pip-version-check --quiet "deformable-detr-refine[serve]"
+	$(SERVE)/bin/python -m pip install --disable-pip-version-check --quiet --no-warn-conflicts "deformable-detr-refine[serve]"
 	$(SERVE)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --ignore-installed --editable .
 	@touch $@
 	@echo "Serve a detector: $(SERVE)/bin/ddetr serve samples/blood-cells --port 5001"

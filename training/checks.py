@@ -105,7 +105,7 @@ def _check_optimizer(args: DetectionTrainingArguments) -> None:
     if not args.lr_drop_epochs:
         name = SchedulerType(args.lr_scheduler_type).value
         try:
-            get_scheduler(name, optimizer, 0, 1, args.lr_scheduler_kwargs)
+            get_scheduler(name, optimizer, 0, 1, cast("dict | None", args.lr_scheduler_kwargs))
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"lr_scheduler_type {name} does not go with these lr_scheduler_kwargs: {one_line(error).rstrip('.')}."

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import TorchDynamoPlugin, gather_object
+from accelerate.utils import DynamoBackend, TorchDynamoPlugin, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
@@ -103,7 +103,7 @@ class DetectionTrainer(ResumableTrainer):
         # DDP's buckets and the gradients are the same memory, which no part of the loop minds.
         args["kwargs_handlers"][0].gradient_as_bucket_view = True
         # accelerate would compile the loss, too.
-        args["dynamo_plugin"] = TorchDynamoPlugin(backend="no")
+        args["dynamo_plugin"] = TorchDynamoPlugin(backend=DynamoBackend.NO)
         return args
 
     # Optimiser and schedule
