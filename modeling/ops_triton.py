@@ -1,6 +1,7 @@
 """Deformable attention on a GPU, in Triton: one kernel per direction for all levels, compiled at its first call.
 
-Values of 32 and 16 bits with a power of two up to 64 channels per head; other inputs go to the torch backend.
+Values of 32 and 16 bits with a power of two from 2 to 64 channels per head; other inputs go to the torch backend.
+A thread works on the same channels of a row's two halves, so that half as many threads compute addresses.
 Coordinates and sums are fp32. A location that is not finite gives NaN in its query and head, NaN gradients for its
 weight and its other coordinate, and reaches no other gradient, as in the reference.
 B batch, Q queries, S tokens, H heads, L levels, P points, C channels a head; q = 8 * ROWS queries a program.
@@ -92,8 +93,8 @@ def _unfit(value: Tensor, locations: Tensor) -> str | None:
     (_, S, H, C), (_, Q, _, L, P, _) = value.shape, locations.shape
     if value.dtype not in _TYPES:
         return f"Triton's has no {value.dtype}"
-    if C not in (1, 2, 4, 8, 16, 32, 64):
-        return f"Triton's takes a power of two up to 64 channels per head, not {C}"
+    if C not in (2, 4, 8, 16, 32, 64):
+        return f"Triton's takes a power of two from 2 to 64 channels per head, not {C}"
     return None if max(S * H * C, Q * H * C, Q * H * L * P * 2) < 2**31 else "the images are too large for Triton's"
 
 
@@ -110,9 +111,9 @@ def _driver_failure() -> str | None:
 def _launch(
     kernel: Any, tensors: dict[str, Tensor], spatial_shapes: Sequence[tuple[int, int]], vector: int, rows: int
 ) -> None:
-    """Run a kernel over all queries, in tiles of rows x 8, by threads that own `vector` contiguous channels."""
+    """Run a kernel over all queries, in tiles of rows x 8, by threads that own `vector` channels of each half."""
     (B, S, H, C), (_, Q, _, L, P, _) = tensors["value"].shape, tensors["locations"].shape
-    vector, tiled = min(vector, C), Q == S
+    vector, tiled = min(vector, C // 2), Q == S
 
     def grid(meta: dict[str, int]) -> tuple[int, int, int]:
         rows = meta["ROWS"]
@@ -126,9 +127,10 @@ def _launch(
     if os.getenv("DDETR_TRITON_AUTOTUNE", "0") != "0" and not _INTERPRETED:
         kernel = _tuned(kernel)
     else:
-        # UNMEASURED, chosen without a GPU by what ptxas reports of 32 channels: two queries per thread in forward
-        # (rows = 8) need no shared memory, one in backward (rows = 4) spills nothing on sm_90, four registers on sm_80.
-        warps = C // vector
+        # UNMEASURED, chosen without a GPU by what ptxas reports of 32 channels: one or two queries per thread in
+        # forward (rows = 8), one in backward (rows = 4), which spills eight bytes on sm_80. With no more threads than
+        # queries, Triton would pass locations and weights through shared memory.
+        warps = max(C // 2 // vector, rows // 2)
         sizes |= {"ROWS": rows, "num_warps": warps}
         if not tiled:  # a decoder's few queries: smaller programs occupy more processors
             sizes |= {"ROWS": rows // 4, "num_warps": max(warps // 4, 1)}
@@ -207,11 +209,11 @@ def _forward_kernel(
 ):  # fmt: skip
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     query, inside = _queries(spatial_shapes, Q, L, TILED, ROWS)
-    row, channel = query * H + head, tl.arange(0, C)
+    row, channel = query * H + head, tl.arange(0, C // 2)
     value += image * S * H * C + head * C
     locations += image * Q * H * (L * P * 2)
     weights += image * Q * H * (L * P)
-    total = tl.zeros((8 * ROWS, C), tl.float32)
+    total0, total1 = tl.zeros((8 * ROWS, C // 2), tl.float32), tl.zeros((8 * ROWS, C // 2), tl.float32)
     for level in tl.static_range(L):
         h, w = _size(spatial_shapes, level)
         for point in range(P):
@@ -220,20 +222,31 @@ def _forward_kernel(
             )
             cells = (cell * (H * C))[:, None] + channel
             upper, lower = attention * (1 - y), attention * y
-            total += _rows(value, cells, in00, VECTOR) * (upper * (1 - x))[:, None]
-            total += _rows(value, cells + H * C, in01, VECTOR) * (upper * x)[:, None]
-            total += _rows(value, cells + w * H * C, in10, VECTOR) * (lower * (1 - x))[:, None]
-            total += _rows(value, cells + (w + 1) * H * C, in11, VECTOR) * (lower * x)[:, None]
+            total0, total1 = _add(total0, total1, value, cells, in00, upper * (1 - x), C, VECTOR)
+            total0, total1 = _add(total0, total1, value, cells + H * C, in01, upper * x, C, VECTOR)
+            total0, total1 = _add(total0, total1, value, cells + w * H * C, in10, lower * (1 - x), C, VECTOR)
+            total0, total1 = _add(total0, total1, value, cells + (w + 1) * H * C, in11, lower * x, C, VECTOR)
         value += h * w * H * C
-    tl.store(output + image * Q * H * C + (row * C)[:, None] + channel, total, mask=inside[:, None])
+    output += image * Q * H * C
+    cells = (row * C)[:, None] + channel
+    tl.store(output + cells, total0, mask=inside[:, None])
+    tl.store(output + C // 2 + cells, total1, mask=inside[:, None])
 
 
 @_jit
-def _rows(pointer, offsets, inside, VECTOR: constexpr):
-    """(q, C) in fp32, zero outside, read by threads that own VECTOR contiguous channels."""
+def _add(total0, total1, value, cells, inside, share, C: constexpr, VECTOR: constexpr):
+    """Both halves' totals (q, C / 2) with share times the cells' values."""
+    half0, half1 = _halves(value, cells, inside, C, VECTOR)
+    return total0 + half0 * share[:, None], total1 + half1 * share[:, None]
+
+
+@_jit
+def _halves(pointer, offsets, inside, C: constexpr, VECTOR: constexpr):
+    """Two of (q, C / 2) in fp32, zero outside, read by threads that own VECTOR contiguous channels of each."""
     # The hint holds for the line's own sum: on an argument it would be lost when the function is inlined.
-    rows = tl.max_contiguous(pointer + offsets, [1, VECTOR])
-    return tl.load(rows, mask=inside[:, None], other=0.0).to(tl.float32)
+    half0 = tl.load(tl.max_contiguous(pointer + offsets, [1, VECTOR]), mask=inside[:, None], other=0.0)
+    half1 = tl.load(tl.max_contiguous(pointer + C // 2 + offsets, [1, VECTOR]), mask=inside[:, None], other=0.0)
+    return half0.to(tl.float32), half1.to(tl.float32)
 
 
 @_jit
@@ -243,14 +256,14 @@ def _backward_kernel(
 ):  # fmt: skip
     head, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
     query, inside = _queries(spatial_shapes, Q, L, TILED, ROWS)
-    row, channel = query * H + head, tl.arange(0, C)
+    row, channel = query * H + head, tl.arange(0, C // 2)
     value += image * S * H * C + head * C
     grad_value += image * S * H * C + head * C
     locations += image * Q * H * (L * P * 2)
     grad_locations += image * Q * H * (L * P * 2)
     weights += image * Q * H * (L * P)
     grad_weights += image * Q * H * (L * P)
-    grad = _rows(grad_output + image * Q * H * C, (row * C)[:, None] + channel, inside, VECTOR)
+    grad0, grad1 = _halves(grad_output + image * Q * H * C, (row * C)[:, None] + channel, inside, C, VECTOR)
     for level in tl.static_range(L):
         h, w = _size(spatial_shapes, level)
         for point in range(P):
@@ -258,13 +271,16 @@ def _backward_kernel(
             attention, x, y, cell, in00, in01, in10, in11 = _sample(locations, weights, sample, inside, h, w)
             cells = (cell * (H * C))[:, None] + channel
             upper, lower = attention * (1 - y), attention * y
-            dot00 = _cell(value, grad_value, cells, in00, upper * (1 - x), grad, VECTOR)
-            dot01 = _cell(value, grad_value, cells + H * C, in01, upper * x, grad, VECTOR)
-            dot10 = _cell(value, grad_value, cells + w * H * C, in10, lower * (1 - x), grad, VECTOR)
-            dot11 = _cell(value, grad_value, cells + (w + 1) * H * C, in11, lower * x, grad, VECTOR)
+            dot00 = _cell(value, grad_value, cells, in00, upper * (1 - x), grad0, grad1, C, VECTOR)
+            dot01 = _cell(value, grad_value, cells + H * C, in01, upper * x, grad0, grad1, C, VECTOR)
+            dot10 = _cell(value, grad_value, cells + w * H * C, in10, lower * (1 - x), grad0, grad1, C, VECTOR)
+            dot11 = _cell(value, grad_value, cells + (w + 1) * H * C, in11, lower * x, grad0, grad1, C, VECTOR)
             # The bilinear sample of the four products, and its derivatives.
             above, below = dot00 + (dot01 - dot00) * x, dot10 + (dot11 - dot10) * x
             slope = (dot01 - dot00) * (1 - y) + (dot11 - dot10) * y
+            # Triton stores a vector by a thread an element, which the sums' threads are not: it hands each of the three
+            # over in shared memory, with two barriers. CUDA C++ could store from where they are, and sum the coarse
+            # levels, to whose few cells all programs add, in shared memory first.
             tl.store(grad_weights + sample, above + (below - above) * y, mask=inside)
             tl.store(grad_locations + 2 * sample, slope * attention * w, mask=inside)
             tl.store(grad_locations + 2 * sample + 1, (below - above) * attention * h, mask=inside)
@@ -273,8 +289,10 @@ def _backward_kernel(
 
 
 @_jit
-def _cell(value, grad_value, cells, inside, share, grad, VECTOR: constexpr):
-    """Add the cells' gradients (q, C), share times grad; returns the product (q,) of the cells' values and grad."""
+def _cell(value, grad_value, cells, inside, share, grad0, grad1, C: constexpr, VECTOR: constexpr):
+    """Add the cells' gradients, share times grad; returns the product (q,) of the cells' values and grad."""
+    half0, half1 = _halves(value, cells, inside, C, VECTOR)
     # Relaxed: nothing here reads grad_value. The result goes unused, so that this is a reduction, not an exchange.
-    tl.atomic_add(grad_value + cells, share[:, None] * grad, mask=inside[:, None], sem="relaxed")
-    return tl.sum(_rows(value, cells, inside, VECTOR) * grad, 1)
+    tl.atomic_add(grad_value + cells, share[:, None] * grad0, mask=inside[:, None], sem="relaxed")
+    tl.atomic_add(grad_value + C // 2 + cells, share[:, None] * grad1, mask=inside[:, None], sem="relaxed")
+    return tl.sum(half0 * grad0 + half1 * grad1, 1)
