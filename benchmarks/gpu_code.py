@@ -52,15 +52,17 @@ class Line(NamedTuple):
 def compiled(generation: int | str, dtype: torch.dtype) -> list[tuple[Any, int]]:
     """Each kernel as the package launches it, and the samples that a warp works on."""
     kernels = []
-    run = triton.runtime.JITFunction.run
+    function: Any = triton.runtime.JITFunction
+    target: Any = Target(generation)
+    run = function.run
 
     def compile_only(kernel, grid, warmup, **arguments):
         code = run(kernel, grid=grid, warmup=True, **arguments)
         warps = arguments["num_warps"]
         kernels.append((code, 8 * arguments["ROWS"] * LEVELS * POINTS / warps))
 
-    triton.runtime.JITFunction.run = compile_only
-    triton.runtime.driver.set_active(Target(generation))
+    function.run = compile_only
+    triton.runtime.driver.set_active(target)
     try:
         shapes = [(16, 20), (8, 10), (4, 5), (2, 3)]
         tokens = sum(h * w for h, w in shapes)
@@ -69,7 +71,7 @@ def compiled(generation: int | str, dtype: torch.dtype) -> list[tuple[Any, int]]
         ops_triton.triton_forward(value, shapes, locations, locations[..., 0])
         ops_triton.triton_backward(value.flatten(2), value, shapes, locations, locations[..., 0])
     finally:
-        triton.runtime.JITFunction.run = run
+        function.run = run
     return kernels
 
 
