@@ -277,9 +277,13 @@ def _watch() -> None:
 def _memory() -> IO[bytes] | None:
     """Memory that can be had in common with another process, where the system has such."""
     try:
-        return os.fdopen(os.memfd_create("pixels"), "r+b", buffering=0)
+        memory = os.fdopen(os.memfd_create("pixels"), "r+b", buffering=0)
     except (AttributeError, OSError):
         return None
+    if memory.fileno() > 2:
+        return memory
+    memory.close()  # where this program has a standard stream closed, the child's own would take its place
+    return None
 
 
 def _take() -> _Decoder:

@@ -244,7 +244,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             mean_and_std = None
             if do_normalize:
                 scale = 1 / rescale_factor if do_rescale else 1.0
-                mean_and_std = torch.tensor([image_mean, image_std], device=images[0].device) * scale
+                both = (torch.tensor(values, device=images[0].device) for values in (image_mean, image_std))
+                mean_and_std = torch.stack(torch.broadcast_tensors(*both)) * scale
             pixel_values, pixel_mask = padded(images, pad_size, mean_and_std)
             data: dict[str, Any] = {"pixel_values": pixel_values, "pixel_mask": pixel_mask.long()}
             if return_tensors is None:

@@ -318,6 +318,12 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         """
         self._predictions = torch.compile(self._predictions, *args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # As PyTorch leaves out its own: in a copy it would run this model's weights, and it cannot be pickled.
+        state = super().__getstate__()
+        state.pop("_predictions", None)
+        return state
+
 
 # Whatever is saved carries this code, so that a folder loads where only transformers is installed.
 DeformableDetrRefineModel.register_for_auto_class("AutoModel")

@@ -236,7 +236,11 @@ class _Connection(http.client.HTTPConnection):
     def _reach(self, address: tuple[str, int], timeout: float, source_address: Any = None) -> socket.socket:
         failure: OSError = OSError("the host has no address")
         for family, kind, protocol, _, where in self.deadline.addresses(*address):
-            sock = socket.socket(family, kind, protocol)
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # a family that this system lacks
+                failure = error
+                continue
             try:
                 sock.settimeout(min(timeout, self.deadline.left) or 0.001)
                 self.deadline.watch(sock)

@@ -179,7 +179,11 @@ class _Connection(HTTPConnection):
     def _reach(self) -> socket.socket:
         failure: OSError = OSError("no address")
         for family, address in self._addresses:
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:  # a family that this system lacks
+                failure = error
+                continue
             try:
                 sock.settimeout(self._deadline.left or 0.001)
                 self._deadline.watch(sock)

@@ -155,6 +155,19 @@ def test_many_pixels_are_the_same(sides):
         pixels = pixels[::-1]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors of POSIX")
+def test_a_program_without_a_standard_stream_decodes_too():
+    image_process._end_all()  # that have their streams
+    kept = os.dup(0)
+    os.close(0)
+    try:
+        assert load_image(photo(side=1000)).size == (1000, 1000)
+    finally:
+        image_process._end_all()
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a fork")
 def test_a_forked_process_warns_of_nothing():
     load_image(photo())

@@ -156,7 +156,9 @@ def test_padding_goes_right_and_down_after_normalisation(processor, picture):
     assert torch.equal(batch.pixel_values[0, :, :60], alone)
 
 
-@pytest.mark.parametrize("switches", [{}, {"do_rescale": False}, {"image_mean": 0.5, "image_std": 0.25}], ids=str)
+@pytest.mark.parametrize(
+    "switches", [{}, {"do_rescale": False}, {"image_mean": 0.5, "image_std": 0.25}, {"image_mean": 0.5}], ids=str
+)
 def test_normalising_on_the_canvas_is_transformers_own(processor, picture, switches):
     images = [picture, picture.crop((3, 5, 60, 40))]
     inputs = processor(images, return_tensors="pt", **switches)

@@ -1,5 +1,7 @@
 """torch.compile in training: one graph whatever the images' and batches' sizes, the loss outside, the same numbers."""
 
+import copy
+
 import pytest
 import torch
 from support.small_detector import small_detector
@@ -25,6 +27,17 @@ def batch(height: int, width: int, *boxes: int) -> dict:
     mask[-1, :, width - 16 :] = False
     labels = [{"class_labels": torch.randint(5, (n,)), "boxes": torch.rand(n, 4) * 0.3 + 0.3} for n in boxes]
     return {"pixel_values": torch.randn(len(boxes), 3, height, width), "pixel_mask": mask, "labels": labels}
+
+
+def test_a_copy_has_its_own_weights():
+    model = small_detector().eval()
+    model.compile(backend="eager")
+    copied = copy.deepcopy(model)
+    for parameter in copied.parameters():
+        parameter.data.zero_()
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert copied(pixels).logits.abs().max() == 0 < model(pixels).logits.abs().max()
 
 
 @pytest.mark.slow
