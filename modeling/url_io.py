@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, TypeGuard
 from urllib.parse import quote, urlsplit
@@ -77,6 +77,29 @@ class Deadline:
             if not self.left:
                 raise TimeoutError
             self._sockets.append(sock)
+
+    def connect(self, addresses: Iterable[Any], timeout: float = threading.TIMEOUT_MAX) -> socket.socket:
+        """A watched socket to the first of `addresses` that can be reached, each within `timeout` seconds.
+
+        Raises:
+            OSError: why the last of them cannot.
+        """
+        failure = OSError("the host has no address")
+        for family, kind, protocol, _, where in addresses:
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:  # a family that this system lacks
+                failure = error
+                continue
+            try:
+                sock.settimeout(min(timeout, self.left) or 0.001)
+                self.watch(sock)
+                sock.connect(where)
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise failure
 
     def addresses(self, host: str, port: int) -> list[Any]:
         """Of a host, as `socket.getaddrinfo` gives them; the system's look-up itself knows no limit.
@@ -234,23 +257,9 @@ class _Connection(http.client.HTTPConnection):
         self._create_connection = self._reach  # http.client calls it to connect, to a proxy too
 
     def _reach(self, address: tuple[str, int], timeout: float, source_address: Any = None) -> socket.socket:
-        failure: OSError = OSError("the host has no address")
-        for family, kind, protocol, _, where in self.deadline.addresses(*address):
-            try:
-                sock = socket.socket(family, kind, protocol)
-            except OSError as error:  # a family that this system lacks
-                failure = error
-                continue
-            try:
-                sock.settimeout(min(timeout, self.deadline.left) or 0.001)
-                self.deadline.watch(sock)
-                sock.connect(where)
-                sock.settimeout(timeout)
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-        raise failure
+        sock = self.deadline.connect(self.deadline.addresses(*address), timeout)
+        sock.settimeout(timeout)
+        return sock
 
 
 class _SecuredConnection(_Connection):

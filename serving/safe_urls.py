@@ -6,7 +6,6 @@ has must be public, and the connection goes to the very address that was checked
 
 import contextlib
 import ipaddress
-import socket
 import ssl
 import threading
 from collections.abc import Sequence
@@ -147,7 +146,7 @@ def _body(response: HTTPResponse, where: str, limits: Limits, budget: "_Budget")
 
 
 def _addresses(parts: SplitResult, limits: Limits, deadline: Deadline) -> list[tuple]:
-    """(family, socket address) of every address that the host has, all of them allowed."""
+    """Every address that the host has, as `socket.getaddrinfo` gives them, all of them allowed."""
     port = parts.port if parts.port is not None else {"http": 80, "https": 443}[parts.scheme]
     try:
         # As the system reads names: 127.1, 0x7f000001 and 2130706433 come out as what they are.
@@ -156,7 +155,7 @@ def _addresses(parts: SplitResult, limits: Limits, deadline: Deadline) -> list[t
         raise UrlError(f"{_where(parts.geturl())} cannot be fetched: the host is not known.") from error
     if not limits.private_urls and not all(is_public(address[0]) for *_, address in addresses):
         raise UrlError(f"{_where(parts.geturl())} is not fetched: the host's address is not public.")
-    return [(family, address) for family, *_, address in addresses]
+    return addresses
 
 
 class _Connection(HTTPConnection):
@@ -169,30 +168,12 @@ class _Connection(HTTPConnection):
         self._tls, self._addresses, self._deadline = parts.scheme == "https", addresses, deadline
 
     def connect(self) -> None:
-        self.sock = self._reach()
+        self.sock = self._deadline.connect(self._addresses)
         if self._tls:
             wrapped = _tls_context().wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock = wrapped
             self._deadline.watch(wrapped)
             wrapped.do_handshake()
-
-    def _reach(self) -> socket.socket:
-        failure: OSError = OSError("no address")
-        for family, address in self._addresses:
-            try:
-                sock = socket.socket(family, socket.SOCK_STREAM)
-            except OSError as error:  # a family that this system lacks
-                failure = error
-                continue
-            try:
-                sock.settimeout(self._deadline.left or 0.001)
-                self._deadline.watch(sock)
-                sock.connect(address)
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-        raise failure
 
 
 class _Budget:
