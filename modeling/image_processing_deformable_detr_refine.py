@@ -161,7 +161,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             images: one or a list.
             annotations: per image, COCO's form: `{"image_id": 7, "annotations": [{"bbox": [x, y, w, h] in pixels,
                 "category_id": 0, "iscrowd": 0}]}`; ids are whole numbers, category ids the model's class labels. Crowds
-                and boxes without area are left out, boxes are clipped to the image.
+                and boxes without area are left out, boxes are clipped to the image. `image_id` only names the image and
+                may be left out, unlike in transformers' DETR.
 
         Returns:
             `pixel_values` (B, 3, height, width), `pixel_mask` (B, height, width) with 1 on the image, and with
@@ -170,8 +171,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             `image_id` (1,). All are tensors.
 
         Raises:
-            ValueError: an image is empty or too thin, or its values cannot be grey levels; annotations that do not fit
-                the images or are not of this form, with the place.
+            ValueError: there is no image, or one is empty or too thin, or its values cannot be grey levels; annotations
+                that do not fit the images or are not of this form, with the place.
 
         Example:
             >>> from PIL import Image
@@ -197,6 +198,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         tensors = self._prepare_image_like_inputs(
             images=images, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, device=device
         )
+        if not tensors:
+            raise ValueError("There is no image to prepare: the list of images is empty.")
         labels = None
         if annotations is not None:
             annotations = [annotations] if isinstance(annotations, dict) else annotations

@@ -3,6 +3,7 @@
 Source: _predict_by_feat_single in mmdet/models/dense_heads/detr_head.py.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ def detections(
     """The best (query, class) pairs of each image, best first; the arguments are the image processor's.
 
     Args:
-        logits: (B, Q, K).
+        logits: (B, Q, K); what is no number is no detection. B may be 0.
         boxes: (B, Q, 4), cxcywh normalised by the image itself.
         threshold: keep scores above it.
         target_sizes: (height, width) of each original image; without it, boxes stay in 0..1 of the image.
@@ -29,7 +30,9 @@ def detections(
     logits, boxes = logits.float(), boxes.float()
     if target_sizes is not None and len(target_sizes) != len(logits):
         raise ValueError(f"{len(logits)} images came with {len(target_sizes)} target sizes; give one per image.")
-    scores, best = logits.sigmoid().flatten(1).topk(min(top_k, logits[0].numel()), dim=1)
+    pairs = logits.sigmoid().flatten(1)  # (B, Q * K)
+    pairs = pairs.masked_fill(pairs.isnan(), -math.inf)  # topk takes NaN for the largest
+    scores, best = pairs.topk(min(top_k, pairs.shape[1]), dim=1)
     queries, labels = best // logits.shape[-1], best % logits.shape[-1]
     boxes = cxcywh_to_xyxy(boxes).gather(1, queries.unsqueeze(-1).expand(-1, -1, 4))
     if clip_boxes:

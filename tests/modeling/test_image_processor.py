@@ -302,6 +302,27 @@ def test_target_sizes_have_any_form(processor, sizes):
         assert torch.equal(found["boxes"], other["boxes"])
 
 
+def test_what_is_no_number_takes_no_place(processor):
+    broken = outputs()
+    broken.logits[0, 0] = torch.nan
+    first, _ = processor.post_process_object_detection(broken, 0.0, top_k=1)
+    torch.testing.assert_close(first["scores"], torch.tensor([1.0]).sigmoid())
+    broken.logits[:] = torch.nan
+    assert not any(len(found["scores"]) for found in processor.post_process_object_detection(broken, -1.0))
+
+
+@pytest.mark.parametrize("sizes", [None, [], torch.zeros(0, 2)])
+def test_no_images_have_no_detections(processor, sizes):
+    empty = SimpleNamespace(logits=torch.zeros(0, 3, 2), pred_boxes=torch.zeros(0, 3, 4))
+    assert processor.post_process_object_detection(empty, 0.5, sizes) == []
+
+
+def test_no_image_is_one_sentence(processor):
+    for annotations in (None, []):
+        with pytest.raises(ValueError, match="There is no image to prepare"):
+            processor([], annotations=annotations, return_tensors="pt")
+
+
 def test_target_sizes_must_fit_the_batch(processor):
     with pytest.raises(ValueError, match="2 images came with 1 target sizes"):
         processor.post_process_object_detection(outputs(), 0.5, [(1, 1)])
