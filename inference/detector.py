@@ -169,6 +169,9 @@ class Detector:
             except (OSError, ValueError) as error:
                 failed.append((key, None, DetectionFailure(one_line(error))))
                 continue
+            except MemoryError:  # here; a decoder's own is an error of its image
+                failed.append((key, None, DetectionFailure("There is not enough memory to read the image.")))
+                continue
             try:
                 self.network.processor.resized_shape(image.height, image.width)
             except ValueError as error:

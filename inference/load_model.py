@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 
@@ -144,8 +143,6 @@ def _config(model: str | Path, options: dict[str, Any]) -> DeformableDetrRefineC
         kind = values.get("model_type", "without a name")
         if kind == DeformableDetrRefineConfig.model_type:
             return DeformableDetrRefineConfig.from_dict({name: values[name] for name in values if name in KNOWN})
-    except StrictDataclassError as error:
-        raise CheckpointError(f"{model}: config.json is refused: {_line(error.__cause__ or error)}") from error
     except (*_UNFORESEEN, RecursionError, ValueError) as error:
         raise CheckpointError(f"{model}: config.json is refused: {_line(error)}") from error
     if kind == "deformable_detr":

@@ -4,6 +4,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .setting_checks import bounded_file, check_fields, check_words
@@ -155,7 +156,11 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
                 "This is a model of transformers' own Deformable DETR (model_type deformable_detr): "
                 "`ddetr convert MODEL FOLDER` makes a folder of it that this package loads."
             )
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:  # two lines, with a value of any length
+            reason = str(error.__cause__ or error)
+            raise ValueError(reason if len(reason) <= 300 else f"{reason[:297]}...") from error
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()

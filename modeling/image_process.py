@@ -54,7 +54,7 @@ def decode_apart(content: bytes, name: str, max_pixels: int, patience: Patience 
         patience: is told when this image takes long.
 
     Raises:
-        OSError: no process can be started.
+        OSError: no process can be started, or there is no memory for the pixels.
         ValueError: it is no image, damaged, above the limit, or takes more time or memory than its pixels explain.
     """
     request = {"length": len(content), "name": name, "max_pixels": max_pixels}
@@ -105,8 +105,10 @@ def _ask(
         late = decoder.end() == -getattr(signal, "SIGPROF", 0) or decoder.late
         why = "takes longer to decode than a picture of its size should" if late else "makes its decoder crash"
         raise ValueError(f"{name} {why}: save it anew.") from error
-    except BaseException:
+    except BaseException as error:
         decoder.end()  # in the middle of an answer, as after Ctrl-C
+        if isinstance(error, MemoryError):
+            raise OSError(f"{name} is not decoded, since there is no memory for its pixels: try again.") from error
         raise
     _give_back(decoder)
     if isinstance(answer, str):

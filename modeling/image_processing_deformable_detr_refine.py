@@ -22,7 +22,7 @@ from .image_decoding import to_rgb
 from .image_io import load_image
 from .pixel_values import check_pixels, padded
 from .post_processing import detections
-from .setting_checks import bounded_file, check_own_names, check_processor
+from .setting_checks import bounded_file, check_own_names, check_processor, check_sizes
 from .size_rules import SIZE_RULES, SizeRule, checked_size, size_within
 
 
@@ -78,6 +78,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
     def __init__(self, **kwargs: Unpack[DeformableDetrRefineImageProcessorKwargs]) -> None:
         settings = self.valid_kwargs.__annotations__
         check_own_names(type(self), kwargs, ("model_input_names", *settings))
+        check_sizes(kwargs)
         super().__init__(**kwargs)
         check_processor(self)
         _rule(self.size_rule)
@@ -305,7 +306,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
 
 def _rule(name: str) -> SizeRule:
     if not isinstance(name, str) or name not in SIZE_RULES:
-        raise ValueError(f"size_rule={name!r} is none of {', '.join(SIZE_RULES)}.")
+        raise ValueError(f"size_rule={str(name)[:60]!r} is none of {', '.join(SIZE_RULES)}.")
     return SIZE_RULES[name]
 
 

@@ -5,6 +5,7 @@ preprocessor_config.json ask for must end soon, fit into a machine and stay on i
 """
 
 import inspect
+import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ LONGEST_NAME = 1_000
 # fp32 takes 8 GB of them. The largest detectors of this family, on networks of a billion parameters, have fewer.
 MOST_PARAMETERS = 2_000_000_000
 # timm takes 'hf-hub:...' and 'local-dir:...' too: the network, and any folder of this machine.
-_BACKBONE = re.compile(r"\w+(\.[\w-]+)?", re.ASCII)
+_BACKBONE = re.compile(r"\w{1,100}(\.[\w-]{1,100})?", re.ASCII)
 
 _LAYERS, _HEADS, _POINTS, _WIDTH = (1, 100), (1, 256), (1, 64), (1, 65_536)
 _PROBABILITY, _WEIGHT = (0, 0.999999), (0, 1e6)
@@ -75,17 +76,29 @@ def bounded_file(model: Any, name: str) -> Iterator[None]:
     """Around transformers' reading of a folder's file of settings, which takes any size and depth.
 
     Raises:
-        ValueError: it is too long, nested too deeply, or no object.
+        ValueError: it is too long, nested too deeply, no JSON in UTF-8, or no object.
     """
     file = os.path.join(model, name)
     if os.path.isfile(file) and os.path.getsize(file) > MOST_BYTES:
         raise ValueError(f"{file} has {os.path.getsize(file):,} bytes, which no settings have.")
     try:
+        if os.path.isfile(file):
+            _check_object(file)
         yield
     except RecursionError as error:
         raise ValueError(f"{name} of {model} is nested more deeply than any settings.") from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{name} of {model} holds no object of names and values ({error}).") from error
+
+
+def _check_object(file: str) -> None:
+    with open(file, encoding="utf-8") as opened:
+        try:
+            values = json.load(opened)
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON in UTF-8: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds no object of names and values ({type(values).__name__}).")
 
 
 def check_words(config: Any, words: Mapping[str, Any]) -> None:
@@ -97,6 +110,8 @@ def check_words(config: Any, words: Mapping[str, Any]) -> None:
     for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
         if words.get(name) not in _ATTENTION:
             raise ValueError(f"{name}={_shown(words[name])}, but this model has 'eager' and 'sdpa' only.")
+    if not isinstance(words.get("model_type", ""), str):
+        raise ValueError(f"model_type={_shown(words['model_type'])} must be a name.")
     if words.get("per_layer_config") is not None:
         raise ValueError("per_layer_config is nothing that this model has.")
     if not isinstance(config.label2id, Mapping | None):
@@ -106,7 +121,12 @@ def check_words(config: Any, words: Mapping[str, Any]) -> None:
         named = torch.__dict__.get(value) if isinstance(value, str) else value
         if value is not None and not (isinstance(named, torch.dtype) and named.is_floating_point):
             raise ValueError(f"dtype={_shown(value)} must be a floating type, as 'float32'.")
-    _check_names(config.id2label, words.get("num_labels"))
+    if "num_labels" in words:  # of which transformers makes as many names, beside id2label too
+        number = words["num_labels"]
+        if type(number) is not int or not 1 <= number <= MOST_CLASSES:
+            raise ValueError(f"num_labels={_shown(number)} must be a whole number from 1 to {MOST_CLASSES:,}.")
+    if config.id2label is not None:
+        _check_names(config.id2label)
 
 
 def check_fields(config: Any) -> None:
@@ -153,6 +173,13 @@ def check_own_names(owner: type, words: Iterable[str], fine: Collection[str]) ->
             raise ValueError(f"{_shown(name)} is no setting: {owner.__name__} has another thing of this name.")
 
 
+def check_sizes(words: Mapping[str, Any]) -> None:
+    """Refuse settings that are no sizes at all, before transformers makes sizes of them."""
+    for name in ("size", "pad_size", "crop_size"):
+        if isinstance(value := words.get(name), str) or value == []:
+            raise ValueError(f"{name}={_shown(value)} must give sides by their names.")
+
+
 def check_processor(processor: Any) -> None:
     """Refuse settings of an image processor that are of another type, or out of range.
 
@@ -182,11 +209,7 @@ def check_processor(processor: Any) -> None:
         raise ValueError(f"pad_size={dict(pad)} must have a height and a width from 1 to {LONGEST_SIDE:,}.")
 
 
-def _check_names(id2label: Any, number: Any) -> None:
-    if id2label is None:
-        if number is not None and (type(number) is not int or not 1 <= number <= MOST_CLASSES):
-            raise ValueError(f"num_labels={_shown(number)} must be a whole number from 1 to {MOST_CLASSES:,}.")
-        return
+def _check_names(id2label: Any) -> None:
     if not isinstance(id2label, Mapping) or not 1 <= len(id2label) <= MOST_CLASSES:
         raise ValueError(f"id2label must name 1 to {MOST_CLASSES:,} classes by their numbers.")
     if {str(label) for label in id2label} != {str(label) for label in range(len(id2label))}:
@@ -223,4 +246,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-__all__ = ["LONGEST_SIDE", "bounded_file", "check_fields", "check_own_names", "check_processor", "check_words"]
+__all__ = [
+    "LONGEST_SIDE",
+    "bounded_file",
+    "check_fields",
+    "check_own_names",
+    "check_processor",
+    "check_sizes",
+    "check_words",
+]

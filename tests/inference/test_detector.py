@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deformable_detr_refine import Detections, load_image
+from deformable_detr_refine.inference import detector
 from deformable_detr_refine.inference.detector import Abandoned, DetectionFailure, Detector
 
 
@@ -46,6 +47,18 @@ def test_one_bad_image_stands_in_its_place(ready, photos):
     assert "too thin" in results[4].error and results[4].image_size == (1, 5000)
     assert_close(results[5], ready.detect([photos[1]])[0])
     assert ready.detect([]) == []
+
+
+def test_an_image_for_which_there_is_no_memory_fails_alone(ready, photos, monkeypatch):
+    def little_memory(source, **limits):
+        if source == photos[0]:
+            raise MemoryError
+        return load_image(source, **limits)
+
+    monkeypatch.setattr(detector, "load_image", little_memory)
+    failure, found = ready.detect(photos[:2])
+    assert failure == DetectionFailure("There is not enough memory to read the image.")
+    assert isinstance(found, Detections)
 
 
 def test_pixels_are_limited_before_decoding(saved):

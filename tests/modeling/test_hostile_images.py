@@ -135,6 +135,19 @@ def test_where_no_more_processes_can_be_started_nothing_is_decoded(monkeypatch):
         load_image(photo())
 
 
+def test_without_memory_for_the_pixels_an_image_fails_alone(monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    files = [photo(side=side) for side in (64, 1000)]  # through a pipe, and through memory in common
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "frombytes", no_memory)
+        for file in files:
+            with pytest.raises(OSError, match=r"^The given file is not decoded, since there is no memory for"):
+                load_image(file)
+    assert load_image(files[1]).size == (1000, 1000)
+
+
 def test_sizes_in_the_head_need_no_process(monkeypatch, tmp_path):
     monkeypatch.setattr(image_process, "_take", None)
     turned = Image.Exif()
