@@ -205,8 +205,8 @@ class DetectionTrainer(ResumableTrainer):
         """Adds every loss term by name, the slow parameters' learning rate, images/s and the GPU's memory."""
         if "loss" in logs:
             logs |= self._terms.drain(self.accelerator, self.state.global_step)
-            for group in self.optimizer.param_groups[1:]:
-                logs["learning_rate_slow"] = group["lr"]
+            if len(self.optimizer.param_groups) > 1:  # which have the next step's rates already
+                logs["learning_rate_slow"] = logs["learning_rate"] * self.args.slow_factor
             accelerator = torch.accelerator.current_accelerator(check_available=True)
             if accelerator is not None and accelerator.type != "mps":  # which does not count
                 logs["gpu_memory_gb"] = torch.accelerator.max_memory_allocated() / 2**30

@@ -1,4 +1,4 @@
-"""`<!-- help of the verbs -->` becomes the help of every verb, as `ddetr VERB --help` prints it."""
+"""`<!-- help of the verbs -->` becomes links to all verbs and the help of each, as `ddetr VERB --help` prints it."""
 
 import os
 import subprocess
@@ -13,7 +13,8 @@ def on_page_markdown(markdown, page, config, files):
     if MARK not in markdown:
         return markdown
     sections = [f"## {verb}\n\n```{{ .text .columns }}\n{_help(verb)}```\n" for verb in VERBS]
-    return markdown.replace(MARK, "\n".join(sections))
+    index = " · ".join(f"[{verb}](#{verb})" for verb in VERBS)
+    return markdown.replace(MARK, "\n".join([f"{index}\n", *sections]))
 
 
 def _help(verb: str) -> str:

@@ -217,3 +217,6 @@ def test_the_reference_of_the_command_line_has_every_verb():
     page = hook["on_page_markdown"](hook["MARK"], None, None, None)
     assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(VERBS)
     assert page.count("usage: ddetr ") == len(VERBS)
+    index, *lines = page.splitlines()
+    assert re.findall(r"\(#(\w+)\)", index) == list(VERBS)
+    assert max(map(len, lines)) <= 120  # more would need scrolling sideways

@@ -287,10 +287,12 @@ def test_a_finished_run_goes_on_along_the_longer_schedule(settings_file, tmp_pat
     train([str(settings_file(tmp_path / "out", num_train_epochs=1, **settings))])
     settings["resume_from_checkpoint"] = True
     train([str(settings_file(tmp_path / "out", num_train_epochs=2, **settings))])
-    rates = [line["learning_rate"] for line in history(tmp_path / "out") if "loss" in line]
+    steps = [line for line in history(tmp_path / "out") if "loss" in line]
+    rates = [line["learning_rate"] for line in steps]
     # Three steps of a cosine over three, then the second half of one over six.
     expected = [1.0, 0.75, 0.25, *((1 + math.cos(math.pi * step / 6)) / 2 for step in (3, 4, 5))]
     assert rates == pytest.approx([1e-4 * share for share in expected])
+    assert [line["learning_rate_slow"] for line in steps] == pytest.approx([0.1 * rate for rate in rates])
     train([str(settings_file(tmp_path / "out", num_train_epochs=2, **settings))])
     assert "All 6 steps had been made already" in capsys.readouterr().out
     assert ddetr(["train", str(settings_file(tmp_path / "out", num_train_epochs=1, **settings))]) == 2
