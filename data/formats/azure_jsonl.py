@@ -15,7 +15,7 @@ from deformable_detr_refine.modeling.image_io import image_size, is_url
 from ..defects import ABSENT_IMAGE, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, AnnotationError, DataError, described
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
-from .image_files import ImageFiles, files_in
+from .image_files import ImageFiles, files_in, inside
 from .mltable import MLTABLE, mltable_paths
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
@@ -59,11 +59,12 @@ def find(source: Path) -> dict[str, AzureSplit]:
         split = standard_split(source.stem) or "train"
         return {split: AzureSplit(source.parent, [source])} if _looks_like_azure(source) else {}
     if (source / MLTABLE).is_file():
-        return {"train": AzureSplit(source, _files_of(source / MLTABLE))}  # whatever the user's folder is called
+        # Whatever the user's folder is called.
+        return {"train": AzureSplit(source, _files_of(source / MLTABLE, source))}
     tables = files_in(source, f"*/{MLTABLE}")
     if tables:
-        return by_split((table.parent.name, AzureSplit(table.parent, _files_of(table))) for table in tables)
-    files = [file for file in files_in(source, "*.jsonl") if _looks_like_azure(file)]
+        return by_split((table.parent.name, AzureSplit(table.parent, _files_of(table, source))) for table in tables)
+    files = [inside(source, file) for file in files_in(source, "*.jsonl") if _looks_like_azure(file)]
     if len(files) == 1:
         return {standard_split(files[0].stem) or "train": AzureSplit(source, files)}
     return by_split((file.stem, AzureSplit(source, [file])) for file in files)
@@ -78,7 +79,7 @@ def read(split: str, annotations: AzureSplit, root: Path) -> SplitColumns:
         root: the data folder, below which images lie.
     """
     columns = SplitColumns(split, str(annotations), "xyxy", parts=True)
-    columns.declared = read_labels((annotations.folder,))
+    columns.declared = read_labels((annotations.folder,), root)
     images = _Images(annotations.folder, root)
     for file in annotations.files:
         for line, item in _lines(file):
@@ -223,14 +224,14 @@ def _lines(file: Path) -> Iterator[tuple[int, Any]]:
                 yield number, AnnotationError(file, number, f"this is not valid JSON: {printable(str(error))}")
 
 
-def _files_of(table: Path) -> list[Path]:
-    """The files of JSON lines that an MLTable names."""
-    names = [path.get("file") for path in mltable_paths(table) if isinstance(path, dict)]
+def _files_of(table: Path, root: Path) -> list[Path]:
+    """The files of JSON lines that an MLTable names, all of them below the data folder."""
+    names = [path.get("file") for path in mltable_paths(inside(root, table)) if isinstance(path, dict)]
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{table} names no file of JSON lines (paths: - file: ./NAME.jsonl).")
     files = []
     for name in names:
-        path, _, text = ImageFiles(table.parent, [table.parent]).find(name)
+        path, _, text = ImageFiles(root, [table.parent]).find(name)
         if path is None:
             raise DataError(f"{table}: {text.replace('the image', 'the file')}.")
         files.append(Path(path))

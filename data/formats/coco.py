@@ -13,7 +13,7 @@ from deformable_detr_refine.messages import printable
 from ..defects import DUPLICATE_IMAGE, UNKNOWN_IMAGE, UNREADABLE_ANNOTATION, AnnotationError, DataError, described
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
-from .image_files import ImageFiles, files_in
+from .image_files import ImageFiles, files_in, inside
 from .json_stream import stream_object
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
@@ -32,11 +32,12 @@ def find(source: Path) -> dict[str, Path]:
         return {standard_split(source.stem) or "train": source} if _looks_like_coco(source) else {}
     files = [file for file in files_in(source, f"*/{ROBOFLOW}") if _looks_like_coco(file)]
     if files:
-        return by_split((file.parent.name, file) for file in files)
+        return by_split((file.parent.name, inside(source, file)) for file in files)
     folders = [source / name for name in _ANNOTATION_FOLDERS] + [source]
     files = [file for folder in folders for file in files_in(folder, "*.json") if _looks_like_coco(file)]
     # Beside COCO's boxes lie its captions and key points of the same images.
     files = [file for file in files if file.name.startswith("instances_")] or files
+    files = [inside(source, file) for file in files]
     if len(files) == 1:
         return {standard_split(files[0].stem) or "train": files[0]}
     return by_split((file.stem, file) for file in files)

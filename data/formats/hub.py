@@ -11,7 +11,7 @@ from deformable_detr_refine.modeling.image_io import file_of, image_size, is_url
 from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, UNREADABLE_IMAGE, DataError, described
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, read_label_map, write_label_map
-from .image_files import files_in, leads_out_of, link_text
+from .image_files import files_in, inside, leads_out_of, link_text
 from .new_images import new_data_folder, rows_of
 from .split_columns import SplitColumns
 from .split_names import by_split, standard_split
@@ -29,6 +29,7 @@ _OPTIONAL = (("area", "areas"), ("iscrowd", "is_crowd"), ("id", "ids", "bbox_id"
 _FIELDS = (_BOXES, _CATEGORIES, *_OPTIONAL)
 _FILE_NAMES = ("file_name", "filename", "image_path", "path")
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_TABLES = (".arrow", ".csv", ".json", ".jsonl", ".parquet")
 
 
 def open_hub(source: str) -> "dict[str, datasets.Dataset]":
@@ -69,11 +70,13 @@ def find(source: Path) -> "dict[str, datasets.Dataset]":
             files = [source] if source.suffix == ".parquet" else []
         else:
             if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
+                _refuse_links(source)
                 return from_datasets(datasets.load_from_disk(str(source)))
             if any((folder / name).is_file() for name in _METADATA for folder in (source, *_split_folders(source))):
+                _refuse_links(source)
                 return from_datasets(datasets.load_dataset("imagefolder", data_dir=str(source)))
             files = [file for folder in (source, source / "data") for file in files_in(folder, "*.parquet")]
-            files = files or files_in(source, "*/*.parquet")
+            files = [inside(source, file) for file in files or files_in(source, "*/*.parquet")]
         if not files:
             return {}
         names = dict.fromkeys(_parquet_split(file, source) for file in files)
@@ -194,7 +197,7 @@ def _path_problem(path: str | None, root: Path | None) -> tuple[str, str] | None
         )
         return OUTSIDE_FOLDER, text
     if root is not None and os.path.exists(path) and leads_out_of(root, path):
-        return OUTSIDE_FOLDER, link_text(path)
+        return OUTSIDE_FOLDER, link_text(f"the image {printable(path)}")
     return None if os.path.isfile(path) else (ABSENT_IMAGE, f"there is no image file {printable(path)}")
 
 
@@ -250,7 +253,7 @@ def _name_categories(columns: SplitColumns, feature: Any, root: Path | None) -> 
         columns.category_names = dict(enumerate(category.names))
         columns.declared = LabelMap(tuple(category.names))
         if root is not None and (root / LABEL_MAP).is_file():
-            known = read_label_map(root / LABEL_MAP)
+            known = read_label_map(inside(root, root / LABEL_MAP))
             columns.declared = known if known.names == columns.declared.names else columns.declared
         return
     used = columns.used_keys
@@ -269,6 +272,18 @@ def _column(dataset: "datasets.Dataset", names: tuple[str, ...], what: str, sour
             "data are a column image and a column objects with bbox (x, y, width, height in pixels) and category."
         )
     return name
+
+
+def _refuse_links(source: Path) -> None:
+    """Hold that no link leads out of a folder to what `datasets` would read, images aside, which are looked at later.
+
+    Raises:
+        DataError: one does.
+    """
+    for place, folders, files in os.walk(source):
+        for name in (*folders, *(file for file in files if file.lower().endswith(_TABLES))):
+            if os.path.islink(path := os.path.join(place, name)):
+                inside(source, Path(path))
 
 
 def _split_folders(source: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling.image_io import as_text, is_image_name
 
-from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, described
+from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, DataError, described
 
 _TRIED_NAMES = 100
 
@@ -28,7 +28,7 @@ class ImageFiles:
     def __init__(self, root: Path, folders: Iterable[Path], names: Iterable[str] = ()):
         self._root = os.path.abspath(root)
         self._listings: dict[str, dict[str, bool]] = {}
-        self._leaves: dict[str, bool] = {}
+        self._links = Links(self._root)
         self._stems: dict[str, str] | None = None
         there = [
             folder for folder in dict.fromkeys(os.path.abspath(folder) for folder in folders) if os.path.isdir(folder)
@@ -61,17 +61,12 @@ class ImageFiles:
             return None, OUTSIDE_FOLDER, text
         head, tail = os.path.split(path)
         if tail in (listed := self._listed(head)):
-            if self._leads_out(head) or (listed[tail] and leads_out_of(self._root, path)):
-                return None, OUTSIDE_FOLDER, link_text(name)
+            if self._links.folder_leads_out(head) or (listed[tail] and leads_out_of(self._root, path)):
+                return None, OUTSIDE_FOLDER, link_text(f"the image {printable(name)}")
             return path, "", ""
         if "\\" in name:
             return self._path(folder, name.replace("\\", "/"))
         return None, ABSENT_IMAGE, f"the image {printable(name)} is listed, but not in {head}"
-
-    def _leads_out(self, folder: str) -> bool:
-        if folder not in self._leaves:
-            self._leaves[folder] = leads_out_of(self._root, folder)
-        return self._leaves[folder]
 
     def _listed(self, folder: str) -> dict[str, bool]:
         """Names of the files in a folder, and whether each is a link."""
@@ -82,6 +77,38 @@ class ImageFiles:
             except OSError:
                 self._listings[folder] = {}
         return self._listings[folder]
+
+
+class Links:
+    """Tells which files below a data folder are, by links on their way, files elsewhere; of each folder it asks once.
+
+    Args:
+        root: the data folder.
+    """
+
+    def __init__(self, root: str | Path):
+        self._root = root
+        self._folders: dict[str, bool] = {}
+
+    def leads_out(self, path: str) -> bool:
+        """Of a file."""
+        return self.folder_leads_out(os.path.dirname(path)) or (os.path.islink(path) and leads_out_of(self._root, path))
+
+    def folder_leads_out(self, folder: str) -> bool:
+        if folder not in self._folders:
+            self._folders[folder] = leads_out_of(self._root, folder)
+        return self._folders[folder]
+
+
+def inside(root: str | Path, path: Path) -> Path:
+    """The path, of which all of a data set depends.
+
+    Raises:
+        DataError: links lead from it out of the folder `root`.
+    """
+    if leads_out_of(root, path):
+        raise DataError(f"{link_text(as_text(str(path)))}.")
+    return path
 
 
 def leads_out_of(root: str | Path, path: str | Path) -> bool:
@@ -98,11 +125,11 @@ def leads_out_of(root: str | Path, path: str | Path) -> bool:
     return not any(real.is_relative_to(folder) for folder in own)
 
 
-def link_text(name: str) -> str:
-    """What is wrong with an image that is a link, as the end of a defect."""
+def link_text(what: str) -> str:
+    """What is wrong with a file that is a link, as the end of a sentence."""
     return (
-        f"the image {printable(name)} is a link that leads out of the data folder; if that is meant, set "
-        "DDETR_FOLLOW_LINKS=1, or name the folder that it leads to"
+        f"{what} is a link that leads out of the data folder; if that is meant, set DDETR_FOLLOW_LINKS=1, or name the "
+        "folder that it leads to"
     )
 
 
@@ -174,4 +201,14 @@ def natural_key(path: str | Path) -> list:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
-__all__ = ["ImageFiles", "files_in", "images_below", "natural_key", "not_images"]
+__all__ = [
+    "ImageFiles",
+    "Links",
+    "files_in",
+    "images_below",
+    "inside",
+    "leads_out_of",
+    "link_text",
+    "natural_key",
+    "not_images",
+]

@@ -14,6 +14,7 @@ from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, merge
 from . import azure_jsonl, coco, hub, voc, yolo
 from .foreign import foreign_form
+from .image_files import inside
 from .split_columns import SplitColumns
 from .split_names import standard_split
 
@@ -117,11 +118,11 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
             if splits := module.find(folder):
                 root = Path(os.path.abspath(folder if folder.is_dir() else _root_of(folder)))
                 return str(path), form, partial(_read, module, splits, root), splits
-        inside = [item for item in folder.iterdir() if not item.name.startswith((".", "__"))] if folder.is_dir() else []
-        folders = [item for item in inside if item.is_dir()]
+        items = [item for item in folder.iterdir() if not item.name.startswith((".", "__"))] if folder.is_dir() else []
+        folders = [item for item in items if item.is_dir()]
         if len(folders) != 1:  # an archive often holds one folder with all in it
             break
-        folder = folders[0]
+        folder = inside(path, folders[0])
     if what := foreign_form(path) or foreign_form(folder):
         raise DataError(what)
     raise DataError(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..defects import DataError
 from ..label_map import LabelMap
+from .image_files import inside
 
 LABELS = "labels.txt"  # one class name per line, in the order of the labels; for forms that declare no classes
 
@@ -28,11 +29,16 @@ def read_lines(path: str | Path, of_names: bool = False) -> list[str]:
         raise DataError(f"{path} is not a text of UTF-8: {error}.") from error
 
 
-def read_labels(folders: Iterable[Path]) -> LabelMap | None:
-    """The classes that labels.txt of the first of these folders that has one declares; None when none has."""
+def read_labels(folders: Iterable[Path], root: Path) -> LabelMap | None:
+    """The classes that labels.txt of the first of these folders that has one declares; None when none has.
+
+    Raises:
+        DataError: it cannot be read, or links lead from it out of the folder `root`.
+    """
     path = next((folder / LABELS for folder in folders if (folder / LABELS).is_file()), None)
     if path is None:
         return None
+    inside(root, path)
     try:
         return LabelMap(tuple(line.strip() for line in read_lines(path) if line.strip()))
     except DataError as error:

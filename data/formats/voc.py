@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 
 from deformable_detr_refine.messages import printable
 
-from ..defects import OTHER_NAME, UNREADABLE_ANNOTATION, AnnotationError, DataError
+from ..defects import OTHER_NAME, OUTSIDE_FOLDER, UNREADABLE_ANNOTATION, AnnotationError, DataError
 from ..detection_data import DetectionData
-from .image_files import ImageFiles, files_in
+from .image_files import ImageFiles, Links, files_in, inside, link_text
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import by_split, standard_split
@@ -157,7 +157,7 @@ def read(split: str, annotations: VocSplit, root: Path) -> SplitColumns:
         root: the data folder, below which images lie.
     """
     columns = SplitColumns(split, str(annotations.folder), "xyxy")
-    columns.declared = read_labels((annotations.folder, root))
+    columns.declared = read_labels((annotations.folder, root), root)
     for file, line, stem in annotations.missing:
         text = f"the image {printable(stem)} is listed, but has no annotation"
         columns.add_defect(UNREADABLE_ANNOTATION, line, text, file=str(file), image=stem, loses="image")
@@ -165,8 +165,13 @@ def read(split: str, annotations: VocSplit, root: Path) -> SplitColumns:
     images = ImageFiles(
         root, folders, (f"{file.stem}{end}" for end in (".jpg", ".png") for file in annotations.files[:50])
     )
+    links = Links(root)
     for file in annotations.files:
         name = str(file)
+        if links.leads_out(name):
+            text = link_text(f"the annotation {printable(file.name)}")
+            columns.add_defect(OUTSIDE_FOLDER, 1, text, file=name, image=file.stem, loses="image")
+            continue
         try:
             voc = read_voc_file(file)
         except AnnotationError as error:
@@ -276,7 +281,7 @@ def _by_lists(folder: Path, files: list[Path]) -> dict[str, VocSplit]:
     splits = {}
     for split, path in by_split((path.stem, path) for path in lists).items():
         splits[split] = VocSplit(folder, [])
-        for number, line in enumerate(read_lines(path, of_names=True), 1):
+        for number, line in enumerate(read_lines(inside(folder, path), of_names=True), 1):
             if stem := next((stem for stem in (line.strip(), *line.split()[:1]) if stem in by_stem), None):
                 splits[split].files.append(by_stem[stem])
             elif line.strip():

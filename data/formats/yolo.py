@@ -22,7 +22,7 @@ from ..defects import (
 )
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
-from .image_files import ImageFiles, files_in, images_below, leads_out_of, link_text, not_images
+from .image_files import ImageFiles, Links, files_in, images_below, inside, link_text, not_images
 from .new_images import NewImages, new_data_folder, objects_of, rows_of
 from .split_columns import SplitColumns
 from .split_names import standard_split
@@ -54,14 +54,17 @@ def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
     columns.declared = LabelMap(tuple(annotations.names[number] for number in numbers), numbers)
     columns.category_names.update(annotations.names.items())
     labelled, polygons, doubtful, places = 0, 0, [], {}
-    outside: dict[str, bool] = {}  # of each folder, whether it leads out
+    links = Links(root)
     for name, path in _images(columns, annotations, root):
         labels = labels_path(path)
+        has_labels = os.path.lexists(labels)
+        labelled += has_labels
         places[os.path.dirname(labels)] = os.path.dirname(path)
-        if (folder := places[os.path.dirname(labels)]) not in outside:
-            outside[folder] = leads_out_of(root, folder)
-        if outside[folder] or (os.path.islink(path) and leads_out_of(root, path)):
-            columns.add_defect(OUTSIDE_FOLDER, 1, link_text(name), file=path, image=name, loses="image")
+        what = f"the image {printable(name)}" if links.leads_out(path) else ""
+        if has_labels and not what and links.leads_out(labels):
+            what = f"the file of labels of {printable(name)}"
+        if what:
+            columns.add_defect(OUTSIDE_FOLDER, 1, link_text(what), file=path, image=name, loses="image")
             continue
         try:
             width, height = image_size(path)
@@ -69,9 +72,8 @@ def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
             columns.add_defect(UNREADABLE_IMAGE, 1, str(error).rstrip("."), file=path, image=name, loses="image")
             continue
         image = columns.add_image(name, path, width, height, labels)
-        if not os.path.lexists(labels):
+        if not has_labels:
             continue
-        labelled += 1
         try:
             lines = read_lines(labels)
         except (OSError, ValueError) as error:
@@ -99,7 +101,7 @@ def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
             columns.add_unreadable(image, line, doubt)
         else:
             columns.add_box(image, box, number, line)
-    _note_labels_without_image(columns, annotations, root, places)
+    _note_labels_without_image(columns, annotations, root, places, links)
     if not labelled:
         raise DataError(
             f"{annotations.config}: no image of {split} has a file of labels; YOLO has labels/1.txt for images/1.jpg."
@@ -161,7 +163,7 @@ def labels_path(image: str | Path) -> str:
 
 
 def _note_labels_without_image(
-    columns: SplitColumns, annotations: YoloSplit, root: Path, places: dict[str, str]
+    columns: SplitColumns, annotations: YoloSplit, root: Path, places: dict[str, str], links: Links
 ) -> None:
     """Notes each file of labels that no image goes with.
 
@@ -170,6 +172,7 @@ def _note_labels_without_image(
         annotations: its places.
         root: the data folder.
         places: folders of labels, and the folders of their images.
+        links: out of the data folder, which are not looked into.
     """
     for place in annotations.places:
         if (path := _place(annotations, place, root)) is not None and path.is_dir():
@@ -178,7 +181,7 @@ def _note_labels_without_image(
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 places.setdefault(folder, os.path.join(path, os.path.relpath(folder, top)))
     for folder, of_images in places.items():
-        labels = files_in(Path(folder), "*.txt")
+        labels = [] if links.folder_leads_out(folder) else files_in(Path(folder), "*.txt")
         images = {file.stem for file in files_in(Path(of_images), "*") if is_image_name(file)} if labels else ()
         for file in labels:
             if file.stem not in images and looks_like_labels(file):
@@ -212,7 +215,7 @@ def _images(columns: SplitColumns, annotations: YoloSplit, root: Path) -> Iterat
 def _listed(file: Path, folder: Path, root: Path) -> Iterator[tuple[str, str]]:
     """The images that a text file lists, one path per line."""
     images = ImageFiles(root, [folder])
-    for number, line in enumerate(read_lines(file, of_names=True), 1):
+    for number, line in enumerate(read_lines(inside(root, file), of_names=True), 1):
         if name := line.strip():
             path, _, text = images.find(name)
             if path is None:

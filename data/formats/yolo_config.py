@@ -9,7 +9,7 @@ from deformable_detr_refine.messages import printable
 from deformable_detr_refine.yaml_text import read_yaml
 
 from ..defects import DataError, described
-from .image_files import files_in
+from .image_files import files_in, inside
 from .split_names import standard_split
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
@@ -32,8 +32,8 @@ class YoloSplit:
 
 def find(source: Path) -> dict[str, YoloSplit]:
     """The splits of a data.yaml; none when there is none."""
-    files = [source] if source.is_file() else files_in(source, "*.y*ml")
-    configs = [(file, config) for file in files if (config := _config(file)) is not None]
+    files, folder = ([source], None) if source.is_file() else (files_in(source, "*.y*ml"), source)
+    configs = [(file, config) for file in files if (config := _config(file, folder)) is not None]
     if not configs:
         return {}
     if len(configs) > 1:
@@ -70,18 +70,32 @@ def _root(path: Any, file: Path) -> Path:
     return place if place is not None and place.is_dir() else folder
 
 
-def _config(file: Path) -> dict | None:
-    """The content of a YAML file that has class names and a split; None for others."""
+def _config(file: Path, folder: Path | None) -> dict | None:
+    """The content of a YAML file that has class names and a split; None for others.
+
+    Args:
+        file: the file.
+        folder: the data folder that it was found in; None for one that was named.
+
+    Raises:
+        DataError: it is named like one, and no YAML, or leads out of the folder.
+    """
     if file.suffix.lower() not in (".yaml", ".yml") or file.stat().st_size > _LARGEST_YAML:
         return None
     try:
         config = read_yaml(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         if file.stem in ("data", "dataset"):
-            raise DataError(f"{file} is no YAML: {printable(str(error))}.") from error
+            raise DataError(f"{_inside(folder, file)} is no YAML: {printable(str(error))}.") from error
         return None
-    is_data = isinstance(config, dict) and config.get("names") and any(config.get(key) for key in _SPLITS)
-    return config if is_data else None
+    if not (isinstance(config, dict) and config.get("names") and any(config.get(key) for key in _SPLITS)):
+        return None
+    _inside(folder, file)
+    return config
+
+
+def _inside(folder: Path | None, file: Path) -> Path:
+    return file if folder is None else inside(folder, file)
 
 
 def _names(names: Any, file: Path) -> dict[int, str]:

@@ -9,6 +9,7 @@ from PIL import Image
 from support.data_sets import SPLITS, same_rows, write_coco_set, write_image, write_voc_set
 
 from deformable_detr_refine.data import (
+    DataError,
     load_detection_data,
     write_azure,
     write_coco,
@@ -160,3 +161,57 @@ def test_a_link_that_leads_out_of_the_set_is_not_followed(form, data, tmp_path, 
     assert any("is a link that leads out of the data folder" in defect.text for defect in found.defects)
     monkeypatch.setenv("DDETR_FOLLOW_LINKS", "1")
     assert not load_detection_data(folder).defects
+
+
+ANNOTATIONS = {
+    "coco": ("annotations/instances_train.json", "annotations"),
+    "voc": ("Annotations/a.xml", "Annotations", "ImageSets/Main/train.txt", "labels.txt"),
+    "yolo": ("labels/train/a.txt", "labels", "data.yaml"),
+    "azure": ("train/train.jsonl", "train/MLTable", "train/labels.txt", "train"),
+    "datasets": ("dataset_dict.json", "train/state.json", "train", "label_map.json"),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [(form, name) for form, names in ANNOTATIONS.items() for name in names], ids=str
+)
+def test_annotations_are_read_by_links_within_the_set_only(form, name, data, tmp_path):
+    folder = tmp_path / "set"
+    WRITERS[form](data, folder)
+    file = folder / name
+    file.rename(tmp_path / "private")
+    file.symlink_to(tmp_path / "private")
+    with pytest.raises(
+        DataError, match="is a link that leads out of the data folder; if that is meant, set DDETR_FOLL"
+    ):
+        load_detection_data(folder)
+    (folder / ".kept").mkdir()
+    (tmp_path / "private").rename(folder / ".kept" / "file")
+    for target in (folder / ".kept" / "file", Path(os.path.relpath(folder / ".kept" / "file", file.parent))):
+        file.unlink()
+        file.symlink_to(target)
+        assert not load_detection_data(folder).defects
+
+
+def test_only_what_is_named_may_be_a_link(data, tmp_path):
+    write_coco(data, tmp_path / "private")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "inner").symlink_to(tmp_path / "private")
+    with pytest.raises(DataError, match="set/inner is a link that leads out of the data folder"):
+        load_detection_data(tmp_path / "set")
+    assert not load_detection_data(tmp_path / "set" / "inner").defects
+
+
+def test_a_private_text_is_not_repeated_in_a_message(data, tmp_path):
+    write_yolo(data, tmp_path / "set")
+    config, listed, private = tmp_path / "set" / "data.yaml", tmp_path / "set" / "train.txt", tmp_path / "private"
+    private.write_text("a: b: a password")
+    config.write_text(config.read_text().replace("images/train", "train.txt"))
+    listed.symlink_to(private)
+    with pytest.raises(DataError, match=r"train\.txt is a link that leads out") as of_a_list:
+        load_detection_data(tmp_path / "set")
+    config.unlink()
+    config.symlink_to(private)
+    with pytest.raises(DataError, match=r"data\.yaml is a link that leads out") as of_the_classes:
+        load_detection_data(tmp_path / "set")
+    assert "password" not in f"{of_a_list.value} {of_the_classes.value}"
