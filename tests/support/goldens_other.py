@@ -2,7 +2,7 @@
 
 original: fundamentalvision/Deformable-DETR 11169a6. detrex: e244e6c with detectron2 02b5c4e2. stock: transformers
 5.24.0, with which 4.30.2, 4.40.2 and 4.57.1 agree within 4e-6. All in fp32 on the CPU, with the weights that
-`other_weights` draws. Every variant is there in a tiny size; in the real one those that hold the others' parts.
+`other_weights` draws.
 """
 
 import json
