@@ -1,6 +1,7 @@
 """Kinds of numbers on the command line, for argparse's `type`, and arguments that verbs share."""
 
 import argparse
+from typing import Any
 
 # A parser, or a group of its arguments.
 Arguments = argparse._ActionsContainer
@@ -93,6 +94,21 @@ def point(text: str) -> tuple[float, float]:
     return x, y
 
 
+def grid(text: str) -> tuple[int, int]:
+    """Columns and rows of tiles.
+
+    Example:
+        >>> grid("3x2")
+        (3, 2)
+    """
+    from deformable_detr_refine.inference.tiles import grid_of
+
+    try:
+        return grid_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+
+
 def add_model(
     parser: Arguments, kinds: str = "a model folder, an exported .onnx file or MLflow folder, or a Hub name"
 ) -> None:
@@ -140,6 +156,41 @@ def add_top_k(parser: Arguments) -> None:
     parser.add_argument(
         "--top-k", metavar="K", type=positive_int, help="most boxes an image (default: the model's own number, 100)"
     )
+
+
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """What `tiling_of` makes a `Tiling` of, whose defaults count where nothing is given."""
+    group = parser.add_argument_group("small objects in large images")
+    how = group.add_mutually_exclusive_group()
+    how.add_argument("--tiles", metavar="CxR", type=grid, help="cut every image into C columns and R rows of tiles")
+    how.add_argument("--tile-size", metavar="N", type=positive_int, help="cut every image into tiles of NxN pixels")
+    group.add_argument(
+        "--tile-overlap", metavar="S", type=fraction, help="of neighbours, as a share of a tile's side (default 0.25)"
+    )
+    group.add_argument(
+        "--tile-nms",
+        metavar="IOU",
+        type=fraction,
+        help="overlap above which the worse of two boxes of one class is dropped (default 0.5)",
+    )
+    group.add_argument("--tiles-only", action="store_true", help="do not look at the whole image beside its tiles")
+
+
+def tiling_of(args: argparse.Namespace) -> Any:
+    """The `Tiling` that was asked for, or None.
+
+    Raises:
+        ValueError: what is said of tiles makes none.
+    """
+    given = {"overlap": args.tile_overlap, "nms_threshold": args.tile_nms, "whole": False if args.tiles_only else None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.tiles is None and args.tile_size is None:
+        if given:
+            raise ValueError("There are no tiles: give --tiles COLUMNSxROWS, or --tile-size PIXELS.")
+        return None
+    from deformable_detr_refine.inference.tiles import Tiling
+
+    return Tiling(args.tiles, args.tile_size, **given)
 
 
 def add_json(parser: Arguments, help: str) -> None:

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .arguments import add_batch_size, add_device, add_revision, add_threshold, add_top_k, positive_int
+from .arguments import (
+    add_batch_size,
+    add_device,
+    add_revision,
+    add_threshold,
+    add_tiles,
+    add_top_k,
+    positive_int,
+    tiling_of,
+)
 from .output import make_writable
 
 DESCRIPTION = """\
@@ -61,12 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default="here", help="here: this machine (default); ray: Ray Data")
     add_device(parser)
     add_revision(parser)
+    add_tiles(parser)
     parser.add_argument("--force", action="store_true", help="begin anew, and replace FILE")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.output.is_dir():
         raise ValueError(f"{args.output} is a folder; give the name of the file to write.")
+    tiling = tiling_of(args)
     make_writable(args.output.absolute().parent)
 
     from deformable_detr_refine.machine import choose_device, usable_cores
@@ -107,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             device=args.device,
+            tiling=tiling,
             revision=args.revision,
             error_threshold=args.error_threshold,
             force=args.force,

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_json
+from .arguments import add_json, add_tiles, tiling_of
 from .output import check_results_folder, results_folder
 
 NAMED = {
@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect.add_argument("--split", metavar="NAME", help="only this split: train, validation, test")
     add_json(inspect, "print it as JSON")
     inspect.add_argument("--output", metavar="DIR", type=Path, help="where contact_sheet.jpg and inspection.json go")
+    add_tiles(inspect)
     inspect.set_defaults(action=run_inspect)
 
     convert = _action(actions, "convert", "write a data set in another format", CONVERT)
@@ -116,8 +117,9 @@ def run_inspect(args: argparse.Namespace) -> int:
 
     if args.output is not None:
         check_results_folder(args.output, INSPECTED)
+    tiling = tiling_of(args)
     data = load_detection_data(args.source, split=args.split, defects="skip")
-    inspection = inspect(data, whole=args.split is None, progress=True)
+    inspection = inspect(data, whole=args.split is None, progress=True, tiling=tiling)
     text = json.dumps(inspection.to_dict(), indent=1, ensure_ascii=False)
     if args.output is not None:
         sheet = contact_sheet(data)

@@ -10,7 +10,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import OWN_THRESHOLD, add_batch_size, add_device, add_json, add_revision, add_threshold, add_top_k
+from .arguments import (
+    OWN_THRESHOLD,
+    add_batch_size,
+    add_device,
+    add_json,
+    add_revision,
+    add_threshold,
+    add_tiles,
+    add_top_k,
+    tiling_of,
+)
 from .default_model import model_and_images
 from .images import find_images_and_faults, picture_names
 from .output import check_results_folder, results_folder
@@ -29,6 +39,7 @@ examples:
   ddetr detect detector photo.jpg --output found --draw
   ddetr detect detector photos/ 'more/**/*.png' https://example.org/a.jpg --output found --threshold 0.5
   ddetr detect detector photos/ --output found --json | python -m json.tool
+  ddetr detect detector harbour.tif --output found --tile-size 640 --batch-size 4
 """
 TABLE_ROWS = 20
 # What it writes.
@@ -56,11 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch_size(parser, 1)
     add_device(parser)
     add_revision(parser)
+    add_tiles(parser)
     add_json(parser, "print the content of detections.json instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     check_results_folder(args.output, OWN)
+    tiling = tiling_of(args)
     source, image_words = model_and_images(args.words)
     images, faults, left_out = find_images_and_faults(image_words)
     for text in left_out:
@@ -70,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.inference.detector import DetectionFailure, Detector
     from deformable_detr_refine.modeling.image_io import as_text
 
-    detector = Detector(source, args.device, batch_size=args.batch_size, revision=args.revision)
+    detector = Detector(source, args.device, batch_size=args.batch_size, tiling=tiling, revision=args.revision)
     threshold = detector.network.threshold if args.threshold is None else args.threshold
     records: list[dict[str, Any]] = [{} for _ in images]
     undrawn = 0
@@ -91,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
                         undrawn += 1
                         tqdm.write(f"ddetr detect: the picture of {name} is not written: {error}", file=sys.stderr)
             progress.update()
+        if tiling is not None:
+            tiling.check((record["height"], record["width"]) for record in records if record["height"])
         text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
         (folder / "detections.json").write_text(as_text(text), encoding="utf-8")
 

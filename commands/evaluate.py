@@ -11,7 +11,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .arguments import add_batch_size, add_device, add_json, add_revision, add_threshold, positive_int
+from .arguments import (
+    add_batch_size,
+    add_device,
+    add_json,
+    add_revision,
+    add_threshold,
+    add_tiles,
+    positive_int,
+    tiling_of,
+)
 from .output import check_results_folder, results_folder
 
 DESCRIPTION = """\
@@ -64,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to do with boxes and images that cannot be used: stop (default), or leave them out and say so",
     )
     add_revision(parser)
+    add_tiles(parser)
     add_json(parser, "print the content of metrics.json instead of tables")
 
 
@@ -90,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threshold is not None:
         azure = AzureEvaluation(azure.metrics, azure.iou_threshold, args.threshold)
     check_results_folder(args.output, FILES)
+    tiling = tiling_of(args)
 
     with command_line_words():
         data = load_detection_data(args.data, split=args.split, defects=args.defects)
@@ -100,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     if args.limit and args.limit < len(dataset):
         dataset = dataset.select(range(args.limit))
         tried = {printable(name) for name in dataset["file_name"]}
+    if tiling is not None:
+        tiling.check(zip(dataset["height"], dataset["width"], strict=True))
     model, processor = load_detector(args.model, args.device, args.revision)
     model = model.to(_torch_type(args.dtype, model.device))
     names = LabelMap.from_config(model.config).names
@@ -109,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     with tqdm(total=len(rows), unit="image", disable=None) as progress:
         skip = _tell_and_keep(unusable) if args.defects == "skip" else _refuse
-        images = list(predict(model, processor, rows, args.batch_size, progress.update, unusable=skip))
+        images = list(predict(model, processor, rows, args.batch_size, progress.update, unusable=skip, tiling=tiling))
     seconds = time.monotonic() - started
     if not images:
         raise ValueError(f"None of {len(rows)} images of {args.data} can be read; the first: {unusable[0]}")
@@ -136,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
         "azure_threshold": azure.box_score_threshold,
         "device": str(model.device),
         "dtype": args.dtype,
+        **({"tiling": str(tiling)} if tiling else {}),
         "images_per_second": round(len(images) / seconds, 2),
     }
     metrics = {**coco, "azure": {name: by_azure[name] for name in azure.metrics}, "about": about}

@@ -6,9 +6,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from PIL import Image
+
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.data.samplers import EqualShapeBatches
 from deformable_detr_refine.inference.network import Network
+from deformable_detr_refine.inference.tiles import Tiling, detect_in_tiles
 from deformable_detr_refine.machine import usable_cores
 
 from .evaluated_image import EvaluatedImage, evaluated_image
@@ -25,6 +28,7 @@ def predict(
     workers: int | None = None,
     indices: Iterable[int] | None = None,
     unusable: Callable[[str], Any] | None = None,
+    tiling: Tiling | None = None,
 ) -> Iterator[EvaluatedImage]:
     """Finds the best boxes of every image, whatever their score: as many as the processor says, 100 for COCO's metric.
 
@@ -44,6 +48,7 @@ def predict(
         indices: which rows, all if None. A process of several takes its share: `range(rank, len(dataset), ranks)`.
         unusable: called with the message for an image that cannot be used, which is then left out; without it that is
             an error.
+        tiling: cut images into tiles, of which `batch_size` go through the model together.
 
     Yields:
         `EvaluatedImage`, each image once.
@@ -54,7 +59,8 @@ def predict(
     """
     chosen = list(range(len(dataset)) if indices is None else indices)
     shapes = [_shape(processor, *size) for size in _sizes(dataset, chosen)]
-    batches = ([dataset[chosen[i]] for i in batch] for batch in EqualShapeBatches(shapes, batch_size))
+    order = EqualShapeBatches(shapes, 1 if tiling else batch_size)
+    batches = ([dataset[chosen[i]] for i in batch] for batch in order)
     threads = max(1, min(MOST_WORKERS, usable_cores() - 1)) if workers is None else workers
     network = Network.of(model, processor)
     was_training = model.training
@@ -63,12 +69,12 @@ def predict(
         with ThreadPoolExecutor(max(threads, 1), "decode") as pool:
             # Two images a thread, and at least one batch, are read ahead.
             ahead = -(-2 * threads // batch_size)
-            for batch in _ahead(pool, lambda rows: _Batch.read(processor, rows), batches, ahead):
+            for batch in _ahead(pool, lambda rows: _Batch.read(processor, rows, tiling), batches, ahead):
                 for error in batch.errors:
                     if unusable is None:
                         raise error
                     unusable(str(error))
-                yield from batch.detect(network)
+                yield from batch.detect(network) if tiling is None else batch.in_tiles(network, tiling, batch_size)
                 if progress is not None:
                     progress(len(batch.rows) + len(batch.errors))
     finally:
@@ -81,22 +87,25 @@ class _Batch:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    images: list[Image.Image] = field(default_factory=list)
     inputs: Any = None
 
     @classmethod
-    def read(cls, processor: Any, rows: Sequence[Mapping[str, Any]]) -> "_Batch":
-        batch, images = cls(), []
+    def read(cls, processor: Any, rows: Sequence[Mapping[str, Any]], tiling: Tiling | None) -> "_Batch":
+        """Decodes images, and prepares them whole, or leaves them to be cut."""
+        batch = cls()
         for row in rows:
             try:
                 image = row_image(row)
-                _resized_shape(processor, row)
+                _check_shapes(processor, row, tiling)
             except (OSError, ValueError) as error:
                 batch.errors.append(error)
                 continue
-            images.append(image)
+            batch.images.append(image)
             batch.rows.append({key: value for key, value in row.items() if key != "image"})
-        if images:
-            batch.inputs = processor(images=images, return_tensors="pt")
+        if batch.images and tiling is None:
+            batch.inputs = processor(images=batch.images, return_tensors="pt")
+            batch.images.clear()
         return batch
 
     def detect(self, network: Network) -> Iterator[EvaluatedImage]:
@@ -106,10 +115,21 @@ class _Batch:
         for result, row in zip(results, self.rows, strict=True):
             yield evaluated_image(result, row)
 
+    def in_tiles(self, network: Network, tiling: Tiling, batch_size: int) -> Iterator[EvaluatedImage]:
+        def detect(tiles: Sequence[Image.Image]) -> list[dict[str, Any]]:
+            inputs = network.processor(images=list(tiles), return_tensors="pt")
+            return network.run(inputs, [(tile.height, tile.width) for tile in tiles])[1]
 
-def _resized_shape(processor: Any, row: Mapping[str, Any]) -> tuple[int, int]:
+        for image, row in zip(self.images, self.rows, strict=True):
+            found = detect_in_tiles(image, tiling, detect, network.processor.resized_shape, batch_size)
+            yield evaluated_image(found, row)
+
+
+def _check_shapes(processor: Any, row: Mapping[str, Any], tiling: Tiling | None) -> None:
+    size = (row["height"], row["width"])
     try:
-        return processor.resized_shape(row["height"], row["width"])
+        for shape in {tile.shape for tile in tiling.tiles(*size)} if tiling else {size}:
+            processor.resized_shape(*shape)
     except ValueError as error:
         raise ValueError(f"{row['file_name']}: {error}") from error
 

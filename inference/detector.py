@@ -19,6 +19,7 @@ from .detections import Detections
 from .load_detector import load_detector
 from .network import Network
 from .onnx_detector import load_onnx
+from .tiles import Tiling, detect_in_tiles
 
 BATCH_SIZE = 4
 # That wait for others of their shape: about 300 MB of decoded RGB.
@@ -68,6 +69,7 @@ class Detector:
         threads: cores for one forward pass, in the whole process; PyTorch's own choice if None.
         batch_size: most images at a time.
         max_pixels: width * height above which an image is refused before it is decoded.
+        tiling: cut images into tiles, for objects that are small in them; the boxes of an image are those of all tiles.
         revision: branch, tag or commit on the Hub.
 
     Raises:
@@ -87,6 +89,7 @@ class Detector:
         *,
         batch_size: int = BATCH_SIZE,
         max_pixels: int = MAX_PIXELS,
+        tiling: Tiling | None = None,
         revision: str | None = None,
     ):
         model = inside_mlflow(model)
@@ -97,6 +100,7 @@ class Detector:
         self.threads = threads
         self.batch_size = batch_size
         self.max_pixels = max_pixels
+        self.tiling = tiling
         self._one_at_a_time = threading.Lock()
         self._process: int | None = None
 
@@ -113,7 +117,7 @@ class Detector:
         Args:
             images: PIL images, bytes of image files, paths or URLs. A `DetectionFailure` stays in its place.
             threshold: scores above it are kept.
-            top_k: most boxes an image; as many as the model's image processor says if None.
+            top_k: most boxes an image; as many as the model's image processor says if None, in tiles of each tile.
             wanted: is asked before each batch whether anybody still waits.
 
         Returns:
@@ -143,6 +147,12 @@ class Detector:
         """
         failed: list[tuple[Any, Image.Image | None, Result]] = []
         readable = self._read(images, failed)
+        if self.tiling is not None:
+            for key, image in readable:
+                yield from _taken(failed)
+                yield key, image, self._in_tiles(image, threshold, top_k, self.tiling, wanted)
+            yield from _taken(failed)
+            return
 
         def shape(read: tuple[Any, Image.Image]) -> tuple[int, int]:
             return self.network.processor.resized_shape(read[1].height, read[1].width)
@@ -179,32 +189,56 @@ class Detector:
                 continue
             yield key, image
 
+    def _in_tiles(
+        self,
+        image: Image.Image,
+        threshold: float,
+        top_k: int | None,
+        tiling: Tiling,
+        wanted: Callable[[], bool],
+    ) -> Result:
+        size = (image.height, image.width)
+
+        def detect(tiles: Sequence[Image.Image]) -> list[dict[str, Any]]:
+            return self._run(tiles, threshold, top_k, wanted)
+
+        try:
+            found = detect_in_tiles(image, tiling, detect, self.network.processor.resized_shape, self.batch_size)
+        except ValueError as error:
+            return DetectionFailure(one_line(error), size)
+        return Detections.from_post_process(found, self.network.id2label, size)[:top_k]
+
     def _compute(
         self, images: Sequence[Image.Image], threshold: float, top_k: int | None, wanted: Callable[[], bool]
     ) -> list[Result]:
         """One batch; when the model refuses it, its images are tried one by one."""
         try:
-            with self._one_at_a_time:
-                if not wanted():
-                    raise Abandoned
-                return self._forward(images, threshold, top_k)
+            results = self._run(images, threshold, top_k, wanted)
+            return [
+                Detections.from_post_process(result, self.network.id2label, (image.height, image.width))
+                for result, image in zip(results, images, strict=True)
+            ]
         except ValueError as error:
             if len(images) == 1:
                 return [DetectionFailure(one_line(error), (images[0].height, images[0].width))]
         return [result for image in images for result in self._compute([image], threshold, top_k, wanted)]
 
-    def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int | None) -> list[Result]:
+    def _run(
+        self, images: Sequence[Image.Image], threshold: float, top_k: int | None, wanted: Callable[[], bool]
+    ) -> list[dict[str, Any]]:
+        with self._one_at_a_time:
+            if not wanted():
+                raise Abandoned
+            return self._forward(images, threshold, top_k)
+
+    def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int | None) -> list[dict[str, Any]]:
+        """One pass over images of one resized shape."""
         if self.threads is not None and self._process != os.getpid():
             # Here and not earlier: a process that computed with several threads must not be forked by a server.
             torch.set_num_threads(self.threads)
             self._process = os.getpid()
         inputs = self.network.processor(images=list(images), return_tensors="pt")
-        sizes = [(image.height, image.width) for image in images]
-        _, results = self.network.run(inputs, sizes, threshold, top_k)
-        return [
-            Detections.from_post_process(result, self.network.id2label, size)
-            for result, size in zip(results, sizes, strict=True)
-        ]
+        return self.network.run(inputs, [(image.height, image.width) for image in images], threshold, top_k)[1]
 
 
 def inside_mlflow(model: str | os.PathLike) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainingArguments
 
+from deformable_detr_refine.data.tiled_rows import SHARE
 from deformable_detr_refine.inference.detections import THRESHOLD
+from deformable_detr_refine.inference.tiles import Tiling, grid_of
 
 
 @dataclass
@@ -63,6 +65,19 @@ class DataArguments:
             "[{type: RandomFlip, prob: 0.5}, ...]."
         },
     )
+    tiles: str | None = field(
+        default=None,
+        metadata={"help": "Also train on tiles of the images, COLUMNSxROWS as 3x2, and evaluate with them."},
+    )
+    tile_size: int | None = field(default=None, metadata={"help": "Side of a tile in pixels, instead of tiles."})
+    tile_overlap: float = field(default=Tiling.overlap, metadata={"help": "Of neighbours, as a share of their side."})
+    tile_share: float = field(
+        default=SHARE, metadata={"help": "A tile has the objects whose centre, or this share of their area, is in it."}
+    )
+    tile_nms: float = field(
+        default=Tiling.nms_threshold,
+        metadata={"help": "In evaluations: IoU above which the worse of two boxes of one class is dropped."},
+    )
     vertical_flip: bool = field(default=False, metadata={"help": "Also mirror top and bottom (cells, aerial views)."})
     shortest_edge: int | None = field(
         default=None, metadata={"help": "Images are resized to this shortest edge (default: the model's own, or 800)."}
@@ -70,6 +85,18 @@ class DataArguments:
     longest_edge: int | None = field(
         default=None, metadata={"help": "The longest edge is never longer than this (default 5/3 of the shortest)."}
     )
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How images are cut, or None.
+
+        Raises:
+            ValueError: what is said of tiles makes none.
+        """
+        if self.tiles is None and self.tile_size is None:
+            return None
+        grid = grid_of(self.tiles) if self.tiles else None
+        return Tiling(grid, self.tile_size, self.tile_overlap, nms_threshold=self.tile_nms)
 
 
 @dataclass

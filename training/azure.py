@@ -7,6 +7,7 @@ takes what the component takes: a pipeline job's YAML, of which the `inputs` cou
 metrics and the report go to outputs/, which Azure keeps with the job, the trained detector to `--mlflow_model_folder`.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,9 @@ PARAMETERS: dict[str, tuple[str | None, Any, Callable[[Any], Any]]] = {
     "validation_data": ("validation_data", None, _same),
     "image_min_size": ("shortest_edge", None, int),
     "image_max_size": ("longest_edge", None, int),
+    "tile_grid_size": ("tiles", None, lambda grid: "x".join(re.findall(r"\d+", str(grid)))),
+    "tile_overlap_ratio": ("tile_overlap", None, float),
+    "tile_predictions_nms_thresh": ("tile_nms", None, float),
     "apply_augmentations": ("augmentation", True, lambda value: "light" if _is_on(value) else "none"),
     "number_of_workers": ("dataloader_num_workers", 8, int),
     "number_of_epochs": ("num_train_epochs", 15, int),

@@ -34,6 +34,8 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
             if item.init and (fault := fault_of(item.name, getattr(part, item.name))):
                 raise ValueError(f"{item.name} is {getattr(part, item.name)!r}, {fault}.")
     AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
+    if data.tiling and args.metric_for_best_model in ("loss", "eval_loss"):
+        raise ValueError("metric_for_best_model loss: an evaluation in tiles has none; take AP.")
     check_scaling(args)
     _check_integrations(args)
     _check_optimizer(args)

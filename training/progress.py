@@ -20,9 +20,10 @@ def log_line(logs: dict[str, Any]) -> str | None:
             f"{logs.get('images_per_second', 0):.2f} images/s"
         )
     if "eval_AP" in logs:
+        loss = f"loss {logs['eval_loss']:.3f} " if "eval_loss" in logs else ""  # in tiles there is none
         return (
             f"epoch {logs.get('epoch', 0):7.2f}  AP {logs['eval_AP']:.4f}  AP50 {logs['eval_AP50']:.4f}  "
-            f"AP75 {logs['eval_AP75']:.4f}  loss {logs['eval_loss']:.3f} (validation)"
+            f"AP75 {logs['eval_AP75']:.4f}  {loss}(validation)"
         )
     return None
 

@@ -11,6 +11,7 @@ import transformers
 from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.examples import Examples
+from deformable_detr_refine.data.tiled_rows import TiledRows
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.messages import counted
@@ -65,10 +66,14 @@ def run(settings: Settings) -> dict[str, float]:
         f"Data: {data.source} ({data.format}), {len(data.label_map)} classes; "
         f"{len(run_data.train)} images to train on, {to_evaluate} to evaluate on."
     )
-    check_batches(args, len(run_data.train))
+    rows, tiling = run_data.train, data_args.tiling
+    if tiling is not None:
+        rows = TiledRows(rows, tiling, data_args.tile_share)
+        say(f"With their tiles {counted(len(rows), 'image')} to train on.")
+    check_batches(args, len(rows))
     if run_data.validation is not None:
         check_metric(args, data.label_map.names)
-    examples = Examples(run_data.train, processor, augmentation, args.seed)
+    examples = Examples(rows, processor, augmentation, args.seed)
     validation = Examples(run_data.validation, processor) if run_data.validation is not None else None
     if args.dry_run:
         from .dry_run import dry_run
@@ -76,7 +81,7 @@ def run(settings: Settings) -> dict[str, float]:
         say(dry_run(model, examples, args, output))
         return {}
 
-    trainer = DetectionTrainer(model, args, examples, validation)
+    trainer = DetectionTrainer(model, args, examples, validation, tiling=tiling)
     if "mlflow" in args.integrations and validation is not None:
         trainer.add_callback(MlflowPictures(trainer))
     # Else dropout would draw the same in every process.
@@ -146,6 +151,7 @@ def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, validation
         "azure_threshold": args.box_score_threshold,
         "device": str(args.device),
         "dtype": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+        **({"tiling": str(trainer.tiling)} if trainer.tiling else {}),
     }
     if "box_score_threshold" in args.given or is_useful(images):
         _keep_threshold(output, threshold)

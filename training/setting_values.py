@@ -45,7 +45,7 @@ RANGES = {
         ("weight_decay", "max_grad_norm", "warmup_steps", "eval_delay", "slow_factor", "lr_drop_epochs"), _NOT_NEGATIVE
     ),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), _BELOW_ONE),
-    **dict.fromkeys(("iou_threshold", "box_score_threshold"), _SHARE),
+    **dict.fromkeys(("iou_threshold", "box_score_threshold", "tile_nms", "tile_share"), _SHARE),
     **dict.fromkeys(("seed", "data_seed"), _SEED),
     "dataloader_num_workers": _COUNT_OR_NONE,
     "split_every": Range(lambda value: value >= 2, "a whole number from 2 on"),

@@ -1,6 +1,7 @@
 """transformers' Trainer for a detector: its optimiser, its batches, its loss terms in the log, and COCO's metrics."""
 
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +21,9 @@ from deformable_detr_refine.evaluation.merging import merge_images
 from deformable_detr_refine.evaluation.metrics.azure import METRICS as AZURE_METRICS
 from deformable_detr_refine.evaluation.metrics.azure import AzureEvaluation, azure_metrics
 from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
+from deformable_detr_refine.evaluation.predict import predict
 from deformable_detr_refine.inference.network import Network
+from deformable_detr_refine.inference.tiles import Tiling
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
 
 from .arguments import DetectionTrainingArguments
@@ -43,6 +46,7 @@ class DetectionTrainer(ResumableTrainer):
         model: the detector; its config's `id2label` names the classes.
         args: `DetectionTrainingArguments`.
         train_dataset, eval_dataset: `Examples`, which hold the image processor.
+        tiling: how images are cut in evaluations, which then have no loss.
         kwargs: as of `transformers.Trainer`.
     """
 
@@ -58,6 +62,8 @@ class DetectionTrainer(ResumableTrainer):
         args: DetectionTrainingArguments,
         train_dataset: Examples | None = None,
         eval_dataset: Examples | None = None,
+        *,
+        tiling: Tiling | None = None,
         **kwargs: Any,
     ) -> None:
         examples = train_dataset or eval_dataset
@@ -93,6 +99,7 @@ class DetectionTrainer(ResumableTrainer):
         self.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
         has_bar = not args.disable_tqdm and sys.stderr.isatty()
         self.add_callback(DetectionProgress if has_bar else DetectionLines)
+        self.tiling = tiling
         self.evaluated: list[EvaluatedImage] = []
         self.trained = False
         self._terms = LossTerms()
@@ -227,31 +234,20 @@ class DetectionTrainer(ResumableTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """COCO's metrics and the loss over a data set; detections only are kept. `evaluated` holds the images."""
-        rows = cast("Examples", dataloader.dataset).rows.remove_columns("image")
-        index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
         losses, images = 0.0, []
 
         # Not compiled: it would be a second graph, for the faster forms that inference has already.
         with torch.compiler.set_stance("force_eager"), self.averaged_weights(), self._whole_model() as model:
             model.eval()
-
-            def forward(inputs: dict[str, Any]) -> Any:
-                with self.accelerator.autocast():
-                    return model(**inputs)
-
-            network = Network(forward, self.processing_class, model.config.id2label)
-            for inputs in dataloader:
-                inputs = cast("dict[str, Any]", self._prepare_inputs(inputs))
-                seen = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
-                outputs, results = network.run(inputs, [(row["height"], row["width"]) for row in seen])
-                losses += outputs.loss.item() * len(seen)
-                images += [evaluated_image(result, row) for result, row in zip(results, seen, strict=True)]
+            for found, loss in (self._found if self.tiling is None else self._found_in_tiles)(model, dataloader):
+                losses += loss * len(found)
+                images += found
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         losses = sum(gather_object([losses]))
         self.evaluated = merge_images([gather_object(images)])
         names = [self.model.config.id2label[label] for label in range(self.model.config.num_labels)]
         metrics = coco_metrics(self.evaluated, names)
-        logged = {"loss": losses / max(len(self.evaluated), 1)}
+        logged = {} if self.tiling else {"loss": losses / max(len(self.evaluated), 1)}
         logged |= {name: value for name, value in metrics.items() if name != "per_class"}
         logged |= {f"AP_{name}": values["AP"] for name, values in metrics["per_class"].items()}
         if (asked := (self.args.metric_for_best_model or "").removeprefix("eval_")) in AZURE_METRICS:
@@ -260,3 +256,33 @@ class DetectionTrainer(ResumableTrainer):
         logged = {f"{metric_key_prefix}_{name}": float(value) for name, value in logged.items()}
         # Neither predictions nor labels are kept; the former are declared as never None, though nothing reads them.
         return EvalLoopOutput(None, None, metrics=logged, num_samples=len(self.evaluated))  # pyright: ignore[reportArgumentType]
+
+    def _found(
+        self, model: DeformableDetrRefineForObjectDetection, dataloader: DataLoader
+    ) -> Iterator[tuple[list[EvaluatedImage], float]]:
+        """The images of each batch, and its loss."""
+        rows = cast("Examples", dataloader.dataset).rows.remove_columns("image")
+        index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
+
+        def forward(inputs: dict[str, Any]) -> Any:
+            with self.accelerator.autocast():
+                return model(**inputs)
+
+        network = Network(forward, self.processing_class, model.config.id2label)
+        for inputs in dataloader:
+            inputs = cast("dict[str, Any]", self._prepare_inputs(inputs))
+            seen = [rows[index_of[int(label["image_id"])]] for label in inputs["labels"]]
+            outputs, results = network.run(inputs, [(row["height"], row["width"]) for row in seen])
+            yield [evaluated_image(result, row) for result, row in zip(results, seen, strict=True)], outputs.loss.item()
+
+    def _found_in_tiles(
+        self, model: DeformableDetrRefineForObjectDetection, dataloader: DataLoader
+    ) -> Iterator[tuple[list[EvaluatedImage], float]]:
+        """Each of this process's images by itself; there is no loss."""
+        rows, args = cast("Examples", dataloader.dataset).rows, self.args
+        mine = range(args.process_index, len(rows), args.world_size)
+        with self.accelerator.autocast():
+            for image in predict(
+                model, self.processing_class, rows, args.eval_batch_size, indices=mine, tiling=self.tiling
+            ):
+                yield [image], 0.0

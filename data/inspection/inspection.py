@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.inference.tiles import Tiling
+from deformable_detr_refine.messages import counted, printable
 
 from ..defects import BOX_FORM, Defect, count_defects
 from ..detection_data import DetectionData
+from ..tiled_rows import TileSummary, summarize_tiles
 from .image_checks import LEAK, OTHER_SIZE, check_images, unlisted_images
 from .split_summary import SAME_OBJECT_IOU, SplitSummary, summarize
 from .text import report
@@ -27,6 +29,7 @@ class Inspection:
         splits: a summary of each.
         defects: all that is wrong, in the order found.
         notes: what is not wrong but worth to know, a sentence each.
+        tiles: of each split, where it is to be cut.
     """
 
     source: str
@@ -34,6 +37,7 @@ class Inspection:
     splits: dict[str, SplitSummary]
     defects: tuple[Defect, ...]
     notes: tuple[str, ...]
+    tiles: dict[str, TileSummary] = field(default_factory=dict)
 
     @property
     def lost(self) -> dict[str, int]:
@@ -57,23 +61,38 @@ class Inspection:
             "defect_counts": count_defects(self.defects),
             "defects": [asdict(defect) for defect in self.defects],
             "notes": list(self.notes),
+            **({"tiles": {name: asdict(summary) for name, summary in self.tiles.items()}} if self.tiles else {}),
         }
 
     def __str__(self) -> str:
         return report(f"{self.source} ({self.format})", self.splits, self.notes, self.defects, self.lost)
 
 
-def inspect(data: DetectionData, whole: bool = True, progress: bool = False) -> Inspection:
+def inspect(
+    data: DetectionData, whole: bool = True, progress: bool = False, tiling: Tiling | None = None
+) -> Inspection:
     """Counts what a data set holds, and looks for everything that is wrong; every image is decoded once.
 
     Args:
         data: loaded with defects="skip", so that its defects come along.
         whole: all splits are there; only then an image that no annotation names is told.
         progress: show a bar on a terminal.
+        tiling: also count what tiles make of it.
     """
+    tiles = {name: summarize_tiles(dataset, tiling) for name, dataset in data.splits.items()} if tiling else {}
     splits = {name: summarize(dataset, data.label_map.names) for name, dataset in data.splits.items()}
     defects = (*data.defects, *check_images(data, progress), *(unlisted_images(data) if whole else ()))
-    return Inspection(data.source, data.format, splits, defects, tuple(_notes(splits)))
+    notes = (*_notes(splits), *(_tiles_note(name, summary) for name, summary in tiles.items()))
+    return Inspection(data.source, data.format, splits, defects, notes, tiles)
+
+
+def _tiles_note(split: str, tiles: TileSummary) -> str:
+    note = (
+        f"{printable(split)}: with their tiles {counted(tiles.images, 'image')}, {tiles.images_without_boxes} of them "
+        f"without a box, {counted(tiles.boxes, 'box', 'boxes')}"
+    )
+    alone = f"; {counted(tiles.boxes_in_no_tile, 'object')} in no tile, but in the whole image"
+    return f"{note}{alone if tiles.boxes_in_no_tile else ''}."
 
 
 def _notes(splits: Mapping[str, SplitSummary]) -> list[str]:

@@ -104,6 +104,7 @@ def page_facts(about: Mapping[str, Any]) -> dict[str, str]:
         "Model": about["model"],
         "Weights (sha256)": about["weights_sha256"][:12],
         "Device": f"{about['device']}, {about['dtype']}",
+        "Images": about.get("tiling", ""),
     }
     return {name: value for name, value in facts.items() if value}
 

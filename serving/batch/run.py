@@ -11,6 +11,7 @@ from deformable_detr_refine.data.formats.image_files import not_images
 from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.hub_names import is_hub_name
 from deformable_detr_refine.inference.detector import inside_mlflow
+from deformable_detr_refine.inference.tiles import Tiling
 from deformable_detr_refine.messages import counted
 
 from .input import Shard
@@ -63,6 +64,7 @@ def run_batch(
     batch_size: int = 1,
     workers: int | None = None,
     device: str = "auto",
+    tiling: Tiling | None = None,
     revision: str | None = None,
     error_threshold: int = -1,
     force: bool = False,
@@ -85,6 +87,7 @@ def run_batch(
         batch_size: most images of one shape at a time.
         workers: as the engine counts them.
         device: auto, cpu, cuda, ...
+        tiling: cut images into tiles.
         revision: of a model of the Hub.
         error_threshold: the batch stops when more images than this have failed; -1 lets all of them fail (Azure).
         force: begin anew and replace the output.
@@ -97,8 +100,10 @@ def run_batch(
     """
     started = time.monotonic()
     form, model = format_of(output, form), inside_mlflow(model)
-    settings = BatchSettings(model, form, threshold, top_k, batch_size, device, revision)
+    settings = BatchSettings(model, form, threshold, top_k, batch_size, device, revision, tiling)
     identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
+    if tiling is not None:
+        identity["tiling"] = str(tiling)
     first_error = None
     with Job(output) as job:
         images, size = job.start(source, column, identity, batch_size, force)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+from deformable_detr_refine.inference.tiles import Tiling
 from deformable_detr_refine.modeling.image_io import as_text
 
 from .input import Shard
@@ -22,6 +23,7 @@ class BatchSettings:
         batch_size: most images of one shape at a time.
         device: auto, cpu, cuda, ...
         revision: of a model of the Hub.
+        tiling: cut images into tiles.
     """
 
     model: str
@@ -31,10 +33,18 @@ class BatchSettings:
     batch_size: int = 1
     device: str = "auto"
     revision: str | None = None
+    tiling: Tiling | None = None
 
     def load(self, threads: int | None = None) -> Detector:
         """The detector; `threads` cores for one forward pass."""
-        return Detector(self.model, self.device, threads=threads, batch_size=self.batch_size, revision=self.revision)
+        return Detector(
+            self.model,
+            self.device,
+            threads=threads,
+            batch_size=self.batch_size,
+            tiling=self.tiling,
+            revision=self.revision,
+        )
 
 
 @dataclass(frozen=True)
