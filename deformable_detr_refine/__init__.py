@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
 from .inference.detections import Detections
+from .inference.transformers_models import accelerate_transformers
 from .modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -30,6 +31,7 @@ __all__ = [
     "DeformableDetrRefineModel",
     "DeformableDetrRefinePreTrainedModel",
     "Detections",
+    "accelerate_transformers",
     "deformable_attention",
     "load_image",
     "use_backend",
