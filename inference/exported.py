@@ -21,6 +21,8 @@ def processor_of(facts: dict[str, str]) -> DeformableDetrRefineImageProcessor:
 def names_of(facts: dict[str, str]) -> dict[int, str]:
     """The class names by label."""
     names = {int(label): name for label, name in json.loads(facts["id2label"]).items()}
+    if not names or sorted(names) != list(range(len(names))):
+        raise ValueError("id2label does not number its classes from 0 on")
     if not all(isinstance(name, str) for name in names.values()):
         raise ValueError("id2label has names that are no texts")
     return names

@@ -3,6 +3,10 @@
 import asyncio
 import logging
 import os
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -111,6 +115,52 @@ def test_a_file_that_is_no_picture_is_told_in_its_place(page, uploads):
 
 def test_one_slow_picture_does_not_hold_the_others(page):
     assert all(function.concurrency_limit > 1 for function in page.fns.values())
+
+
+HANGING = """
+import sys, time
+from pathlib import Path
+from threading import Thread
+from deformable_detr_refine.inference.detector import Detector
+from ddetr.main import main
+
+def hang(*_):
+    print("hangs", flush=True)
+    time.sleep(1000)
+
+def visit():
+    import httpx
+    address = f"http://127.0.0.1:{sys.argv[2]}/gradio_api"
+    while True:
+        try:
+            (path,) = httpx.post(f"{address}/upload", files={"files": Path(sys.argv[3]).read_bytes()}).json()
+            break
+        except httpx.ConnectError:
+            time.sleep(0.1)
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    httpx.post(f"{address}/call/look", json={"data": [file, 0.3]})
+
+Detector.detect = hang
+Thread(target=visit, daemon=True).start()
+main(["demo", sys.argv[1], "--port", sys.argv[2]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_also_where_a_picture_hangs(number, tmp_path):
+    model = save_small_detector(tmp_path / "detector")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", HANGING, str(model), str(port), str(photo(tmp_path / "a.png"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert any("hangs" in line for line in process.stdout)
+            process.send_signal(number)
+            process.wait(30)
+        finally:
+            process.kill()
 
 
 def test_the_page_says_what_it_finds_and_begins_with_the_models_threshold(page):

@@ -270,6 +270,55 @@ def test_operator_and_weights_need_not_be_here(written, saved):
     assert str(saved.parent).encode() not in content and b"modeling_deformable_detr_refine.py" not in content
 
 
+WORDS = {"format": "deformable-detr-refine 1", "image_processor": "{}", "id2label": '{"0": "a"}', "config": "{}"}
+DEEP = "[" * 100_000
+# Of each of its words the values that are none.
+DAMAGED = {
+    "format": ["", "deformable-detr-refine 99"],
+    "image_processor": ["", "null", "5", "x", DEEP, '{"size": 1e9}', '{"resample": 99}', '{"__class__": 1}'],
+    "id2label": [
+        "",
+        "null",
+        "[]",
+        "{}",
+        DEEP,
+        '{"0": 5}',
+        '{"a": "b"}',
+        '{"0": "a", "7": "b"}',
+        f'{{"1{"0" * 5000}": "a"}}',
+    ],
+    "config": [
+        "",
+        "null",
+        "[]",
+        DEEP,
+        '{"score_threshold": "x"}',
+        '{"score_threshold": NaN}',
+        '{"score_threshold": [1]}',
+    ],
+}
+
+
+@pytest.mark.parametrize("key", WORDS)
+def test_damaged_words_of_a_file_are_one_sentence(key, tmp_path):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "words", [value], [value])
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    file = tmp_path / "words.onnx"
+
+    def load(words):
+        onnx.helper.set_model_props(model, words)
+        onnx.save(model, file)
+        return load_onnx(file)
+
+    assert load(WORDS).id2label == {0: "a"}
+    for words in ({k: v for k, v in WORDS.items() if k != key}, *({**WORDS, key: text} for text in DAMAGED[key])):
+        told = "does not say which classes" if key == "format" else "what it says of its detector is damaged"
+        with pytest.raises(ValueError, match=f"^{file}:? {told}") as caught:
+            load(words)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize("kind", ["Loop", "Scan", "SequenceMap"])
 def test_a_graph_with_a_loop_is_not_run(kind, tmp_path):
     node = onnx.helper.make_node(kind, [], ["logits"])
