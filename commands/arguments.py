@@ -55,6 +55,22 @@ def _whole_number(text: str, least: int) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    """A time from 0 on.
+
+    Example:
+        >>> seconds("2.5")
+        2.5
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return value
+
+
 def port(text: str) -> int:
     """A port's number.
 

@@ -19,6 +19,8 @@ from .arguments import (
     add_threshold,
     add_tiles,
     add_top_k,
+    positive_int,
+    seconds,
     tiling_of,
 )
 from .default_model import model_and_images
@@ -32,6 +34,11 @@ Boxes are corners in pixels of the original image (turned upright by its EXIF or
 names. What cannot be read (a file that is not there or no image, a URL, an empty folder) is told and has an entry with
 "error"; the others go on, and the exit status is 1. What else a folder holds is counted and told. Bytes of file names
 that are no UTF-8 stand as %E9.
+
+A video (a file, a camera's number, an rtsp or http address) is detected frame by frame; DIR/detections.jsonl has a line
+for each:
+  {"frame", "seconds", "width", "height", "boxes", "scores", "labels"}, with --track also "ids" (-1: not followed yet)
+"frame" counts from 0, "seconds" from the first frame.
 """
 EXAMPLES = """\
 examples:
@@ -40,10 +47,11 @@ examples:
   ddetr detect detector photos/ 'more/**/*.png' https://example.org/a.jpg --output found --threshold 0.5
   ddetr detect detector photos/ --output found --json | python -m json.tool
   ddetr detect detector harbour.tif --output found --tile-size 640 --batch-size 4
+  ddetr detect detector clip.mp4 --output found --draw --track
 """
 TABLE_ROWS = 20
-# What it writes.
-OWN = ("detections.json", "drawn/")
+# What it writes, of images or of a video.
+OWN = ("detections.json", "drawn/", "detections.jsonl", "drawn.mp4")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[MODEL] IMAGE",
         nargs="+",
         help="a model folder (of `ddetr train` or `ddetr convert`), an .onnx file or a Hub name, without which "
-        "the package's own detector of blood cells is taken; then files, folders, glob patterns or URLs",
+        "the package's own detector of blood cells is taken; then files, folders, glob patterns or URLs, or one video",
     )
     parser.add_argument(
         "--output",
@@ -63,11 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_threshold(parser, f"least score, 0..1 ({OWN_THRESHOLD})")
     add_top_k(parser)
-    parser.add_argument("--draw", action="store_true", help="also write pictures with the boxes, DIR/drawn/NAME.jpg")
+    parser.add_argument(
+        "--draw",
+        action="store_true",
+        help="also write pictures with the boxes, DIR/drawn/NAME.jpg, or a video, DIR/drawn.mp4",
+    )
     add_batch_size(parser, 1)
     add_device(parser)
     add_revision(parser)
     add_tiles(parser)
+    video = parser.add_argument_group("videos")
+    video.add_argument("--every", metavar="N", type=positive_int, help="only every N-th frame")
+    video.add_argument("--start", metavar="S", type=seconds, help="seconds to leave out at the beginning")
+    video.add_argument("--end", metavar="S", type=seconds, help="seconds after which nothing is looked at")
+    video.add_argument("--track", action="store_true", help="give the same object the same number in every frame")
     add_json(parser, "print the content of detections.json instead of a table")
 
 
@@ -75,6 +92,18 @@ def run(args: argparse.Namespace) -> int:
     check_results_folder(args.output, OWN)
     tiling = tiling_of(args)
     source, image_words = model_and_images(args.words)
+    from deformable_detr_refine.inference.video import is_video
+
+    if any(map(is_video, image_words)):
+        if len(image_words) > 1:
+            raise ValueError(
+                f"A video is detected by itself: give one video and nothing beside it, not {len(image_words)}."
+            )
+        from .detect_video import run_video
+
+        return run_video(args, source, image_words[0], tiling)
+    if only := [f"--{name}" for name in ("every", "start", "end", "track") if getattr(args, name)]:
+        raise ValueError(f"{only[0]} is for videos.")
     images, faults, left_out = find_images_and_faults(image_words)
     for text in left_out:
         print(f"ddetr detect: {text}.", file=sys.stderr)

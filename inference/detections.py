@@ -30,6 +30,7 @@ class Detections:
         labels: (N,) int64, keys of `id2label`.
         id2label: the name of every label.
         image_size: (height, width) of the original image.
+        ids: (N,) int64, the number of the object that was followed through a video, -1 for none.
 
     Raises:
         ValueError: shapes, ranges or label ids do not fit; the message names the first box at fault.
@@ -50,6 +51,7 @@ class Detections:
     labels: np.ndarray
     id2label: Mapping[int, str]
     image_size: tuple[int, int]
+    ids: np.ndarray | None = None
 
     def __post_init__(self):
         boxes, scores, labels = (to_numpy(value) for value in (self.boxes, self.scores, self.labels))
@@ -58,7 +60,8 @@ class Detections:
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"boxes have shape {boxes.shape}, expected (N, 4).")
         count = len(boxes)
-        for name, value in (("scores", scores), ("labels", labels)):
+        ids = np.full(count, -1) if self.ids is None else to_numpy(self.ids)
+        for name, value in (("scores", scores), ("labels", labels), ("ids", ids)):
             if value.shape != (count,):
                 raise ValueError(f"{name} have shape {value.shape}, expected ({count},) for {count} boxes.")
         if count and not np.issubdtype(labels.dtype, np.integer):
@@ -77,6 +80,10 @@ class Detections:
         for name, value in (("boxes", boxes), ("scores", scores), ("labels", labels)):
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        if self.ids is not None:
+            ids = ids.astype(np.int64)
+            ids.setflags(write=False)
+            object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "id2label", id2label)
         object.__setattr__(self, "image_size", size)
 
@@ -111,7 +118,10 @@ class Detections:
         index = index if isinstance(index, slice) else to_numpy(index)
         if not isinstance(index, slice) and index.size == 0:
             index = index.astype(np.int64)
-        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.id2label, self.image_size)
+        ids = None if self.ids is None else self.ids[index]
+        return Detections(
+            self.boxes[index], self.scores[index], self.labels[index], self.id2label, self.image_size, ids
+        )
 
     def __iter__(self) -> Iterator["Detections"]:
         return (self[i] for i in range(len(self)))
@@ -119,7 +129,7 @@ class Detections:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
             return NotImplemented
-        arrays = ("boxes", "scores", "labels")
+        arrays = ("boxes", "scores", "labels", "ids")
         same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
         return same and self.id2label == other.id2label and self.image_size == other.image_size
 
@@ -203,11 +213,12 @@ class Detections:
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.labels.copy(),
+            tracker_id=None if self.ids is None else self.ids.copy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
     def draw(self, image: Any) -> Image.Image:
-        """Draws the boxes with name and score into a copy of the image (see `draw_boxes`).
+        """Draws the boxes with name, score and number, if they have one, into a copy of the image (see `draw_boxes`).
 
         Args:
             image: the original image, as anything that `load_image` takes.
@@ -229,6 +240,8 @@ class Detections:
                 "give the original, read with load_image (which turns it upright)."
             )
         texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
+        if self.ids is not None:
+            texts = [f"#{i} {text}" if i >= 0 else text for i, text in zip(self.ids, texts, strict=True)]
         return draw_boxes(picture, self.boxes, self.labels, texts, self.scores)
 
 

@@ -3,7 +3,9 @@
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from .load_detector import load_detector
 from .network import Network
 from .onnx_detector import load_onnx
 from .tiles import Tiling, detect_in_tiles
+from .tracking import Tracker
+from .video import Video, VideoFrame, read_ahead
 
 BATCH_SIZE = 4
 # That wait for others of their shape: about 300 MB of decoded RGB.
@@ -166,6 +170,50 @@ class Detector:
             for (key, image), result in zip(batch, results, strict=True):
                 yield key, image, result
         yield from _taken(failed)
+
+    def video(
+        self,
+        source: Video | str | os.PathLike,
+        threshold: float = 0.0,
+        top_k: int | None = None,
+        *,
+        every: int = 1,
+        start: float = 0.0,
+        end: float | None = None,
+        track: bool = False,
+    ) -> Iterator[tuple[VideoFrame, Detections]]:
+        """Detections in a video's frames, in their order; frames are read while the model computes.
+
+        Args:
+            source: a file, the number of a camera, an address, or an open `Video`.
+            threshold: scores above it are kept.
+            top_k: most boxes a frame.
+            every: only every n-th frame.
+            start, end: in seconds.
+            track: give the same object the same number (`Detections.ids`) in every frame.
+
+        Yields:
+            The frame, and what was found in it.
+
+        Raises:
+            ImportError, OSError, ValueError: the video cannot be read, or its frames are too thin for the model.
+
+        Example:
+            for frame, found in detector.video("clip.mp4", threshold=0.5):
+                print(frame.seconds, found.names)
+        """
+        if not isinstance(source, Video):
+            with Video(os.fspath(source)) as video:
+                yield from self.video(video, threshold, top_k, every=every, start=start, end=end, track=track)
+            return
+        tracker = Tracker(source.rate / every, threshold) if track else None
+        with closing(read_ahead(source.frames(every, start, end), 2 * self.batch_size)) as frames:
+            while batch := list(islice(frames, self.batch_size)):
+                found = self.detect([frame.image for frame in batch], threshold, top_k)
+                for frame, result in zip(batch, found, strict=True):
+                    if isinstance(result, DetectionFailure):
+                        raise ValueError(f"{source.name}, frame {frame.number}: {result.error}")
+                    yield frame, tracker.follow(result, frame.seconds) if tracker else result
 
     def _read(
         self, images: Iterable[tuple[Any, Source]], failed: list[tuple[Any, Image.Image | None, Result]]
