@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
-from .linear import Linear
+from .linear import linear
 from .ops import deformable_attention
 from .sampling import sampling
 
@@ -22,10 +22,10 @@ class DeformableAttention(nn.Module):
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
-        self.sampling_offsets = Linear(width, heads * levels * points * 2)
-        self.attention_weights = Linear(width, heads * levels * points)
-        self.value_proj = Linear(width, width)
-        self.output_proj = Linear(width, width)
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
 
     def initial_offsets(self) -> Tensor:
         """(heads * levels * points * 2): a head looks in its own direction, its point p at p + 1 pixels (Chebyshev)."""
@@ -46,14 +46,14 @@ class DeformableAttention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (B, Q, D), sampling locations (B, Q, H, L, P, 2) and attention weights (B, Q, H, L, P)."""
         B, S, D = tokens.shape
-        value = self.value_proj(tokens)
+        value = linear(tokens, self.value_proj)
         if token_mask is not None:
             value = value.masked_fill(~token_mask.unsqueeze(-1), 0)
         locations, weights = sampling(
             x, position, self.sampling_offsets, self.attention_weights, reference_points, spatial_shapes, self.heads
         )
         output = deformable_attention(value.view(B, S, self.heads, D // self.heads), spatial_shapes, locations, weights)
-        return self.output_proj(output), locations, weights
+        return linear(output, self.output_proj), locations, weights
 
 
 class SelfAttention(nn.Module):
@@ -63,16 +63,16 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.config = config  # whose attention implementation may change later
         width, self.heads, self.dropout = config.d_model, config.decoder_attention_heads, config.attention_dropout
-        self.q_proj = Linear(width, width)
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
-        self.out_proj = Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, position: Tensor, return_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """x and position (B, Q, D) -> (B, Q, D) and, when asked, the weights (B, H, Q, Q)."""
         B, Q, D = x.shape
         query, key, value = (
-            proj(source).view(B, Q, self.heads, D // self.heads).transpose(1, 2)
+            linear(source, proj).view(B, Q, self.heads, D // self.heads).transpose(1, 2)
             for proj, source in ((self.q_proj, x + position), (self.k_proj, x + position), (self.v_proj, x))
         )
         dropout = self.dropout if self.training else 0.0
@@ -81,4 +81,4 @@ class SelfAttention(nn.Module):
             output = weights @ value
         else:
             weights, output = None, F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return self.out_proj(output.transpose(1, 2).reshape(B, Q, D)), weights if return_weights else None
+        return linear(output.transpose(1, 2).reshape(B, Q, D), self.out_proj), weights if return_weights else None

@@ -15,7 +15,7 @@ from .fused_passes import (
     fused_residual_norm,
     fused_residual_norm_backward,
 )
-from .linear import Linear, linear_relu, product, worth_onednn
+from .linear import linear, linear_relu, product, worth_onednn
 from .residual_norm import residual_norm
 
 # Tokens whose hidden activations stay in the processor's cache from one product to the next.
@@ -29,20 +29,21 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int, activation_dropout: float, dropout: float) -> None:
         super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
         self.activation_dropout = nn.Dropout(activation_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """x (B, N, D) -> norm(x + what the layers make of x)."""
         modules = self.fc1, self.fc2, self.activation_dropout, self.dropout, norm
-        kinds = Linear, Linear, nn.Dropout, nn.Dropout, nn.LayerNorm
+        kinds = nn.Linear, nn.Linear, nn.Dropout, nn.Dropout, nn.LayerNorm
         if tuple(map(type, modules)) == kinds and worth_onednn(x, self.fc1) and fused_path_applies(x, *modules):
             drops = (Dropout(drop.p, drop.training) for drop in (self.activation_dropout, self.dropout))
             weights = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, norm.weight, norm.bias
             return _FeedForward.apply(x, *weights, norm.eps, *drops, torch.is_grad_enabled())
-        return residual_norm(x, self.fc2(self.activation_dropout(linear_relu(x, self.fc1))), norm, self.dropout)
+        hidden = self.activation_dropout(linear_relu(x, self.fc1))
+        return residual_norm(x, linear(hidden, self.fc2), norm, self.dropout)
 
 
 class _FeedForward(torch.autograd.Function):

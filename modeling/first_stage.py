@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .boxes import inverse_sigmoid
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .heads import BoxHead, FirstStageClassHead
-from .linear import Linear
+from .linear import linear
 from .positions import sine_box_embedding
 from .sparse_gradient import with_sparse_gradient
 
@@ -33,12 +33,12 @@ class FirstStage(nn.Module):
         super().__init__()
         width = config.d_model
         self.num_queries = config.num_queries
-        self.memory_proj = Linear(width, width)
+        self.memory_proj = nn.Linear(width, width)
         self.memory_norm = nn.LayerNorm(width)
         self.class_head = FirstStageClassHead(width, config.num_labels, config.focal_prior)
         self.box_head = BoxHead(width)
         # Half of a token's width for each of a box's four coordinates.
-        self.query_proj = Linear(2 * width, 2 * width)
+        self.query_proj = nn.Linear(2 * width, 2 * width)
         self.query_norm = nn.LayerNorm(2 * width)
 
     def forward(self, tokens: Tensor, proposals: Tensor, token_mask: Tensor | None, keep_all: bool) -> Proposals:
@@ -58,12 +58,12 @@ class FirstStage(nn.Module):
         valid = ((proposals > 0.01) & (proposals < 0.99)).all(-1, keepdim=True)
         if token_mask is not None:
             valid = valid & token_mask.unsqueeze(-1)
-        memory = self.memory_norm(self.memory_proj(tokens.masked_fill(~valid, 0)))
+        memory = self.memory_norm(linear(tokens.masked_fill(~valid, 0), self.memory_proj))
         # An infinite logit stays infinite whatever the head adds: the box of an invalid token is (1, 1, 1, 1).
         anchors = inverse_sigmoid(proposals).masked_fill(~valid, torch.inf).expand(tokens.shape[0], -1, -1)
 
         all_logits = self.class_head(memory) if keep_all else None
-        scores = (self.class_head.foreground(memory) if all_logits is None else all_logits)[..., 0]
+        scores = (linear(memory, self.class_head.foreground) if all_logits is None else all_logits)[..., 0]
         best = scores.topk(self.num_queries, dim=1).indices.unsqueeze(-1)  # (B, Q, 1)
         if keep_all:
             all_boxes = (with_sparse_gradient(self.box_head, memory).to(anchors.dtype) + anchors).sigmoid()
@@ -74,5 +74,5 @@ class FirstStage(nn.Module):
             boxes = (self.box_head(chosen).to(anchors.dtype) + anchors.gather(1, best.expand(-1, -1, 4))).sigmoid()
         boxes = boxes.detach()
         embedding = sine_box_embedding(boxes, tokens.shape[-1] // 2).to(tokens.dtype)  # (B, Q, 2 * D)
-        position, query = self.query_norm(self.query_proj(embedding)).chunk(2, dim=-1)
+        position, query = self.query_norm(linear(embedding, self.query_proj)).chunk(2, dim=-1)
         return Proposals(query, position, boxes, all_logits, all_boxes)

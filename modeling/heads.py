@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .linear import Linear
+from .linear import linear
 
 
-class ClassHead(Linear):
+class ClassHead(nn.Linear):
     """Logits, one a class. A new one gives every class the prior probability, so that the focal loss starts small.
 
     Source: section 4.1 of Focal Loss for Dense Object Detection (arXiv:1708.02002).
@@ -33,8 +33,8 @@ class FirstStageClassHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> all logits (B, S, K), needed by the loss only."""
-        foreground = self.foreground(x)
-        return foreground if self.other_classes is None else torch.cat((foreground, self.other_classes(x)), -1)
+        foreground = linear(x, self.foreground)
+        return foreground if self.other_classes is None else torch.cat((foreground, linear(x, self.other_classes)), -1)
 
 
 class BoxHead(nn.Sequential):
@@ -47,6 +47,12 @@ class BoxHead(nn.Sequential):
 
     def __init__(self, width: int, size_bias: float = 0.0) -> None:
         super().__init__(
-            Linear(width, width), nn.ReLU(), Linear(width, width), nn.ReLU(), Linear(width, 4)
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
         )  # fmt: skip
         self.initial_bias = (0.0, 0.0, size_bias, size_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., 4)."""
+        for layer in self:
+            x = linear(x, layer)
+        return x

@@ -5,7 +5,7 @@ MMDetection 3.1.0 (mmdet/models/detectors/deformable_detr.py), to the fifth digi
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .first_stage import FirstStage, Proposals
 from .heads import ClassHead
 from .initial_weights import initialize, initialize_start
+from .linear import linear
 from .loss import detection_loss
 from .outputs import DeformableDetrRefineModelOutput, DeformableDetrRefineObjectDetectionOutput
 from .positions import (
@@ -76,6 +77,12 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
     def _backbone(self) -> Backbone:
         return next(module for module in self.modules() if isinstance(module, Backbone))
 
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by `torch.jit.script`."""
+        raise NotImplementedError(
+            "TorchScript does not take this model: use torch.compile, or `ddetr export` (ONNX, torch.export)."
+        )
+
     def get_input_embeddings(self) -> None:
         """None: a detector takes pixels, not tokens. FSDP and torchao's quantisation ask."""
 
@@ -121,9 +128,7 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
             return_dict: False gives the output's filled fields as a tuple; None: as the config says.
         """
         if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] (documented, but not in __all__)
-            raise NotImplementedError(
-                "TorchScript does not take this model: use torch.compile, or `ddetr export` (ONNX, torch.export)."
-            )
+            self.__prepare_scriptable__()
         hidden_asked = self._asked("output_hidden_states", output_hidden_states)
         attentions_asked = self._asked("output_attentions", output_attentions)
         pyramid = self._pyramid(pixel_values, pixel_mask)
@@ -307,7 +312,7 @@ class DeformableDetrRefineForObjectDetection(DeformableDetrRefinePreTrainedModel
         hidden = outputs.intermediate_hidden_states if every_layer else outputs.last_hidden_state.unsqueeze(0)
         refines = self.config.with_box_refine
         heads = list(self.class_heads) if refines else [self.class_heads[0]] * self.config.decoder_layers
-        logits = torch.stack([head(x) for head, x in zip(heads[-len(hidden) :], hidden, strict=True)])
+        logits = torch.stack([linear(x, head) for head, x in zip(heads[-len(hidden) :], hidden, strict=True)])
         return outputs, logits
 
     def compile(self, *args: Any, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .fused_passes import SamplingShape, fused_path_applies, fused_sampling, fused_sampling_backward
-from .linear import Linear, product, worth_onednn
+from .linear import linear, product, worth_onednn
 from .positions import level_sizes
 
 # Queries whose offsets and logits stay in the processor's cache.
@@ -32,8 +32,8 @@ def sampling(
     ours = reference.dtype == torch.float32 and not reference.requires_grad
     if (
         ours
-        and type(offsets) is Linear
-        and type(logits) is Linear
+        and type(offsets) is nn.Linear
+        and type(logits) is nn.Linear
         and worth_onednn(x, offsets)
         and fused_path_applies(x, offsets, logits)
     ):
@@ -44,7 +44,7 @@ def sampling(
             x, position, weight, bias, reference.contiguous(), SamplingShape(heads, L, points, pixel)
         )
     query = x + position
-    steps, weights = offsets(query), logits(query)
+    steps, weights = linear(query, offsets), linear(query, logits)
     points = weights.shape[-1] // (heads * L)
     shape = (*x.shape[:2], heads, L, points)
     # Half-precision offsets would move samples by up to a third of a pixel: coordinates are at least fp32.

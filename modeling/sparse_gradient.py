@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .heads import BoxHead
-from .linear import Linear
 from .plain_calls import plain_modules, plain_operations
 
 # Work on each row by itself and draw nothing at random: rows may be computed again, alone.
-_ROW_BY_ROW = {BoxHead, Linear, nn.ReLU}
+_ROW_BY_ROW = {BoxHead, nn.Linear, nn.ReLU}
 
 
 def with_sparse_gradient(head: nn.Module, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torchvision.ops import sigmoid_focal_loss
 from deformable_detr_refine.modeling.focal_loss import focal_loss
 from deformable_detr_refine.modeling.folded_norm import fold_frozen_norms
 from deformable_detr_refine.modeling.heads import BoxHead
-from deformable_detr_refine.modeling.linear import Linear, linear_relu
+from deformable_detr_refine.modeling.linear import linear, linear_relu
 from deformable_detr_refine.modeling.positions import cell_centres, sine_position_embedding, valid_sizes
 from deformable_detr_refine.modeling.sparse_gradient import with_sparse_gradient
 
@@ -70,12 +70,16 @@ def test_a_copy_of_a_folded_network_is_independent():
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "linear_relu"])
 def test_linear_is_nn_linear(relu, tokens):
     torch.manual_seed(0)
-    ours, plain = Linear(24, 40), torch.nn.Linear(24, 40)
-    plain.load_state_dict(ours.state_dict())
+    ours = torch.nn.Linear(24, 40)
+    plain = copy.deepcopy(ours)
     results = []
     for layer in (ours, plain):
         x = torch.randn(2, tokens, 24, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        y = layer(x) if not relu else linear_relu(x, layer)
+        if layer is ours:
+            y = linear_relu(x, layer) if relu else linear(x, layer)
+            assert ("_OneDNN" in type(y.grad_fn).__name__) == (tokens >= 200)
+        else:
+            y = layer(x).relu() if relu else layer(x)
         y.square().sum().backward()
         results.append((y, x.grad, layer.weight.grad, layer.bias.grad))
     for got, expected in zip(*results, strict=True):
@@ -83,9 +87,9 @@ def test_linear_is_nn_linear(relu, tokens):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("forward", [lambda x, layer: layer(x), linear_relu], ids=["linear", "linear_relu"])
+@pytest.mark.parametrize("forward", [linear, linear_relu])
 def test_linear_takes_halves_of_a_tensor(forward):
-    layer, wide = Linear(8, 4), torch.randn(2, 300, 16)
+    layer, wide = torch.nn.Linear(8, 4), torch.randn(2, 300, 16)
     results = []
     for half in (wide.chunk(2, -1)[0], wide.chunk(2, -1)[0].clone()):
         half = half.detach().requires_grad_()
@@ -95,13 +99,13 @@ def test_linear_takes_halves_of_a_tensor(forward):
 
 
 def test_linear_takes_frozen_weights_and_inputs_without_gradient():
-    layer = Linear(8, 4)
+    layer = torch.nn.Linear(8, 4)
     layer.weight.requires_grad_(False)
     x = torch.randn(1, 500, 8)
     linear_relu(x, layer).sum().backward()
     assert layer.weight.grad is None and layer.bias.grad is not None
     layer.requires_grad_(False)
-    assert not layer(x).requires_grad and not linear_relu(x, layer).requires_grad
+    assert not linear(x, layer).requires_grad and not linear_relu(x, layer).requires_grad
 
 
 def test_positions_of_a_whole_level_are_those_of_a_full_mask():

@@ -15,7 +15,6 @@ from deformable_detr_refine.modeling.fused_passes_reference import (
     sampling_reference,
 )
 from deformable_detr_refine.modeling.initial_weights import initialize
-from deformable_detr_refine.modeling.linear import Linear
 from deformable_detr_refine.modeling.residual_norm import residual_norm
 from deformable_detr_refine.modeling.sampling import sampling
 
@@ -175,7 +174,7 @@ def assert_equal(out, expected, leaves, copies, grad):
 def test_sampling_is_its_layers(heads, points, width, shared, sides, monkeypatch):
     torch.manual_seed(0)
     B, Q, shapes = 2, 1100, [(7, 9), (3, 5), (1, 2)]
-    layers = Linear(width, heads * 3 * points * 2), Linear(width, heads * 3 * points)
+    layers = nn.Linear(width, heads * 3 * points * 2), nn.Linear(width, heads * 3 * points)
     x, position = torch.randn(B, Q, width), torch.randn(1 if shared else B, Q, width)
     reference = torch.rand(len(position), Q, 3, sides)
     leaves = [x.requires_grad_(), position.requires_grad_(), *layers[0].parameters(), *layers[1].parameters()]
@@ -197,7 +196,7 @@ def test_sampling_is_its_layers(heads, points, width, shared, sides, monkeypatch
 def test_defaults_of_torch_for_new_tensors_change_nothing():
     """The C code writes to tensors made here: of another type or device they would be too small or elsewhere."""
     torch.manual_seed(0)
-    layers, ffn, norm = (Linear(64, 64), Linear(64, 32)), FeedForward(64, 96, 0.1, 0.1), nn.LayerNorm(64)
+    layers, ffn, norm = (nn.Linear(64, 64), nn.Linear(64, 32)), FeedForward(64, 96, 0.1, 0.1), nn.LayerNorm(64)
     x = torch.randn(1, 600, 64).requires_grad_()
     position, reference = torch.randn(1, 600, 64), torch.rand(1, 600, 1, 4)
 
@@ -220,7 +219,7 @@ def test_defaults_of_torch_for_new_tensors_change_nothing():
 
 
 def test_sampling_of_huge_and_missing_logits():
-    layers = Linear(8, 8), Linear(8, 4)
+    layers = nn.Linear(8, 8), nn.Linear(8, 4)
     for layer in layers:
         nn.init.zeros_(layer.weight)
     layers[1].bias.data = torch.tensor([1000.0, 0.0, -1000.0, 999.0])
