@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .arguments import add_force, add_json, positive_int
+from .arguments import add_force, add_json, add_revision, positive_int
 
 CODE_BASES = ("mmdet", "original", "transformers", "detrex")
 WRITTEN = ("mmdet", "original", "transformers")
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="print the published checkpoints that have a name here")
     parser.add_argument("--from", dest="code_base", choices=CODE_BASES, help="do not look which code base wrote it")
     parser.add_argument("--to", choices=WRITTEN, help="the other way: write a checkpoint of this code base")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a name on the Hub")
+    add_revision(parser)
     parser.add_argument(
         "--config",
         metavar="FILE",

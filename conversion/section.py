@@ -1,10 +1,9 @@
 """One dictionary of a config that was read as plain values, with errors that name the place."""
 
-import reprlib
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described
 
 from .mmdet_config.literals import Unknown
 
@@ -64,7 +63,7 @@ class Section:
         if value is None:
             return None
         if not isinstance(value, (list, tuple)) or len(value) != count or not all(_is_number(n) for n in value):
-            raise CheckpointError(f"{self.where}: {self.path}{key} is {shown(value)}, not {count} numbers.")
+            raise CheckpointError(f"{self.where}: {self.path}{key} is {described(value)}, not {count} numbers.")
         return list(value)
 
     def kind(self, default: str) -> str:
@@ -82,13 +81,15 @@ class Section:
         value = list(value) if isinstance(value, tuple) else value
         if not any(_equal(value, list(one) if isinstance(one, tuple) else one) for one in allowed):
             only = " or ".join(repr(one) for one in allowed)
-            raise CheckpointError(f"{self.where}: {self.path}{key} is {shown(value)}; this package has only {only}.")
+            raise CheckpointError(
+                f"{self.where}: {self.path}{key} is {described(value)}; this package has only {only}."
+            )
 
     def _of_type(self, key: str, types: tuple[type, ...], meaning: str, default: Any = None) -> Any:
         value = self.any(key, default)
         if value is None or (isinstance(value, types) and (types == (bool,) or _is_number(value))):
             return value
-        raise CheckpointError(f"{self.where}: {self.path}{key} is {shown(value)}, not {meaning}.")
+        raise CheckpointError(f"{self.where}: {self.path}{key} is {described(value)}, not {meaning}.")
 
 
 def _equal(value: Any, one: Any) -> bool:
@@ -98,16 +99,9 @@ def _equal(value: Any, one: Any) -> bool:
         return False
 
 
-def shown(value: Any) -> str:
-    """What a message shows of a value of any size and depth."""
-    bounded = reprlib.Repr()
-    bounded.maxstring = 100
-    return printable(bounded.repr(value))
-
-
 def _is_number(value: Any) -> bool:
     # Neither infinite nor NaN, which are below nothing.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
-__all__ = ["Section", "shown"]
+__all__ = ["Section"]

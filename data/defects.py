@@ -1,6 +1,5 @@
 """What can be wrong with a data set: the kinds of defects, and the checks of boxes that find them."""
 
-import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from deformable_detr_refine.messages import counted, printable
 EDGE_TOLERANCE = 0.5  # pixels
 _FARTHEST = 1e9  # pixels; float32 holds it
 SHOWN_DEFECTS = 5
-_BOUNDED = reprlib.Repr()
-_BOUNDED.maxstring = _BOUNDED.maxother = 100
 
 
 class DataError(ValueError):
@@ -207,15 +204,6 @@ def command_line_words() -> Iterator[None]:
         raise DataError(str(error).replace('defects="skip"', "--defects skip")) from error
 
 
-def described(value: object) -> str:
-    """A value out of a data set, fit for a message; however large or nested it is, a bounded part is looked at.
-
-    >>> described([1, "a", None, 4, 5, 6, 7, 8])
-    "[1, 'a', None, 4, 5, 6, ...]"
-    """
-    return printable(_BOUNDED.repr(value))
-
-
 __all__ = [
     "ABSENT_IMAGE",
     "BOX_FORM",
@@ -235,7 +223,6 @@ __all__ = [
     "box_form_notes",
     "command_line_words",
     "count_defects",
-    "described",
     "fault_text",
     "first_of",
     "refuse_losses",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import reprlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from functools import partial
 # Python takes them for unprintable; they are letters' joiners, in Persian and in emoji, and wide blanks.
 _HARMLESS = "\u200c\u200d\u00a0\u3000"
 _MARKUP = str.maketrans("`<>[]", "'()()")
+_BOUNDED = reprlib.Repr()
+_BOUNDED.maxstring = _BOUNDED.maxother = 100
 
 
 def printable(text: str, longest: int = 100) -> str:
@@ -21,6 +24,16 @@ def printable(text: str, longest: int = 100) -> str:
     """
     text = without_controls(text[: longest + 1])
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def described(value: object) -> str:
+    """A value out of a foreign file, fit for a message; however large or nested it is, a bounded part is looked at.
+
+    Example:
+        >>> described([1, "a", None, 4, 5, 6, 7, 8])
+        "[1, 'a', None, 4, 5, 6, ...]"
+    """
+    return printable(_BOUNDED.repr(value))
 
 
 def without_controls(text: str, keep: str = "") -> str:

@@ -101,6 +101,21 @@ class Deadline:
                 failure = error
         raise failure
 
+    def secure(self, sock: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+        """The TLS connection over a watched socket, watched in its place before its handshake.
+
+        Raises:
+            OSError: it fails, or the time came first.
+        """
+        secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        try:
+            self.watch(secured)
+            secured.do_handshake()
+        except OSError:
+            secured.close()
+            raise
+        return secured
+
     def addresses(self, host: str, port: int) -> list[Any]:
         """Of a host, as `socket.getaddrinfo` gives them; the system's look-up itself knows no limit.
 
@@ -270,7 +285,4 @@ class _SecuredConnection(_Connection):
         host = getattr(self, "_tunnel_host", None) or self.host
         context = ssl.create_default_context()
         context.set_alpn_protocols(["http/1.1"])
-        # The handshake comes after the socket is watched, which wrapping takes the place of.
-        self.sock = context.wrap_socket(self.sock, server_hostname=host, do_handshake_on_connect=False)
-        self.deadline.watch(self.sock)
-        self.sock.do_handshake()
+        self.sock = self.deadline.secure(self.sock, context, host)

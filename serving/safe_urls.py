@@ -170,10 +170,7 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         self.sock = self._deadline.connect(self._addresses)
         if self._tls:
-            wrapped = _tls_context().wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-            self.sock = wrapped
-            self._deadline.watch(wrapped)
-            wrapped.do_handshake()
+            self.sock = self._deadline.secure(self.sock, _tls_context(), self.host)
 
 
 class _Budget:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 
 from ..facts import ConfigFacts
-from ..section import Section, shown
+from ..section import Section
 from .yaml_file import look_up
 
 # Their setting, what this package has, and what detrex takes where the config does not say.
@@ -140,7 +140,7 @@ def _dropout(section: Section, notes: list[str]) -> dict[str, float | None]:
 
 def _class(target: Any) -> str:
     """What a message shows of a `_target_`, which is a name unless somebody made it up."""
-    return printable(target) if isinstance(target, str) else shown(target)
+    return printable(target) if isinstance(target, str) else described(target)
 
 
 def _processor(section: Section, config: dict[Any, Any]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 from deformable_detr_refine.modeling.size_rules import checked_size
 
-from ..section import Section, shown
+from ..section import Section
 
 # What stock does in every release, and ours by default does not.
 ALWAYS = {"antialias": True, "clip_boxes": False}
@@ -45,7 +45,7 @@ def processor_settings(values: dict[str, Any], version: str | None, where: str) 
     if pad_size is not None:
         settings["pad_size"] = _sides(pad_size, "pad_size", where)
         if settings["pad_size"].keys() != {"height", "width"}:
-            raise CheckpointError(f"{where}: pad_size is {shown(pad_size)}, not height and width.")
+            raise CheckpointError(f"{where}: pad_size is {described(pad_size)}, not height and width.")
     return settings
 
 
@@ -71,8 +71,8 @@ def _sides(value: Any, key: str, where: str) -> dict[str, int]:
         return dict(checked_size({name: side for name, side in value.items() if side is not None}))
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{where}: {key} is {shown(value)}, not shortest_edge and longest_edge (or one of them), max_height and "
-            "max_width, or height and width, as whole numbers of at least 1."
+            f"{where}: {key} is {described(value)}, not shortest_edge and longest_edge (or one of them), max_height "
+            "and max_width, or height and width, as whole numbers of at least 1."
         ) from error
 
 

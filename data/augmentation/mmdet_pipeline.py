@@ -6,7 +6,8 @@ from typing import Any
 
 from torchvision.transforms import v2
 
-from ..defects import described
+from deformable_detr_refine.messages import described
+
 from .random_transforms import RandomChoiceResize, RandomCrop, RandomResize
 
 CROP_TYPES = ("absolute_range", "absolute", "relative_range", "relative")

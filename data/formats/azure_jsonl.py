@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 from deformable_detr_refine.modeling.image_io import image_size, is_url
 
-from ..defects import ABSENT_IMAGE, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, AnnotationError, DataError, described
+from ..defects import ABSENT_IMAGE, UNREADABLE_ANNOTATION, UNREADABLE_IMAGE, AnnotationError, DataError
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
 from .image_files import ImageFiles, files_in, inside

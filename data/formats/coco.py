@@ -8,9 +8,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 
-from ..defects import DUPLICATE_IMAGE, UNKNOWN_IMAGE, UNREADABLE_ANNOTATION, AnnotationError, DataError, described
+from ..defects import DUPLICATE_IMAGE, UNKNOWN_IMAGE, UNREADABLE_ANNOTATION, AnnotationError, DataError
 from ..detection_data import DetectionData
 from ..label_map import LabelMap
 from .image_files import ImageFiles, files_in, inside

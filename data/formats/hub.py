@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 from deformable_detr_refine.modeling.image_io import file_of, image_size, is_url
 
-from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, UNREADABLE_IMAGE, DataError, described
+from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, UNREADABLE_IMAGE, DataError
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, read_label_map, write_label_map
 from .image_files import files_in, inside, leads_out_of, link_text

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 from deformable_detr_refine.modeling.image_io import as_text, is_image_name
 
-from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, DataError, described
+from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, DataError
 
 _TRIED_NAMES = 100
 

@@ -8,8 +8,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from deformable_detr_refine.hub_names import is_hub_name
+from deformable_detr_refine.messages import described
 
-from ..defects import DataError, described, first_of, refuse_losses
+from ..defects import DataError, first_of, refuse_losses
 from ..detection_data import DetectionData, import_datasets
 from ..label_map import LabelMap, merge
 from . import azure_jsonl, coco, hub, voc, yolo

@@ -3,7 +3,7 @@
 from array import array
 from typing import Any, TypeGuard
 
-from ..defects import described
+from deformable_detr_refine.messages import described
 
 _MOST_PIXELS_A_SIDE = 2**31 - 1
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 from deformable_detr_refine.yaml_text import read_yaml
 
-from ..defects import DataError, described
+from ..defects import DataError
 from .image_files import files_in, inside
 from .split_names import standard_split
 

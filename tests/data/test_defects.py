@@ -9,11 +9,10 @@ from deformable_detr_refine.data.defects import (
     Defect,
     box_faults,
     count_defects,
-    described,
     fault_text,
     refuse_losses,
 )
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import described, printable
 
 NONE, NOT_FINITE, SWAPPED, NO_AREA, OUTSIDE, PARTLY = BoxFault
 
