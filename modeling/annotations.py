@@ -32,7 +32,7 @@ def coco_labels(annotation: Mapping[str, Any], image: Tensor, index: int) -> dic
     objects = [
         _box_and_class(item, f"{where}, object {number}")
         for number, item in enumerate(annotation["annotations"])
-        if not (isinstance(item, Mapping) and item.get("iscrowd", 0))
+        if not _is_crowd(item, f"{where}, object {number}")
     ]
     height, width = image.shape[-2:]
     xywh = torch.tensor([box for box, _ in objects], dtype=torch.float32).reshape(-1, 4)
@@ -59,6 +59,17 @@ def box_labels(boxes: Tensor, classes: Tensor, height: int, width: int) -> dict[
         "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),
         "orig_size": torch.tensor([height, width]),
     }
+
+
+def _is_crowd(item: Any, where: str) -> bool:
+    value = item.get("iscrowd") if isinstance(item, Mapping) else None
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        if number in (None, 0, 1):
+            return bool(number)
+    except (ValueError, RuntimeError):
+        pass  # several numbers
+    raise ValueError(f"{where}: iscrowd is 0 or 1, not {value!r:.200}.")
 
 
 def _box_and_class(item: Any, where: str) -> tuple[list[float], int]:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -203,7 +203,9 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             raise ValueError("There is no image to prepare: the list of images is empty.")
         labels = None
         if annotations is not None:
-            annotations = [annotations] if isinstance(annotations, dict) else annotations
+            annotations = [annotations] if isinstance(annotations, Mapping) else annotations
+            if not isinstance(annotations, Sequence | np.ndarray):
+                raise ValueError(f"annotations are a dict, or a list with one per image, not {annotations!r:.200}.")
             if len(annotations) != len(tensors):
                 raise ValueError(f"{len(tensors)} images came with {len(annotations)} annotations; give one per image.")
             labels = [coco_labels(*pair, index) for index, pair in enumerate(zip(annotations, tensors, strict=True))]

@@ -3,6 +3,7 @@
 Of CSV and JSON lines the position of every eighth row is noted in one pass; Parquet knows its row groups.
 """
 
+import codecs
 import csv
 import json
 from array import array
@@ -86,7 +87,12 @@ def scan(path: Path, column: str | None) -> Table:
         ValueError: it cannot be read, or which column holds the images is not clear.
         ImportError: Parquet cannot be read here.
     """
-    return {".csv": _scan_csv, ".jsonl": _scan_json, ".parquet": _scan_parquet}[path.suffix.lower()](path, column)
+    kind = path.suffix.lower()
+    if kind != ".parquet":
+        with path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise ValueError(f"{path} is written in UTF-16; save it as UTF-8.")
+    return {".csv": _scan_csv, ".jsonl": _scan_json, ".parquet": _scan_parquet}[kind](path, column)
 
 
 def import_parquet() -> Any:
@@ -117,7 +123,7 @@ class _Lines:
 
 def _csv_reader(lines: _Lines) -> Any:
     csv.field_size_limit(_LONGEST_CELL)
-    return csv.reader(iter(lines))
+    return csv.reader(iter(lines), strict=True)  # else a quote that is not closed takes all rows behind it into one
 
 
 def _scan_csv(path: Path, column: str | None) -> Table:
@@ -126,13 +132,15 @@ def _scan_csv(path: Path, column: str | None) -> Table:
         file.seek(_start_of_text(file))
         lines = _Lines(file)
         reader = _csv_reader(lines)
+        begin = 1  # the line at which a row begins
         try:
             cells = next((row for row in reader if row), [])
+            _check_separator(cells, path)
             place = None if column else _image_cell(cells, path.parent)
             if place is None:
                 names = [name.strip() for name in cells]
                 column = _choose(names, column, path)
-                place, position = names.index(column), lines.position
+                place, position, begin = names.index(column), lines.position, reader.line_num + 1
             else:  # no header: the first row holds an image
                 column, position = f"column {place + 1}", _start_of_text(file)
                 file.seek(position)
@@ -143,9 +151,9 @@ def _scan_csv(path: Path, column: str | None) -> Table:
                     if rows % STEP == 0:
                         positions.append(position)
                     rows += 1
-                position = lines.position
+                position, begin = lines.position, reader.line_num + 1
         except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: this is no CSV ({error}).") from error
+            raise ValueError(f"{path}, line {begin}: this is no CSV ({error}).") from error
     return Table(path, column, rows, place, positions=positions)
 
 
@@ -158,7 +166,16 @@ def _image_cell(cells: Sequence[str], folder: Path) -> int | None:
 
 def _is_image(cell: str, folder: Path) -> bool:
     remote = is_url(cell) or cell.startswith("data:image/")
-    return remote or is_image_name(cell) or len(cell) > _LONGEST_NAME or bool(cell and file_of(folder / cell).is_file())
+    like_one = is_image_name(cell) or len(cell) > _LONGEST_NAME or "/" in cell or "\\" in cell
+    return remote or like_one or bool(cell and file_of(folder / cell).is_file())
+
+
+def _check_separator(cells: Sequence[str], path: Path) -> None:
+    """Of a first row of one cell, which may be a name with anything in it, that it is no row of another separator."""
+    cell = cells[0] if len(cells) == 1 else ""
+    other = next((mark for mark in (";", "\t") if mark in cell), None)
+    if other and not is_url(cell) and not cell.startswith("data:") and not file_of(path.parent / cell).is_file():
+        raise ValueError(f"{path}, line 1: the cells stand between {other!r}, not between commas; save it with commas.")
 
 
 def _start_of_text(file: BinaryIO) -> int:

@@ -210,6 +210,27 @@ def test_annotations_become_labels_of_the_image_itself(processor, picture):
 def test_annotations_that_do_not_fit_are_refused(processor, picture):
     with pytest.raises(ValueError, match="2 images came with 1 annotations"):
         processor([picture] * 2, {"image_id": 1, "annotations": []})
+    with pytest.raises(ValueError, match="annotations are a dict, or a list with one per image, not 5"):
+        processor(picture, 5)
+
+
+def test_crowds_may_be_marked_in_any_type(processor, picture):
+    marks = (
+        None,
+        0,
+        False,
+        0.0,
+        np.int64(0),
+        np.bool_(False),
+        torch.tensor(0),
+        1,
+        True,
+        np.uint8(1),
+        torch.tensor([1]),
+    )
+    objects = [{"bbox": [1, 2, 30, 4], "category_id": n, "iscrowd": mark} for n, mark in enumerate(marks)]
+    (labels,) = processor(picture, {"annotations": objects}, return_tensors="pt")["labels"]
+    assert labels["class_labels"].tolist() == [n for n, mark in enumerate(marks) if not mark]
 
 
 @pytest.mark.parametrize(
@@ -231,6 +252,13 @@ def test_annotations_that_do_not_fit_are_refused(processor, picture):
             for label in (None, "3", 2.5, True, float("nan"), [1, 2])
         ],
         ({"annotations": [{"bbox": [1, 2, 3, 4], "category_id": -1}]}, "category_id -1 is negative"),
+        *[
+            (
+                {"annotations": [{"bbox": [1, 2, 3, 4], "category_id": 0, "iscrowd": crowd}]},
+                "object 0: iscrowd is 0 or 1",
+            )
+            for crowd in ("0", "false", 2, float("nan"), [1], np.array([0, 1]))
+        ],
         (
             {"image_id": "a.jpg", "annotations": []},
             r"annotations\[1\]\['image_id'\] must be a whole number, not 'a.jpg'",

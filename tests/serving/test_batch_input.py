@@ -147,6 +147,12 @@ def test_broken_lines_keep_their_place(tmp_path):
         ("t.csv", "a,b\n1,2\n", "has the columns a, b: none of them is named image"),
         ("t.csv", "image\n", "holds no rows"),
         ("t.csv", "", "has no columns"),
+        ("t.csv", 'image\n0.png\n"1.png\n2.png\n', r"t.csv, line 3: this is no CSV \(unexpected end of data\)"),
+        ("t.csv", '"1.png\n2.png\n', r"t.csv, line 1: this is no CSV"),
+        ("t.csv", "id;image\n1;1.png\n", r"the cells stand between ';', not between commas"),
+        ("t.csv", "1\t1.png\n", r"the cells stand between '\\t', not between commas"),
+        ("t.csv", "\ufeffimage\n1.png\n".encode("utf-16-le"), "is written in UTF-16; save it as UTF-8"),
+        ("t.jsonl", '\ufeff{"image": "1.png"}\n'.encode("utf-16-be"), "is written in UTF-16"),
         ("t.parquet", "no parquet", "cannot be read"),
         ("t.txt", "text", "is neither an image nor a table"),
         ("MLTable", "paths:\n  - file: azureml://a/b.jsonl\n", "download it"),
@@ -158,7 +164,7 @@ def test_broken_lines_keep_their_place(tmp_path):
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path, name, text, message):
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises((OSError, ValueError), match=message):
         open_input(name if "://" in name else str(tmp_path / name))
 

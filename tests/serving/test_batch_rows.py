@@ -57,6 +57,7 @@ def write_inputs(folder: Path, images: Path) -> dict[str, tuple[Path, int]]:
         "two columns.csv": write_csv(folder / "two columns.csv", [["7", path] for path in paths], mark="\ufeff"),
         "urls.csv": write_csv(folder / "urls.csv", [[path] for path in reversed(paths)]),
         "base64.csv": write_csv(folder / "base64.csv", [[text] for text in [*content, "", "nonsense", content[0]]]),
+        "absent.csv": write_csv(folder / "absent.csv", [["in/absent"], *([path] for path in paths[1:])]),
         "short.csv": write_csv(
             folder / "short.csv", [["1", path] if i % 2 == 0 else ["1"] for i, path in enumerate(paths)]
         ),
