@@ -44,6 +44,15 @@ SECTIONS = {
     "memory": Section("Memory of training", "detector.py", ("--only", "memory")),
     "limit": Section("The limit", "limit.py", ("--runs", "3")),
     "bfloat16": Section("bfloat16", "variants.py", ("--runs", "3")),
+    "transformers": Section(
+        "transformers' own models on the operator", "transformers_models.py", ("--runs", "3"), slow=True
+    ),
+    "transformers-training": Section(
+        "Training transformers' own models on the operator",
+        "transformers_models.py",
+        ("--work", "training", "--runs", "2", "--only", "deformable_detr", "rt_detr"),
+        slow=True,
+    ),
     "images": Section("Preparing images", "detector.py", ("--only", "images")),
     "loader": Section("Loading training images", "loader.py"),
     "startup": Section("Beginning", "startup.py", ("--runs", "4")),

@@ -207,6 +207,26 @@ print(len(inside), "of", len(as_supervision), "are in the left half")
 sv.LabelAnnotator(text_scale=0.4, text_padding=3).annotate(sv.BoxAnnotator().annotate(image.copy(), inside), inside)
 
 # %% [markdown]
+# ## transformers' own models on the same operator
+#
+# Deformable DETR, Grounding DINO, Mask2Former, RT-DETR and others of transformers compute their attention with
+# `grid_sample`. One line puts them on this package's operator: a call for the whole program, or a `with` block. Here a
+# model with weights drawn at random, so that nothing is downloaded.
+
+# %%
+from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+from deformable_detr_refine import accelerate_transformers
+
+other = DeformableDetrForObjectDetection(DeformableDetrConfig()).eval()
+pixels = inputs["pixel_values"][:1, :, :256, :256]
+with torch.inference_mode():
+    own = other(pixels).logits
+    with accelerate_transformers():
+        ours = other(pixels).logits
+print("the same logits:", torch.allclose(own, ours, atol=1e-5))
+
+# %% [markdown]
 # ## Where to go from here
 #
 # - your own classes: [finetune_fridge_objects.ipynb](finetune_fridge_objects.ipynb)
