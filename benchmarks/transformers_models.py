@@ -63,7 +63,7 @@ class Model:
     def training(self) -> None:
         self.model.train().zero_grad()
         outputs = [tensor for tensor in self.model(**self.inputs).values() if isinstance(tensor, Tensor)]
-        sum(tensor.sum() for tensor in outputs if tensor.requires_grad).backward()
+        torch.stack([tensor.sum() for tensor in outputs if tensor.requires_grad]).sum().backward()
 
 
 def candidates(work: Callable[[], object]) -> tuple[dict[str, Callable[[], None]], dict[str, list[float]]]:
