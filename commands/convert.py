@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw-weights", action="store_true", help="of averaged weights (EMA), take the raw ones")
     parser.add_argument("--num-queries", metavar="N", type=positive_int, help="if no config tells")
     parser.add_argument("--num-heads", metavar="N", type=positive_int, help="attention heads, if no config tells")
-    parser.add_argument("--two-stage", action=argparse.BooleanOptionalAction, help="hold that it is, or is not")
+    parser.add_argument("--two-stage", action=argparse.BooleanOptionalAction, help="say that it is, or is not")
     parser.add_argument(
         "--box-refine", action=argparse.BooleanOptionalAction, help="refine or plain, if no config tells"
     )

@@ -24,7 +24,7 @@ _OTHER_FILES = (
 
 
 def check_new_folder(path: Path, force: bool) -> None:
-    """Hold, before any work, that a folder may be written at this path.
+    """Check, before any work, that a folder may be written at this path.
 
     Raises:
         CheckpointError: something is there already. With `force`, only if it is more than an earlier model folder.
@@ -45,7 +45,7 @@ def check_new_folder(path: Path, force: bool) -> None:
 
 
 def check_new_file(path: Path, force: bool) -> None:
-    """Hold, before any work, that a file may be written at this path.
+    """Check, before any work, that a file may be written at this path.
 
     Raises:
         CheckpointError: something is there already; with `force`, only if it is a folder.
@@ -63,7 +63,7 @@ def new_path(path: Path) -> Iterator[Path]:
     When the block fails, nothing of it stays on disk, neither folders above it that had to be made.
     """
     path = Path(os.path.abspath(path))
-    made = next((parent for parent in reversed(path.parents) if not parent.exists()), None)
+    first_new = next((parent for parent in reversed(path.parents) if not parent.exists()), None)
     path.parent.mkdir(parents=True, exist_ok=True)
     start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # file systems count bytes
     temporary = path.parent / f".{start}-{secrets.token_hex(4)}"
@@ -72,8 +72,8 @@ def new_path(path: Path) -> Iterator[Path]:
         _put(temporary, path)
     except BaseException:
         _remove(temporary)
-        if made is not None:
-            _remove_empty(path.parent, made)
+        if first_new is not None:
+            _remove_empty(path.parent, first_new)
         raise
 
 

@@ -192,7 +192,7 @@ def write(notebook: nbformat.NotebookNode, file: Path) -> None:
 
 
 def check_same_cells(notebook: nbformat.NotebookNode, file: Path) -> None:
-    """Holds that an .ipynb has the cells of its .pct.py.
+    """Checks that an .ipynb has the cells of its .pct.py.
 
     Raises:
         FileNotFoundError: it was not made.

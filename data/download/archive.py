@@ -52,7 +52,7 @@ def files_of(archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
 
 
 def unpack(archive: zipfile.ZipFile, targets: Mapping[Path, zipfile.ZipInfo]) -> None:
-    """Writes entries of a checked archive to new files; zipfile holds that each has its stated length and CRC."""
+    """Writes entries of a checked archive to new files; zipfile checks that each has its stated length and CRC."""
     for target, info in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(info) as source, target.open("wb") as file:

@@ -275,7 +275,7 @@ def _column(dataset: "datasets.Dataset", names: tuple[str, ...], what: str, sour
 
 
 def _refuse_links(source: Path) -> None:
-    """Hold that no link leads out of a folder to what `datasets` would read, images aside, which are looked at later.
+    """Check that no link leads out of a folder to what `datasets` would read, images aside, which are looked at later.
 
     Raises:
         DataError: one does.

@@ -21,7 +21,7 @@ DRAIN_SECONDS = 90
 
 
 def check_port(host: str, port: int) -> None:
-    """Hold, before any work, that a server may listen there.
+    """Check, before any work, that a server may listen there.
 
     Raises:
         OSError: another one does, or the address is not this machine's.

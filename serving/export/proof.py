@@ -78,7 +78,7 @@ class Samples:
     _rows: Sequence[Any] | None = field(default=None, init=False, repr=False)
 
     def check(self, model: Network) -> None:
-        """Before the work: reads the images and holds that they have two shapes after resizing; opens the data set.
+        """Before the work: reads the images and checks that they have two shapes after resizing; opens the data set.
 
         Raises:
             OSError, ValueError: an image or the data set cannot be read, or all images have one shape.

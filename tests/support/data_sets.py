@@ -106,7 +106,7 @@ def write_voc_set(folder: Path, files: dict[str, list], annotations="Annotations
 
 
 def same_rows(one, other, absolute: float = 0, without: tuple[str, ...] = ()) -> None:
-    """Holds that two splits hold the same, columns of `without` aside, boxes up to some pixels."""
+    """Checks that two splits hold the same, columns of `without` aside, boxes up to some pixels."""
     assert one.features == other.features
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
