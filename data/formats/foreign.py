@@ -1,8 +1,10 @@
 """Data sets of forms that are not read: named as what they are, with what to export instead."""
 
+import json
 import re
 from pathlib import Path
 
+from deformable_detr_refine.messages import printable
 from deformable_detr_refine.modeling.image_io import as_text
 
 from .image_files import files_in
@@ -65,6 +67,8 @@ _NO_YAML = "YOLO's labels without their data.yaml: write one with `train:` (the 
 def foreign_form(source: Path) -> str | None:
     """A sentence that says what a file or a folder holds, where that is a form that is known but not read.
 
+    Also of a JSON file given by name that is none.
+
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -79,6 +83,11 @@ def foreign_form(source: Path) -> str | None:
     for file in files:
         if what := _form_of(file):
             return f"{as_text(str(file))} is {what}."
+    if source.suffix.lower() == ".json" and source.is_file() and source.stat().st_size <= _HEAD:
+        try:
+            json.loads(source.read_bytes())
+        except (ValueError, RecursionError) as error:
+            return f"{as_text(str(source))} is no valid JSON: {printable(str(error))}."
     labels = [
         file for file in files if file.suffix.lower() == ".txt" and file.stat().st_size and looks_like_labels(file)
     ]

@@ -57,3 +57,10 @@ def test_one_file_of_pascal_voc_asks_for_its_folder(tmp_path):
     (tmp_path / "1.xml").write_text("<annotation></annotation>")
     with pytest.raises(DataError, match=r"1.xml is one file of Pascal VOC: give its folder"):
         load_detection_data(tmp_path / "1.xml")
+
+
+@pytest.mark.parametrize("content", [b"{bad", b"", b"[1, 2", b"\xff\xfe{", b"[" * 30_000])
+def test_broken_json_is_named_as_such(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.json is no valid JSON: "):
+        load_detection_data(tmp_path / "a.json")
