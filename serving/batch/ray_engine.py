@@ -31,6 +31,8 @@ def run_on_ray(settings: BatchSettings, shards: Iterable[Shard], workers: int | 
         ValueError: Ray is not installed, or the model cannot be loaded or the input read on a worker.
     """
     ray = import_ray()
+    # Its colours would come out as \x1b[33m, as whatever reaches a terminal here.
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if not ray.is_initialized():
         # RAY_ADDRESS names a cluster; without it one is started on this machine.
         ray.init(log_to_driver=False, include_dashboard=False, **_here())
