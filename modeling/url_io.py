@@ -191,6 +191,8 @@ def open_url(
             reason = f"no answer for {silence:g} seconds"
         elif isinstance(reason, http.client.IncompleteRead):
             reason = "the connection ended early"
+        elif isinstance(reason, http.client.HTTPException) and not isinstance(reason, http.client.InvalidURL | OSError):
+            reason = "the server does not answer in HTTP"  # of which the error would repeat a line
         raise OSError(f"{url} cannot be read: {reason}.") from error
 
 

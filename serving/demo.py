@@ -135,7 +135,7 @@ def class_table(detections: Detections) -> list[list[Any]]:
     """
     rows: dict[str, list[Any]] = {}
     for name, score in zip(detections.names, detections.scores.tolist(), strict=True):
-        row = rows.setdefault(name, [printable(name), 0, 0.0])
+        row = rows.setdefault(name, [printable(name, 40), 0, 0.0])
         row[1] += 1
         row[2] = max(row[2], round(score, 3))
     return sorted(rows.values(), key=lambda row: (-row[1], -row[2]))

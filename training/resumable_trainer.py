@@ -104,7 +104,8 @@ class ResumableTrainer(Trainer):
         for callback in (*self.callback_handler.callbacks, self.control):
             if isinstance(callback, ExportableState):
                 known.setdefault(type(callback).__name__, callback.state())
-        return begun
+        # After the last of --max_steps transformers would make one more, in the epoch that it is in.
+        return (args[2], 0) if self.state.global_step >= self.state.max_steps else begun
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.messages import described, printable
+from deformable_detr_refine.messages import described, one_line, printable
 from deformable_detr_refine.yaml_text import read_yaml
 
 from ..defects import DataError
@@ -86,7 +86,7 @@ def _config(file: Path, folder: Path | None) -> dict | None:
         config = read_yaml(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         if file.stem in ("data", "dataset"):
-            raise DataError(f"{_inside(folder, file)} is no YAML: {printable(str(error))}.") from error
+            raise DataError(f"{_inside(folder, file)} is no YAML: {printable(one_line(error), 200)}.") from error
         return None
     if not (isinstance(config, dict) and config.get("names") and any(config.get(key) for key in _SPLITS)):
         return None

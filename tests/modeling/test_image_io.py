@@ -273,6 +273,7 @@ def test_missing_files_folders_and_other_objects(tmp_path):
         ("/drip", {"timeout": 0.5}, r"not finished within 0\.5 seconds"),
         ("/short", {}, "the connection ended after 9 of 1000 bytes"),
         ("/short-chunk", {}, "the connection ended early"),
+        ("/no-http", {}, r"cannot be read: the server does not answer in HTTP\.$"),
         ("/page", {}, "not an image of a known format"),
         ("/to-file", {}, "'file:///etc/hostname' is not allowed"),
         ("/to-ftp", {}, "redirects to ftp, only http and https"),

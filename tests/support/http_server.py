@@ -15,7 +15,8 @@ def serving(
     cut: dict[str, int] | None = None,
     seen: list[tuple[str, str]] | None = None,
 ) -> Iterator[str]:
-    """Serves `files` (path -> content), gives the address. '/drip' drips bytes, '/short...' break off.
+    """Serves `files` (path -> content), gives the address. '/drip' drips bytes, '/short...' break off, '/no-http'
+    answers with something else.
 
     Ranges are given, of the version that If-Range names. The first answer for a path in `cut` breaks off after so many
     bytes. `seen` gets (path, Range) of each request.
@@ -47,6 +48,8 @@ def serving(
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
                 self.wfile.write(b"ff\r\nonly this")
+            elif self.path == "/no-http":
+                self.wfile.write(b"\x1b[2J\r\n\r\n")
             elif (body := files.get(self.path)) is not None:
                 self.give(body)
             else:

@@ -112,6 +112,13 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_broken_one_to_the_same_weigh
     assert [line.get("loss") for line in history(finished)] == [line.get("loss") for line in history(stopped)]
 
 
+def test_a_run_that_was_killed_after_its_last_step_is_finished(finished, stopped, settings, capsys):
+    train([str(settings(stopped, resume_from_checkpoint=True))])
+    assert "All 2 steps had been made already" in capsys.readouterr().out
+    assert not (stopped / "checkpoint-3").exists()
+    assert largest_difference(weights(stopped), weights(finished)) == 0
+
+
 def test_no_whole_checkpoint_is_no_new_beginning(stopped, settings, capsys):
     for step in (1, 2):
         (stopped / f"checkpoint-{step}" / "scheduler.pt").unlink()
