@@ -34,7 +34,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml modeling/deformable_attention.c modeling/fused_passes.c
+$(READY): pyproject.toml $(wildcard modeling/*.c modeling/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is not there or older than Python 3.11: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Setting up $(VENV) (downloads PyTorch: some minutes the first time)"
@@ -87,9 +87,9 @@ conformity: $(DEV)
 sanitize: $(DEV)
 	mkdir -p build
 	gcc -std=gnu11 -O1 -g -mavx2 -mfma -fPIC -shared -Wno-psabi -fsanitize=address,undefined -fno-sanitize-recover=all \
-		-o build/sanitized_avx2.so modeling/deformable_attention.c modeling/fused_passes.c
+		-o build/sanitized_avx2.so modeling/*.c
 	gcc -std=gnu11 -O1 -g -fPIC -shared -Wno-psabi -fsanitize=address,undefined -fno-sanitize-recover=all \
-		-o build/sanitized_baseline.so modeling/deformable_attention.c modeling/fused_passes.c
+		-o build/sanitized_baseline.so modeling/*.c
 	for build in avx2 baseline; do \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 			$(BIN)/python tests/fuzz/operator_in_c.py --library build/sanitized_$$build.so --seconds 30 || exit 1; \

@@ -11,7 +11,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-SOURCES = [Path(__file__).parents[1] / "modeling" / name for name in ("deformable_attention.c", "fused_passes.c")]
+SOURCES = [
+    Path(__file__).parents[1] / "modeling" / name
+    for name in ("deformable_attention.c", "fused_passes.c", "onnx_operator.c")
+]
 # As modeling/c_library.py looks for them.
 NAME = "deformable_attention_{build}" + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 # Not -ffast-math, which would drop NaN. Without errno and traps, comparisons and conversions become vectors.

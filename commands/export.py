@@ -27,6 +27,7 @@ EXAMPLES = """\
 examples:
   ddetr export --to onnx detector detector.onnx
   ddetr export --to onnx detector detector.onnx --images wide.jpg high.jpg --data datasets/bccd --limit 50
+  ddetr export --to onnx detector detector.onnx --custom-op
   ddetr export --to mlflow detector mlflow-model
 """
 FORMS = ("onnx", "torch", "mlflow")
@@ -51,11 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", metavar="N", type=positive_int, default=50, help="of --data only the first N images (default 50)"
     )
+    parser.add_argument(
+        "--custom-op",
+        action="store_true",
+        help="of onnx: deformable attention as one node, for ONNX Runtime with this package or with the library that "
+        "is written beside OUT; faster",
+    )
     add_force(parser)
     add_json(parser, "print the proof as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.custom_op and args.to != "onnx":
+        raise ValueError("--custom-op is for --to onnx.")
     if args.to == "mlflow":
         return _mlflow(args)
     images = find_images(args.images) if args.images else sample_images()
@@ -77,8 +86,10 @@ def run(args: argparse.Namespace) -> int:
 
     with tqdm(unit="image", desc="tracing takes a minute or two; proof", disable=None) as progress:
         samples = Samples(images, rows, progress.update)
-        export = {"onnx": export_onnx, "torch": export_torch}[args.to]
-        proof = export(args.model, args.output, samples, args.force)
+        if args.to == "torch":
+            proof = export_torch(args.model, args.output, samples, args.force)
+        else:
+            proof = export_onnx(args.model, args.output, samples, args.force, args.custom_op)
     if args.json:
         print(json.dumps({"output": str(args.output), **proof.to_dict()}, indent=1))
     else:

@@ -1,5 +1,6 @@
 """A detector out of an ONNX file that `ddetr export` wrote, in ONNX Runtime."""
 
+import contextlib
 import mmap
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.modeling.c_library import library
 
 from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_of, threshold_of
 from .network import Network
@@ -104,10 +106,26 @@ def _session(path: Path, threads: int | None) -> Any:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    # For files of `--custom-op`, which are refused below where it is not here. A library that lies beside a file is
+    # never taken: it is a program of whoever wrote it.
+    with contextlib.suppress(ValueError):
+        options.register_custom_ops_library(str(operator_library()))
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"ONNX Runtime cannot load {path}: {printable(one_line(error), 300)}") from error
 
 
-__all__ = ["load_onnx"]
+def operator_library() -> Path:
+    """The package's C library, in the build that this processor runs, for `register_custom_ops_library`.
+
+    Raises:
+        ValueError: it is not here.
+    """
+    opened, reason = library()
+    if opened is None:
+        raise ValueError(f"The operator of ONNX Runtime is not here: {reason}.")
+    return Path(opened._name)
+
+
+__all__ = ["load_onnx", "operator_library"]

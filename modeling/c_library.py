@@ -14,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-INTERFACE = 3  # as in deformable_attention.c
+INTERFACE = 4  # as in deformable_attention.c
 # Arguments of what returns nothing: p, a pointer; i, int64_t; f, float.
 FUNCTIONS = {
     "deformable_attention_run": "pp",

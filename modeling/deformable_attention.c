@@ -9,12 +9,13 @@
 // Sums are kept in vectors, since compilers spill an array of floats to memory. GNU C for little-endian processors,
 // tried with gcc 11 and 12, clang 14 and zig; of the C library it needs memcpy and memset, and nothing of PyTorch.
 
-#include <stdint.h>
+#include "deformable_attention.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
-#define INTERFACE 3  // c_library.py refuses a library of another version
+#define INTERFACE 4  // c_library.py refuses a library of another version
 #define AHEAD 2      // queries to prefetch: rows of a head are H rows apart, which the hardware does not foresee
 
 // gcc keeps a vector wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.
@@ -39,7 +40,6 @@ typedef ints any_ints __attribute__((aligned(4), may_alias));
 typedef halves any_halves __attribute__((aligned(2), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
-#define EXPORT __attribute__((visibility("default")))
 #define COPY __builtin_memcpy
 #define CLEAR(to, bytes) __builtin_memset(to, 0, bytes)
 
@@ -64,27 +64,6 @@ typedef halves any_halves __attribute__((aligned(2), may_alias));
 #define LANES_EVEN EVEN
 #define LANES_ODD ODD
 #endif
-
-enum { FLOAT32, BFLOAT16, FLOAT16 };
-
-typedef struct {
-    int64_t images, queries, tokens, heads, points, channels;  // points: N
-    int64_t padded;           // channels, rounded up to a multiple of 8
-    int64_t type;             // of value, output and their gradients
-    int64_t direct;           // 1: no copy; needs fp32 and channels == padded
-    const void *value;        // (B, S, H, C)
-    const int32_t *width;     // (N + 7) of the point's level, in pixels; like height and start, ends in seven zeros
-    const int32_t *height;    // (N + 7)
-    const int32_t *start;     // (N + 7) the level's first token
-    const float *locations;   // (B, Q, H, N, 2)
-    const float *weights;     // (B, Q, H, N)
-    void *output;             // (B, Q, H, C)
-    const void *grad_output;  // (B, Q, H, C)
-    void *grad_value;         // (B, S, H, C), zeros when direct; null: forward
-    float *grad_locations;    // (B, Q, H, N, 2)
-    float *grad_weights;      // (B, Q, H, N)
-    int64_t next_task;        // of B * H; taken by whichever thread is free
-} Work;
 
 INLINE floats choose(ints which, floats yes, floats no) { return (floats)(((ints)yes & which) | ((ints)no & ~which)); }
 
@@ -351,8 +330,6 @@ INLINE void copy_out(const Work *work, char *to, const float *from, int64_t step
         if ((work)->type == FLOAT16) copy(work, to, from, step, FLOAT16);   \
     } while (0)
 
-// Takes tasks until none is left. `scratch` belongs to the calling thread and has, for each of S + 1 rows (2 when
-// direct), `padded` floats, and twice that for backward.
 EXPORT void deformable_attention_run(Work *work, float *scratch) {
     int64_t row = work->padded, tokens = work->tokens, task;
     int64_t copied = work->direct ? 0 : tokens * row, step = work->heads * work->channels;

@@ -5,6 +5,7 @@ same time for it, 0.54 s for an encoder layer of 22,223 tokens, as for a Gather 
 a third of the memory.
 """
 
+import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.export import ExportedProgram
 
 from deformable_detr_refine.files import check_new_file, new_path
 from deformable_detr_refine.inference.exported import INPUTS, OUTPUTS
-from deformable_detr_refine.inference.onnx_detector import load_onnx
+from deformable_detr_refine.inference.onnx_detector import load_onnx, operator_library
 from deformable_detr_refine.modeling import use_backend
 
 from .proof import Proof, Samples
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 # The first with GridSample's present form; ONNX Runtime knows it since 1.17.
 OPSET = 20
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+DOMAIN = "deformable_detr_refine"
 _AXES = ("batch", "height", "width")
 
 
-def export_onnx(model: str | Path, output: str | Path, samples: Samples, force: bool = False) -> Proof:
+def export_onnx(
+    model: str | Path, output: str | Path, samples: Samples, force: bool = False, custom_operator: bool = False
+) -> Proof:
     """Writes a model folder as ONNX, runs the file in ONNX Runtime beside PyTorch, and keeps it if both agree.
 
     Inputs are `pixel_values` (B, 3, height, width) float32 and `pixel_mask` (B, height, width) int64, outputs `logits`
@@ -41,6 +45,9 @@ def export_onnx(model: str | Path, output: str | Path, samples: Samples, force: 
         output: the file to write.
         samples: what to prove it on.
         force: replace `output`.
+        custom_operator: deformable attention is one node, computed by the package's C library, which is written beside
+            as OUTPUT with this system's suffix of libraries: a program without this package gives it to
+            `SessionOptions.register_custom_ops_library`. This package takes its own.
 
     Raises:
         OSError: the model is not there.
@@ -54,7 +61,8 @@ def export_onnx(model: str | Path, output: str | Path, samples: Samples, force: 
         raise ValueError(f"{output} does not end in .onnx, by which `ddetr detect` and `ddetr serve` know the form.")
     check_new_file(output, force)
     detector, network, known = prepared(model, samples)
-    with use_backend("reference"):
+    operator = operator_library() if custom_operator else None
+    with use_backend(None if custom_operator else "reference"):
         program = trace(detector)
     graph = onnx_graph(program)
     for key, text in {**known, "opset": str(OPSET)}.items():
@@ -63,11 +71,14 @@ def export_onnx(model: str | Path, output: str | Path, samples: Samples, force: 
         new.write_bytes(graph.SerializeToString())
         del graph
         proof = samples.prove(network, load_onnx(new))
+    if operator is not None:
+        with new_path(output.with_suffix(operator.suffix)) as new:
+            shutil.copyfile(operator, new)
     return proof
 
 
 def onnx_graph(program: ExportedProgram) -> "onnx.ModelProto":
-    """A traced detector, without the package's own operator, as an ONNX model that the checker accepts."""
+    """A traced detector as an ONNX model that the checker accepts; the package's operator is a node of its domain."""
     import onnx
     import torch
 
@@ -79,6 +90,7 @@ def onnx_graph(program: ExportedProgram) -> "onnx.ModelProto":
             opset_version=OPSET,
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
+            custom_translation_table={torch.ops.deformable_detr_refine.deformable_attention.default: _attention()},
             verbose=False,
         )
     assert exported is not None, "with dynamo it is a program"
@@ -87,6 +99,37 @@ def onnx_graph(program: ExportedProgram) -> "onnx.ModelProto":
     _forget_origins(model)
     onnx.checker.check_model(model)
     return model
+
+
+def _attention() -> Any:
+    """The node that modeling/onnx_operator.c computes."""
+    import onnx
+    import onnxscript
+
+    form = onnx.defs.OpSchema.FormalParameter
+    schema = onnx.defs.OpSchema(
+        "DeformableAttention",
+        DOMAIN,
+        1,
+        inputs=[
+            form("value", "tensor(float)"),
+            form("spatial_shapes", "tensor(int64)"),
+            form("sampling_locations", "tensor(float)"),
+            form("attention_weights", "tensor(float)"),
+        ],
+        outputs=[form("output", "tensor(float)")],
+    )
+    node = onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), schema.name, schema)
+
+    def deformable_attention(
+        value: onnxscript.FLOAT,
+        spatial_shapes: onnxscript.INT64,
+        locations: onnxscript.FLOAT,
+        weights: onnxscript.FLOAT,
+    ) -> onnxscript.FLOAT:
+        return node(value, spatial_shapes, locations, weights)
+
+    return deformable_attention
 
 
 def _name_axes(model: "onnx.ModelProto") -> None:
