@@ -24,7 +24,7 @@ from .arguments import (
     tiling_of,
 )
 from .default_model import model_and_images
-from .images import find_images_and_faults, picture_names
+from .images import find_images_and_faults, is_video, picture_names
 from .output import check_results_folder, results_folder
 
 DESCRIPTION = """\
@@ -92,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
     check_results_folder(args.output, OWN)
     tiling = tiling_of(args)
     source, image_words = model_and_images(args.words)
-    from deformable_detr_refine.inference.video import is_video
-
     if any(map(is_video, image_words)):
         if len(image_words) > 1:
             raise ValueError(

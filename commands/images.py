@@ -9,6 +9,11 @@ from urllib.parse import unquote, urlsplit
 
 LONGEST_NAME = 150  # bytes; file systems take 255, and a number, a suffix and a file being written need room
 
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".flv"),
+    *(".3gp", ".ogv"),
+)
+
 
 def find_images(sources: Sequence[str]) -> list[str]:
     """The images meant by files, folders, glob patterns and URLs, in the order given.
@@ -47,6 +52,20 @@ def find_images_and_faults(sources: Sequence[str]) -> tuple[list[str], dict[int,
     if faults and len(faults) == len(images):
         raise next(iter(faults.values()))
     return images, {index: str(error) for index, error in faults.items()}, left_out
+
+
+def is_video(word: str) -> bool:
+    """Whether a word of a command line means a video: by its suffix, the number of a camera, or a stream's address.
+
+    Example:
+        >>> [is_video(word) for word in ("clip.MP4", "0", "rtsp://camera/1", "https://example.org/a.mp4?b=1", "a.jpg")]
+        [True, True, True, True, False]
+    """
+    word = word.lower()
+    if word.isdecimal():
+        return not Path(word).exists()
+    path = word.partition("?")[0] if "://" in word else word
+    return word.startswith(("rtsp://", "rtsps://", "rtmp://")) or path.endswith(VIDEO_SUFFIXES)
 
 
 def natural_key(name: str) -> tuple:

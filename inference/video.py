@@ -16,30 +16,12 @@ from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.modeling.image_io import MAX_PIXELS, as_text
 from deformable_detr_refine.secret_text import without_secrets
 
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".flv"),
-    *(".3gp", ".ogv"),
-)
 # Who reads a camera by its number.
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 _ENCODERS = ("libx264", "h264_videotoolbox", "libopenh264", "h264_nvenc", "h264_mf")
 _CLOCK = Fraction(1, 90_000)  # of what is written
 OPEN_SECONDS, READ_SECONDS = 15.0, 15.0
 Item = TypeVar("Item")
-
-
-def is_video(word: str) -> bool:
-    """Whether a word of a command line means a video: by its suffix, the number of a camera, or a stream's address.
-
-    Example:
-        >>> [is_video(word) for word in ("clip.MP4", "0", "rtsp://camera/1", "https://example.org/a.mp4?b=1", "a.jpg")]
-        [True, True, True, True, False]
-    """
-    word = word.lower()
-    if word.isdecimal():
-        return not Path(word).exists()
-    path = word.partition("?")[0] if "://" in word else word
-    return word.startswith(("rtsp://", "rtsps://", "rtmp://")) or path.endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -302,4 +284,4 @@ def import_av() -> Any:
     return av
 
 
-__all__ = ["SUFFIXES", "Video", "VideoFrame", "VideoWriter", "is_video", "read_ahead"]
+__all__ = ["Video", "VideoFrame", "VideoWriter", "read_ahead"]

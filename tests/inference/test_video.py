@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from support.small_detector import save_small_detector
 
+from ddetr.images import is_video
 from deformable_detr_refine.inference.detections import Detections
 from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.inference.tracking import Tracker
-from deformable_detr_refine.inference.video import Video, VideoWriter, is_video, read_ahead
+from deformable_detr_refine.inference.video import Video, VideoWriter, read_ahead
 
 av = pytest.importorskip("av")
 
