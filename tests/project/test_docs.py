@@ -21,7 +21,7 @@ pytest.importorskip("datasets", reason="pip install deformable-detr-refine[train
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LAUNCHERS = ("python", "torchrun", "accelerate")
 # Programs of others, whose arguments nothing here can check.
-OTHERS = ("curl", "echo", "hf", "mlflow", "source", "az")
+OTHERS = ("curl", "echo", "hf", "mlflow", "source", "az", "label-studio-converter")
 # Flags of others that the text names.
 OTHERS_FLAGS = {"--auto-scale-lr", "--env-manager", "--nproc-per-node", "--worker-class"}
 ROOMS = "configs|samples|training|inference|benchmarks|serving|docs|tests|modeling|data|commands|conversion|evaluation"
