@@ -1,7 +1,7 @@
 """Moving pictures: frames out of a file, a camera or an address with their times, and drawn frames into a file."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -207,14 +207,13 @@ class VideoWriter:
 
     def write(self, image: Image.Image, seconds: float) -> None:
         """One picture, later than the one before; all get the size of the first."""
-        if self._container is None:
-            self._begin(*image.size)
+        container = self._container or self._begin(*image.size)
         frame = self._av.VideoFrame.from_image(image)
         frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
         frame.pts, frame.time_base = round(seconds / _CLOCK), _CLOCK
-        self._container.mux(self._stream.encode(frame))
+        container.mux(self._stream.encode(frame))
 
-    def _begin(self, width: int, height: int) -> None:
+    def _begin(self, width: int, height: int) -> Any:
         self._container = self._av.open(str(self._path), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream(self._codec, rate=self._rate)
         # H.264 of this kind has even sides.
@@ -223,9 +222,10 @@ class VideoWriter:
         self._stream.codec_context.time_base = _CLOCK
         if self._codec == "libx264":
             self._stream.options = {"preset": "veryfast", "crf": "23"}
+        return self._container
 
 
-def read_ahead(items: Iterator[Item], most: int) -> Iterator[Item]:
+def read_ahead(items: Iterator[Item], most: int) -> Generator[Item, None, None]:
     """The same items, taken by a thread while others are worked on; up to `most` of them wait.
 
     Example:

@@ -64,7 +64,7 @@ def box_labels(boxes: Tensor, classes: Tensor, height: int, width: int) -> dict[
 def _is_crowd(item: Any, where: str) -> bool:
     value = item.get("iscrowd") if isinstance(item, Mapping) else None
     try:
-        number = value.item() if hasattr(value, "item") else value
+        number = getattr(value, "item", lambda: value)()
         if number in (None, 0, 1):
             return bool(number)
     except (ValueError, RuntimeError):
@@ -91,7 +91,7 @@ def _box_and_class(item: Any, where: str) -> tuple[list[float], int]:
 def _whole_number(value: Any, what: str) -> int:
     """Of Python, numpy or torch."""
     try:
-        number = value.item() if hasattr(value, "item") else value
+        number = getattr(value, "item", lambda: value)()
         if not isinstance(number, bool | str) and int(number) == number:
             return int(number)
     except (TypeError, ValueError, OverflowError, RuntimeError):

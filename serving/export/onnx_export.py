@@ -9,7 +9,7 @@ import shutil
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch.export import ExportedProgram
 
@@ -105,6 +105,7 @@ def _attention() -> Any:
     """The node that modeling/onnx_operator.c computes."""
     import onnx
     import onnxscript
+    from onnxscript import values
 
     form = onnx.defs.OpSchema.FormalParameter
     schema = onnx.defs.OpSchema(
@@ -119,7 +120,7 @@ def _attention() -> Any:
         ],
         outputs=[form("output", "tensor(float)")],
     )
-    node = onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), schema.name, schema)
+    node = values.Op(values.Opset(DOMAIN, 1), schema.name, schema)
 
     def deformable_attention(
         value: onnxscript.FLOAT,
@@ -127,7 +128,7 @@ def _attention() -> Any:
         locations: onnxscript.FLOAT,
         weights: onnxscript.FLOAT,
     ) -> onnxscript.FLOAT:
-        return node(value, spatial_shapes, locations, weights)
+        return cast("onnxscript.FLOAT", node(value, spatial_shapes, locations, weights))
 
     return deformable_attention
 

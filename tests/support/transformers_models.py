@@ -187,7 +187,8 @@ def numbers(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(tensor, Tensor) and tensor.is_floating_point()
     }
     # Sigmoid: some logits are minus infinity where there is no word.
-    sum(tensor.sigmoid().square().sum() for tensor in outputs.values() if tensor.requires_grad).backward()
+    terms = [tensor.sigmoid().square().sum() for tensor in outputs.values() if tensor.requires_grad]
+    torch.stack(terms).sum().backward()
     return {name: tensor.detach() for name, tensor in outputs.items()} | {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
     }
