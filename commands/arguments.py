@@ -170,7 +170,10 @@ def add_threshold(parser: Arguments, help: str, default: float | None = None) ->
 
 def add_top_k(parser: Arguments) -> None:
     parser.add_argument(
-        "--top-k", metavar="K", type=positive_int, help="most boxes an image (default: the model's own number, 100)"
+        "--top-k",
+        metavar="K",
+        type=positive_int,
+        help="most boxes an image (default: the model's own number, 100, and in tiles that of each)",
     )
 
 

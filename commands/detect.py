@@ -35,8 +35,8 @@ names. What cannot be read (a file that is not there or no image, a URL, an empt
 "error"; the others go on, and the exit status is 1. What else a folder holds is counted and told. Bytes of file names
 that are no UTF-8 stand as %E9.
 
-A video (a file, a camera's number, an rtsp or http address) is detected frame by frame; DIR/detections.jsonl has a line
-for each:
+A video (a file, a camera's number, an rtsp address, or an http one that ends as a file of videos) is detected frame by
+frame; DIR/detections.jsonl has a line for each:
   {"frame", "seconds", "width", "height", "boxes", "scores", "labels"}, with --track also "ids" (-1: not followed yet)
 "frame" counts from 0, "seconds" from the first frame.
 """
@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.inference.detector import DetectionFailure, Detector
     from deformable_detr_refine.modeling.image_io import as_text
 
+    if tiling is not None:
+        _check_tiles(tiling, [image for index, image in enumerate(images) if index not in faults])
     detector = Detector(source, args.device, batch_size=args.batch_size, tiling=tiling, revision=args.revision)
     threshold = detector.network.threshold if args.threshold is None else args.threshold
     records: list[dict[str, Any]] = [{} for _ in images]
@@ -131,8 +133,6 @@ def run(args: argparse.Namespace) -> int:
                         undrawn += 1
                         tqdm.write(f"ddetr detect: the picture of {name} is not written: {error}", file=sys.stderr)
             progress.update()
-        if tiling is not None:
-            tiling.check((record["height"], record["width"]) for record in records if record["height"])
         text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
         (folder / "detections.json").write_text(as_text(text), encoding="utf-8")
 
@@ -145,6 +145,22 @@ def run(args: argparse.Namespace) -> int:
         drawn = f", {args.output / 'drawn'}" if args.draw else ""
         print(f"Written: {args.output / 'detections.json'}{drawn}")
     return 1 if undrawn or any("error" in record for record in records) else 0
+
+
+def _check_tiles(tiling: Any, images: Sequence[str]) -> None:
+    """Check, by their headers and before any work, that not all images are too small to be cut."""
+    from deformable_detr_refine.modeling.image_io import image_size
+
+    sizes = []
+    for image in images:
+        try:
+            width, height = image_size(image)
+        except (OSError, ValueError):  # a URL, or told when its turn comes
+            return
+        if tiling.cuts(height, width):
+            return
+        sizes.append((height, width))
+    tiling.check(sizes)
 
 
 def _failure(name: str, failure: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def run_video(args: argparse.Namespace, model: str, source: str, tiling: Any) ->
         detector = Detector(model, args.device, batch_size=args.batch_size, tiling=tiling, revision=args.revision)
         threshold = detector.network.threshold if args.threshold is None else args.threshold
         boxes: Counter[str] = Counter()
-        frames, first, began = 0, 0.0, time.monotonic()
+        frames, first, size, began = 0, 0.0, (0, 0), time.monotonic()
         with (
             results_folder(args.output, OWN) as folder,
             tqdm(total=_expected(video, every, start, args.end), unit="frame", disable=None) as progress,
@@ -48,14 +48,15 @@ def run_video(args: argparse.Namespace, model: str, source: str, tiling: Any) ->
                 video, threshold, args.top_k, every=every, start=start, end=args.end, track=args.track
             )
             try:
-                for frame, found in found_in:
-                    first = first if frames else frame.seconds
-                    lines.write(_line(frame, found) + "\n")
-                    if writer is not None:
-                        writer.write(found.draw(frame.image), frame.seconds - first)
-                    frames += 1
-                    boxes.update(found.names)
-                    progress.update()
+                with closing(found_in):  # and so the thread that reads, before the video is closed
+                    for frame, found in found_in:
+                        first = first if frames else frame.seconds
+                        lines.write(_line(frame, found) + "\n")
+                        if writer is not None:
+                            writer.write(found.draw(frame.image), frame.seconds - first)
+                        frames, size = frames + 1, frame.image.size
+                        boxes.update(found.names)
+                        progress.update()
             except KeyboardInterrupt:
                 if not video.is_live:  # which has no other end
                     raise
@@ -65,7 +66,7 @@ def run_video(args: argparse.Namespace, model: str, source: str, tiling: Any) ->
     if args.json:
         sys.stdout.write((args.output / "detections.jsonl").read_text(encoding="utf-8"))
     else:
-        print(_summary(video, frames, boxes, threshold, taken))
+        print(_summary(video, size, frames, boxes, threshold, taken))
         drawn = f", {args.output / 'drawn.mp4'}" if args.draw else ""
         print(f"Written: {args.output / 'detections.jsonl'}{drawn}")
         if args.draw and video.has_sound:
@@ -104,11 +105,12 @@ def _expected(video: Any, every: int, start: float, end: float | None) -> int | 
     return max(math.ceil((last - start * video.rate) / every), 1)
 
 
-def _summary(video: Any, frames: int, boxes: Counter[str], threshold: float, seconds: float) -> str:
+def _summary(
+    video: Any, size: tuple[int, int], frames: int, boxes: Counter[str], threshold: float, seconds: float
+) -> str:
     from deformable_detr_refine.messages import counted, printable
 
-    height, width = video.size
-    head = f"{printable(video.name)}: {width}x{height}, {video.rate:.4g} frames/s"
+    head = f"{printable(video.name)}: {size[0]}x{size[1]}, {video.rate:.4g} frames/s"
     by_class = ", ".join(f"{count:,} {printable(name)}" for name, count in boxes.most_common(6))
     return (
         f"{head}\n{counted(frames, 'frame')} looked at, {frames / seconds:.3g} a second; "

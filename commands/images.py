@@ -11,7 +11,7 @@ LONGEST_NAME = 150  # bytes; file systems take 255, and a number, a suffix and a
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".flv"),
-    *(".3gp", ".ogv"),
+    *(".3gp", ".ogv", ".m3u8"),
 )
 
 

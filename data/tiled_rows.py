@@ -1,7 +1,7 @@
 """A data set seen in tiles: its images, and their tiles, are images of their own."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,25 @@ if TYPE_CHECKING:
 SHARE = 0.5
 
 
+def check_tiles(dataset: "datasets.Dataset", tiling: Tiling, shape_of: Callable[[int, int], tuple[int, int]]) -> None:
+    """Check that every image of a split can be cut and every tile resized, at least one image being cut.
+
+    Args:
+        shape_of: from (height, width) to the shape that the image processor makes of it.
+
+    Raises:
+        ValueError: one cannot; the message names it.
+    """
+    sizes = list(zip(dataset["height"], dataset["width"], strict=True))
+    tiling.check(sizes)
+    for size in set(sizes):
+        try:
+            for shape in {tile.shape for tile in tiling.tiles(*size)}:
+                shape_of(*shape)
+        except ValueError as error:
+            raise ValueError(f"{dataset[sizes.index(size)]['file_name']}: {error}") from error
+
+
 class TiledRows(Sequence):
     """The rows of a split, cut: what is looked at in detection is what is trained on.
 
@@ -24,24 +43,15 @@ class TiledRows(Sequence):
     does. A crowd belongs to every tile that it reaches into, and stays one.
 
     Args:
-        dataset: a split in the package's form.
+        dataset: a split in the package's form, all of whose images can be cut (see `check_tiles`).
         tiling: how its images are cut.
         share: of an object's area, 0..1.
-
-    Raises:
-        ValueError: a grid is too fine for an image, or nothing is cut; the message says which.
     """
 
     def __init__(self, dataset: "datasets.Dataset", tiling: Tiling, share: float = SHARE):
         self.dataset, self.share = dataset, share
-        self.places: list[tuple[int, Tile]] = []
-        sizes = list(zip(dataset["height"], dataset["width"], strict=True))
-        tiling.check(sizes)
-        for index, size in enumerate(sizes):
-            try:
-                self.places += [(index, tile) for tile in tiling.tiles(*size)]
-            except ValueError as error:
-                raise ValueError(f"{dataset[index]['file_name']}: {error}") from error
+        sizes = zip(dataset["height"], dataset["width"], strict=True)
+        self.places = [(index, tile) for index, size in enumerate(sizes) for tile in tiling.tiles(*size)]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -126,4 +136,4 @@ def summarize_tiles(dataset: "datasets.Dataset", tiling: Tiling, share: float = 
     return TileSummary(**{name: counts[name] for name in TileSummary.__annotations__})
 
 
-__all__ = ["TileSummary", "TiledRows", "objects_in", "summarize_tiles"]
+__all__ = ["TileSummary", "TiledRows", "check_tiles", "objects_in", "summarize_tiles"]

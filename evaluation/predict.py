@@ -68,7 +68,7 @@ def predict(
     try:
         with ThreadPoolExecutor(max(threads, 1), "decode") as pool:
             # Two images a thread, and at least one batch, are read ahead.
-            ahead = -(-2 * threads // batch_size)
+            ahead = 1 if tiling else -(-2 * threads // batch_size)
             for batch in _ahead(pool, lambda rows: _Batch.read(processor, rows, tiling), batches, ahead):
                 for error in batch.errors:
                     if unusable is None:

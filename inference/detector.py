@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -181,11 +181,11 @@ class Detector:
         start: float = 0.0,
         end: float | None = None,
         track: bool = False,
-    ) -> Iterator[tuple[VideoFrame, Detections]]:
+    ) -> Generator[tuple[VideoFrame, Detections], None, None]:
         """Detections in a video's frames, in their order; frames are read while the model computes.
 
         Args:
-            source: a file, the number of a camera, an address, or an open `Video`.
+            source: a file, the number of a camera, an address, or an open `Video`, to be closed after this generator.
             threshold: scores above it are kept.
             top_k: most boxes a frame.
             every: only every n-th frame.
@@ -231,7 +231,8 @@ class Detector:
                 failed.append((key, None, DetectionFailure("There is not enough memory to read the image.")))
                 continue
             try:
-                self.network.processor.resized_shape(image.height, image.width)
+                if self.tiling is None:
+                    self.network.processor.resized_shape(image.height, image.width)
             except ValueError as error:
                 failed.append((key, image, DetectionFailure(one_line(error), (image.height, image.width))))
                 continue

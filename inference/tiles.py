@@ -198,7 +198,7 @@ def merge_tiles(
     if len(found) == 1:
         return found[0][1]
     parts = {name: [] for name in ("boxes", "scores", "labels")}
-    height, width = found[-1][0].shape
+    height, width = tiling.tiles(*size)[-1].shape
     overlap = ((tiling.overlap - 2 * BORDER) * height, (tiling.overlap - 2 * BORDER) * width)
     for tile, result in found:
         values = {name: torch.as_tensor(result[name]).cpu() for name in parts}

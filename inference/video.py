@@ -62,6 +62,7 @@ class Video:
         self.name = as_text(without_secrets(self.source))
         self.is_live = self.source.isdecimal() or self.source.lower().startswith(("rtsp:", "rtsps:", "rtmp:"))
         self.problem: str | None = None
+        self._held = 0.0  # seconds for which the last frame is shown
         self._container: Any = self._open()
         try:
             self._check()
@@ -107,7 +108,10 @@ class Video:
         first, last, chosen = None, 0.0, 0
         for number, frame in enumerate(self._decoded()):
             time = frame.time if frame.time is not None else number / self.rate
-            first = time if first is None else first
+            if first is None:
+                first = time
+            elif time - first <= last:  # the clock starts anew, where films were joined
+                first = time - last - 1 / self.rate
             last = time - first
             if end is not None and last >= end:
                 return
@@ -120,21 +124,27 @@ class Video:
             return
         if first is None:
             self.problem = f"{self.name} holds no frame that can be read."
-        elif self.duration and self.duration - last > max(1.0, 5 / self.rate):
-            self.problem = f"{self.name} is cut short: it ends at {last:.1f} s of {self.duration:.1f} s."
+        elif self._stream.duration:
+            # The container's would be that of the sound, too.
+            whole = float(self._stream.duration * self._stream.time_base)
+            if whole - last > max(1.0, 5 / self.rate) + self._held:
+                self.problem = f"{self.name} is cut short: it ends at {last:.1f} s of {whole:.1f} s."
 
     def _decoded(self) -> Iterator[Any]:
         damaged = 0
         try:
             for packet in self._container.demux(self._stream):
+                if packet.duration:
+                    self._held = float(packet.duration * packet.time_base)
                 try:
                     yield from packet.decode()
                 except (self._av.error.InvalidDataError, EOFError):
                     damaged += 1
+                    self.problem = (
+                        f"{self.name} is damaged: {damaged} of its packets cannot be decoded, and are left out."
+                    )
         except self._av.error.FFmpegError as error:
             self.problem = f"{self.name} breaks off: {error.strerror or one_line(error)}."
-        if damaged and self.problem is None:
-            self.problem = f"{self.name} is damaged: {damaged} of its packets cannot be decoded, and are left out."
 
     def _upright(self, frame: Any) -> Image.Image:
         image = frame.to_image()
@@ -153,7 +163,7 @@ class Video:
         elif "://" not in name:
             if not Path(name).is_file():
                 raise FileNotFoundError(f"There is no video {self.name}.")
-            options = {"protocol_whitelist": "file"}
+            name, options = f"file:{name}", {"protocol_whitelist": "file"}
         try:
             return self._av.open(name, format=form, options=options, timeout=(OPEN_SECONDS, READ_SECONDS))
         except self._av.error.FFmpegError as error:
@@ -166,6 +176,7 @@ class Video:
             raise ValueError(f"{self.name} holds no pictures.")
         self._stream = self._container.streams.video[0]
         self.has_sound = bool(self._container.streams.audio)
+        self.is_live = self.is_live or ("://" in self.source and not self.duration)
         self._stream.thread_type = "AUTO"
         codec = self._stream.codec_context
         if codec is None:

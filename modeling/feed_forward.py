@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
         """x (B, N, D) -> norm(x + what the layers make of x)."""
         modules = self.fc1, self.fc2, self.activation_dropout, self.dropout, norm
         kinds = nn.Linear, nn.Linear, nn.Dropout, nn.Dropout, nn.LayerNorm
-        if tuple(map(type, modules)) == kinds and worth_onednn(x, self.fc1) and fused_path_applies(x, *modules):
+        if tuple(map(type, modules)) == kinds and fused_path_applies(x, *modules) and worth_onednn(x, self.fc1):
             drops = (Dropout(drop.p, drop.training) for drop in (self.activation_dropout, self.dropout))
             weights = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, norm.weight, norm.bias
             return _FeedForward.apply(x, *weights, norm.eps, *drops, torch.is_grad_enabled())

@@ -100,6 +100,7 @@ static const char *fault(const Tensor *in) {
         if (sides[2 * i] < 0 || sides[2 * i + 1] < 0 || sides[2 * i] >= 1 << 28 || sides[2 * i + 1] >= 1 << 28)
             return "DeformableAttention: a side in spatial_shapes is negative or too long.";
         tokens += sides[2 * i] * sides[2 * i + 1];
+        if (tokens > v[1]) break;  // before the sum could overflow
     }
     return tokens == v[1] ? NULL : "DeformableAttention: spatial_shapes do not add up to value's tokens.";
 }

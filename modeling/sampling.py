@@ -34,8 +34,8 @@ def sampling(
         ours
         and type(offsets) is nn.Linear
         and type(logits) is nn.Linear
-        and worth_onednn(x, offsets)
         and fused_path_applies(x, offsets, logits)
+        and worth_onednn(x, offsets)
     ):
         points = logits.out_features // (heads * L)
         pixel = x.new_tensor([(1 / w, 1 / h) for h, w in spatial_shapes]) if sides == 2 else None

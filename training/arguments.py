@@ -94,6 +94,9 @@ class DataArguments:
             ValueError: what is said of tiles makes none.
         """
         if self.tiles is None and self.tile_size is None:
+            for item in fields(self):
+                if item.name.startswith("tile_") and getattr(self, item.name) != item.default:
+                    raise ValueError(f"{item.name} is of tiles, of which there are none: give tiles or tile_size.")
             return None
         grid = grid_of(self.tiles) if self.tiles else None
         return Tiling(grid, self.tile_size, self.tile_overlap, nms_threshold=self.tile_nms)

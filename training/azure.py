@@ -58,6 +58,15 @@ def _is_on(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
+def _grid(text: str) -> str | None:
+    """`(3, 2)`, as Azure writes it, as `3x2`."""
+    if text.strip().lower() == "none":
+        return None
+    if len(sides := re.findall(r"\d+", text)) != 2:
+        raise ValueError(f"{text!r} is no grid; write (3, 2) for 3 columns and 2 rows.")
+    return "x".join(sides)
+
+
 def _not_supported(value: Any) -> None:
     if _is_on(value):
         raise ValueError("this is not supported here; leave it False.")
@@ -73,7 +82,7 @@ PARAMETERS: dict[str, tuple[str | None, Any, Callable[[Any], Any]]] = {
     "validation_data": ("validation_data", None, _same),
     "image_min_size": ("shortest_edge", None, int),
     "image_max_size": ("longest_edge", None, int),
-    "tile_grid_size": ("tiles", None, lambda grid: "x".join(re.findall(r"\d+", str(grid)))),
+    "tile_grid_size": ("tiles", None, lambda grid: _grid(str(grid))),
     "tile_overlap_ratio": ("tile_overlap", None, float),
     "tile_predictions_nms_thresh": ("tile_nms", None, float),
     "apply_augmentations": ("augmentation", True, lambda value: "light" if _is_on(value) else "none"),
@@ -145,7 +154,7 @@ def our_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
             values[name] = convert(value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        if ours is not None:
+        if ours is not None and values[name] is not None:
             settings[ours] = values[name]
     if "validation_data" not in values:
         settings["split_every"] = 5

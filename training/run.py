@@ -11,7 +11,7 @@ import transformers
 from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.examples import Examples
-from deformable_detr_refine.data.tiled_rows import TiledRows
+from deformable_detr_refine.data.tiled_rows import TiledRows, check_tiles
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.messages import counted
@@ -68,6 +68,9 @@ def run(settings: Settings) -> dict[str, float]:
     )
     rows, tiling = run_data.train, data_args.tiling
     if tiling is not None:
+        for split in (rows, run_data.validation):
+            if split is not None:
+                check_tiles(split, tiling, processor.resized_shape)
         rows = TiledRows(rows, tiling, data_args.tile_share)
         say(f"With their tiles {counted(len(rows), 'image')} to train on.")
     check_batches(args, len(rows))

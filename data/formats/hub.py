@@ -281,6 +281,7 @@ def _refuse_links(source: Path) -> None:
         DataError: one does.
     """
     for place, folders, files in os.walk(source):
+        folders[:] = (name for name in folders if not name.startswith("."))
         for name in (*folders, *(file for file in files if file.lower().endswith(_TABLES))):
             if os.path.islink(path := os.path.join(place, name)):
                 inside(source, Path(path))

@@ -55,13 +55,14 @@ def read(split: str, annotations: YoloSplit, root: Path) -> SplitColumns:
     columns.category_names.update(annotations.names.items())
     labelled, polygons, doubtful, places = 0, 0, [], {}
     links = Links(root)
+    beside = Links(root.parent / "labels") if root.name == "images" else links
     for name, path in _images(columns, annotations, root):
         labels = labels_path(path)
         has_labels = os.path.lexists(labels)
         labelled += has_labels
         places[os.path.dirname(labels)] = os.path.dirname(path)
         what = f"the image {printable(name)}" if links.leads_out(path) else ""
-        if has_labels and not what and links.leads_out(labels):
+        if has_labels and not what and links.leads_out(labels) and beside.leads_out(labels):
             what = f"the file of labels of {printable(name)}"
         if what:
             columns.add_defect(OUTSIDE_FOLDER, 1, link_text(what), file=path, image=name, loses="image")

@@ -102,8 +102,7 @@ def run_batch(
     form, model = format_of(output, form), inside_mlflow(model)
     settings = BatchSettings(model, form, threshold, top_k, batch_size, device, revision, tiling)
     identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
-    if tiling is not None:
-        identity["tiling"] = str(tiling)
+    identity["tiling"] = str(tiling) if tiling else None
     first_error = None
     with Job(output) as job:
         images, size = job.start(source, column, identity, batch_size, force)

@@ -6,6 +6,7 @@ Of CSV and JSON lines the position of every eighth row is noted in one pass; Par
 import codecs
 import csv
 import json
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +124,8 @@ class _Lines:
 
 def _csv_reader(lines: _Lines) -> Any:
     csv.field_size_limit(_LONGEST_CELL)
-    return csv.reader(iter(lines), strict=True)  # else a quote that is not closed takes all rows behind it into one
+    # Else a quote that is not closed takes all rows behind it into one.
+    return csv.reader(iter(lines), strict=True)
 
 
 def _scan_csv(path: Path, column: str | None) -> Table:
@@ -136,37 +138,52 @@ def _scan_csv(path: Path, column: str | None) -> Table:
         try:
             cells = next((row for row in reader if row), [])
             _check_separator(cells, path)
-            place = None if column else _image_cell(cells, path.parent)
+            position, begin = lines.position, reader.line_num + 1
+            second = [] if column else next((row for row in reader if row), [])
+            place = None if column else _image_cell(cells, second, path.parent)
             if place is None:
                 names = [name.strip() for name in cells]
                 column = _choose(names, column, path)
-                place, position, begin = names.index(column), lines.position, reader.line_num + 1
+                place = names.index(column)
             else:  # no header: the first row holds an image
-                column, position = f"column {place + 1}", _start_of_text(file)
-                file.seek(position)
-                lines = _Lines(file)
-                reader = _csv_reader(lines)
+                column, position, begin = f"column {place + 1}", _start_of_text(file), 1
+            file.seek(position)
+            lines = _Lines(file)
+            reader, above = _csv_reader(lines), begin - 1
             for row in reader:
                 if row:
                     if rows % STEP == 0:
                         positions.append(position)
                     rows += 1
-                position, begin = lines.position, reader.line_num + 1
+                position, begin = lines.position, above + reader.line_num + 1
         except csv.Error as error:
             raise ValueError(f"{path}, line {begin}: this is no CSV ({error}).") from error
     return Table(path, column, rows, place, positions=positions)
 
 
-def _image_cell(cells: Sequence[str], folder: Path) -> int | None:
+def _image_cell(cells: Sequence[str], second: Sequence[str], folder: Path) -> int | None:
     """Which cell of a table's first row is an image, and so no name of a column; None if the row is a header."""
     if any(cell.strip() in _COLUMNS for cell in cells):
         return None
-    return next((place for place, cell in enumerate(cells) if _is_image(cell.strip(), folder)), None)
+    return next(
+        (
+            place
+            for place, cell in enumerate(cells)
+            if _is_image(cell.strip(), folder) or (place < len(second) and _both_are_paths(cell, second[place]))
+        ),
+        None,
+    )
+
+
+def _both_are_paths(cell: str, below: str) -> bool:
+    """Of a first row's cell, which may be the name of a column (`w/h`, `Image/URL`), and the one below it."""
+    words = re.split(r"\W+", cell.lower())
+    return all(re.search(r"[\\/]", text) for text in (cell, below)) and not any(word in _COLUMNS for word in words)
 
 
 def _is_image(cell: str, folder: Path) -> bool:
     remote = is_url(cell) or cell.startswith("data:image/")
-    like_one = is_image_name(cell) or len(cell) > _LONGEST_NAME or "/" in cell or "\\" in cell
+    like_one = is_image_name(cell) or len(cell) > _LONGEST_NAME
     return remote or like_one or bool(cell and file_of(folder / cell).is_file())
 
 

@@ -60,8 +60,10 @@ def export_onnx(
     if output.suffix != ".onnx":
         raise ValueError(f"{output} does not end in .onnx, by which `ddetr detect` and `ddetr serve` know the form.")
     check_new_file(output, force)
-    detector, network, known = prepared(model, samples)
     operator = operator_library() if custom_operator else None
+    if operator is not None:
+        check_new_file(output.with_suffix(operator.suffix), force)
+    detector, network, known = prepared(model, samples)
     with use_backend(None if custom_operator else "reference"):
         program = trace(detector)
     graph = onnx_graph(program)

@@ -54,6 +54,8 @@ def test_a_batch_goes_on_with_the_tiles_it_began_with(model, photos, tmp_path, c
     capsys.readouterr()
     assert main([*words, "--tile-size", "100"]) == 2
     assert "tiling" in capsys.readouterr().err
+    assert main(words) == 2
+    assert "tiling" in capsys.readouterr().err
     (photos / "bad.png").unlink()
 
 

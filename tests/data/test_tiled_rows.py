@@ -9,7 +9,7 @@ from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.inspection.inspection import inspect
 from deformable_detr_refine.data.row_image import row_image
-from deformable_detr_refine.data.tiled_rows import TiledRows, summarize_tiles
+from deformable_detr_refine.data.tiled_rows import TiledRows, check_tiles, summarize_tiles
 from deformable_detr_refine.inference.tiles import Tiling
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
@@ -95,9 +95,17 @@ def test_what_tiles_make_of_a_set_is_counted(data):
     assert f"with their tiles {len(rows)} images" in str(inspection)
 
 
-def test_tiles_that_cut_nothing_are_told(data):
+def test_images_that_cannot_be_cut_are_told(data):
     (dataset,) = data.splits.values()
+    processor = DeformableDetrRefineImageProcessor(size={"shortest_edge": 64, "longest_edge": 100})
+    check_tiles(dataset, Tiling(size=100), processor.resized_shape)
     with pytest.raises(ValueError, match="no smaller than the largest image, 300x200"):
-        TiledRows(dataset, Tiling(size=300))
+        check_tiles(dataset, Tiling(size=300), processor.resized_shape)
     with pytest.raises(ValueError, match=r"b\.png: A grid of 1x4 is too fine for an image of 60x90"):
-        TiledRows(dataset, Tiling((1, 4)))
+        check_tiles(dataset, Tiling((1, 4)), processor.resized_shape)
+
+    def refuses(height, width):
+        raise ValueError("too thin")
+
+    with pytest.raises(ValueError, match=r"\.png: too thin"):
+        check_tiles(dataset, Tiling(size=100), refuses)

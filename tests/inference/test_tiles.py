@@ -102,6 +102,26 @@ def test_every_object_comes_out_once(tiling):
     assert (found["scores"].diff() <= 0).all()
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_what_is_cut_by_every_tile_is_found_in_the_whole_image(batch_size):
+    """Also where that is looked at last, since no tile has its shape."""
+    canvas = np.zeros((900, 1600), dtype=np.uint8)
+    canvas[200:310, 665:935] = 1  # wider than the overlap of two tiles, over the cut
+
+    def detect(pictures):
+        found = []
+        for picture in pictures:
+            rows, columns = np.nonzero(np.asarray(picture))
+            boxes = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]] if len(rows) else []
+            boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+            found.append({"boxes": boxes, "scores": boxes[:, 0] * 0 + 0.5, "labels": boxes[:, 0].long() * 0})
+        return found
+
+    image = Image.fromarray(canvas)
+    found = detect_in_tiles(image, Tiling((2, 2)), detect, lambda height, width: (height, width), batch_size)
+    assert found["boxes"].tolist() == [[665, 200, 935, 310]]
+
+
 @pytest.fixture(scope="module")
 def photos():
     data = load_detection_data(SAMPLES / "annotations" / "blood_cells.json")

@@ -29,7 +29,7 @@ def moving_crops(count: int, size: tuple[int, int] = SIZE) -> Iterator[Image.Ima
     return (photo.crop((4 * i, 2 * i, 4 * i + size[0], 2 * i + size[1])) for i in range(count))
 
 
-def write_clip(path: Path, times, size=SIZE, options=None, sound: bool = False) -> Path:
+def write_clip(path: Path, times, size=SIZE, options=None, sound: bool = False, more_sound: int = 1) -> Path:
     """A clip with a frame at each of these milliseconds."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=10)
@@ -39,7 +39,9 @@ def write_clip(path: Path, times, size=SIZE, options=None, sound: bool = False) 
             audio = container.add_stream("aac", rate=16000)
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), "fltp", "mono")
             silence.sample_rate = 16000
-            container.mux(audio.encode(silence))
+            for number in range(more_sound):
+                silence.pts = 1024 * number
+                container.mux(audio.encode(silence))
             container.mux(audio.encode(None))
         for milliseconds, image in zip(times, moving_crops(len(times), size), strict=True):
             frame = av.VideoFrame.from_image(image)
@@ -141,6 +143,24 @@ def test_damage_in_the_middle_costs_some_frames_and_is_told(tmp_path):
     assert 20 < len(frames) < 60 and "its packets cannot be decoded" in video.problem
 
 
+def test_joined_films_go_on_in_time(tmp_path):
+    """Of a camera that writes pieces: each begins its clock anew."""
+    piece = write_clip(tmp_path / "a.ts", range(0, 2000, 100)).read_bytes()
+    (tmp_path / "joined.ts").write_bytes(piece + piece)
+    seconds = [frame.seconds for frame in frames_of(tmp_path / "joined.ts")]
+    assert len(seconds) == 40 and seconds == sorted(seconds) and seconds[-1] == pytest.approx(3.9, abs=0.01)
+    with VideoWriter(tmp_path / "drawn.mp4", 10) as writer:
+        for frame in frames_of(tmp_path / "joined.ts"):
+            writer.write(frame.image, frame.seconds)
+    assert len(frames_of(tmp_path / "drawn.mp4")) == 40
+
+
+def test_sound_that_is_longer_than_the_pictures_cuts_nothing_short(tmp_path):
+    path = write_clip(tmp_path / "a.mkv", range(0, 1000, 100), sound=True, more_sound=80)
+    with Video(path) as video:
+        assert len(list(video.frames())) == 10 and video.problem is None
+
+
 PLAYLIST = "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
 
 
@@ -180,6 +200,9 @@ def test_sound_without_pictures_and_a_camera_that_is_not_there(tmp_path):
 
 def test_words_that_mean_a_video(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "10:15.mp4").write_bytes(b"no film")
+    with pytest.raises(ValueError, match=r"10:15\.mp4 cannot be opened as a video: Invalid data"):
+        Video("10:15.mp4")
     assert is_video("0") and is_video("RTSP://camera") and not is_video("photos")
     (tmp_path / "0").mkdir()
     assert not is_video("0")  # a folder of this name
@@ -243,3 +266,20 @@ def test_the_same_object_keeps_its_number():
     assert all(one == other for one, other in pairwise(seen[2:])) and len(set(seen[-1].values())) == 2
     empty = tracker.follow(found[[]], 1.2)
     assert len(empty) == 0 and empty.ids is not None
+
+
+@pytest.mark.parametrize("step", [0.04, 1.0, 2.0, 7.0])
+def test_objects_are_followed_however_far_apart_frames_are(step):
+    tracker = Tracker(1 / step, 0.3)
+    box = Detections([[10, 20, 50, 60]], [0.9], [0], {0: "a"}, (200, 300))
+    assert [int(tracker.follow(box, number * step).ids[0]) for number in range(5)] == [-1, 0, 0, 0, 0]
+
+
+def test_two_classes_of_one_box_are_told_apart():
+    tracker, names, seen = Tracker(10, 0.3), {0: "a", 1: "b"}, []
+    for number in range(6):
+        labels = [0, 1] if number % 2 else [1, 0]
+        found = Detections([[10, 20, 50, 60]] * 2, [0.9, 0.8], labels, names, (90, 90))
+        ids = tracker.follow(found, number / 10).ids
+        seen.append({label: int(i) for label, i in zip(labels, ids, strict=True)})
+    assert all(one == other for one, other in pairwise(seen[1:])) and sorted(seen[-1].values()) == [0, 1]

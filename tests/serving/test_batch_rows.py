@@ -12,6 +12,7 @@ from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.modeling.image_io import as_text
 from deformable_detr_refine.serving.batch.run import run_batch
 from deformable_detr_refine.serving.batch.shard import detect_shard
+from deformable_detr_refine.serving.batch.tables import scan
 
 parquet = pytest.importorskip("pyarrow.parquet")
 pyarrow = pytest.importorskip("pyarrow")
@@ -91,6 +92,20 @@ def rows_of(path: Path) -> list[tuple[str | None, int]]:
         return [(row["image"], len(row["boxes"])) for row in table]
     with path.open(newline="", encoding="utf-8") as file:
         return [(None, len(json.loads(row[1])["boxes"])) for row in csv.reader(file)]
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "rows"),
+    [
+        ("Image/URL\nhttps://x/a.jpg\nhttps://x/b.jpg\n", "Image/URL", 2),
+        ("date,w/h,image\n1,2,a.jpg\n", "image", 1),
+        ("in/absent\nin/b.jpg\n", "column 1", 2),
+    ],
+)
+def test_a_slash_alone_makes_no_image_of_a_header(text, column, rows, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    table = scan(tmp_path / "t.csv", None)
+    assert (table.column, table.rows) == (column, rows)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])

@@ -95,6 +95,15 @@ def test_a_location_that_is_not_finite_is_seen(session):
     [
         ({"spatial_shapes": [8, 9, 3, 4]}, "do not add up"),
         ({"spatial_shapes": [-7, -9, 3, 4]}, "negative"),
+        # 2**64 + 75 tokens.
+        (
+            {
+                "spatial_shapes": [2**27, 2**27] * 1024 + [7, 9, 3, 4],
+                "locations": (1, 3, 2, 1026, 1, 2),
+                "weights": (1, 3, 2, 1026, 1),
+            },
+            "do not add up",
+        ),
         ({"spatial_shapes": [2**62, 4, 3, 4]}, "too long"),
         ({"spatial_shapes": [7, 9, 3]}, "do not fit"),
         ({"weights": (1, 3, 2, 2, 5)}, "attention_weights do not fit"),

@@ -35,6 +35,8 @@ def test_a_run_in_tiles(settings_file, boxes_data, tmp_path, capsys):
         ({"tile_size": 96}, "no smaller than the largest image"),
         ({"tile_size": 64, "metric_for_best_model": "loss"}, "has none"),
         ({"tile_size": 64, "tile_share": 2}, "from 0 to 1"),
+        ({"tile_overlap": 0.3}, "tile_overlap is of tiles, of which there are none"),
+        ({"tiles": "1x4"}, r"\.png: A grid of 1x4 is too fine"),
     ],
 )
 def test_settings_that_make_no_tiles_are_told_before_the_work(wrong, told, settings_file, tmp_path):
@@ -46,4 +48,7 @@ def test_azures_names():
     given = {"tile_grid_size": "(3, 2)", "tile_overlap_ratio": 0.3, "tile_predictions_nms_thresh": "0.25"}
     settings = our_settings(given)
     assert (settings["tiles"], settings["tile_overlap"], settings["tile_nms"]) == ("3x2", 0.3, 0.25)
-    assert "tiles" not in our_settings({"tile_grid_size": ""})
+    for off in ("", "None", None):
+        assert "tiles" not in our_settings({"tile_grid_size": off})
+    with pytest.raises(ValueError, match="tile_grid_size: '3' is no grid"):
+        our_settings({"tile_grid_size": "3"})
