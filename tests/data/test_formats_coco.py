@@ -275,11 +275,20 @@ def test_broken_files(text, tmp_path):
     assert "a.json" in str(error.value) and BROKEN[text] in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"images": 3}', "\0\1\2"])
-def test_what_is_no_coco_file_is_no_data_set(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is no valid JSON"),
+        ("{", "is no valid JSON"),
+        ("\0\1\2", "is no valid JSON"),
+        ("[1, 2]", "is no data set of a known form"),
+        ('{"images": 3}', "is no data set of a known form"),
+    ],
+)
+def test_what_is_no_coco_file_is_no_data_set(text, told, tmp_path):
     (tmp_path / "a.json").write_text(text)
-    for source in (tmp_path, tmp_path / "a.json"):
-        with pytest.raises(DataError, match="is no data set of a known form"):
+    for source, words in ((tmp_path, "is no data set of a known form"), (tmp_path / "a.json", told)):
+        with pytest.raises(DataError, match=words):
             load_detection_data(source)
 
 

@@ -118,7 +118,7 @@ def test_one_slow_picture_does_not_hold_the_others(page):
 
 
 HANGING = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from threading import Thread
 from deformable_detr_refine.inference.detector import Detector
@@ -140,6 +140,7 @@ def visit():
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     httpx.post(f"{address}/call/look", json={"data": [file, 0.3]})
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it starts in the background
 Detector.detect = hang
 Thread(target=visit, daemon=True).start()
 main(["demo", sys.argv[1], "--port", sys.argv[2]])
