@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             if isinstance(detections, DetectionFailure):
                 records[index] = _failure(name, detections)
             else:
-                records[index] = _record(name, detections)
+                records[index] = {"image": name, **found_fields(detections)}
                 if args.draw:
                     try:
                         detections.draw(image).save(folder / "drawn" / f"{names[index]}.jpg", quality=92)
@@ -171,12 +171,12 @@ def _failure(name: str, failure: Any) -> dict[str, Any]:
     return {"image": name, "width": width, "height": height, "boxes": [], "scores": [], "labels": [], "error": text}
 
 
-def _record(name: str, detections: Any) -> dict[str, Any]:
+def found_fields(detections: Any) -> dict[str, Any]:
+    """What a record says of an image's or a frame's detections."""
     from deformable_detr_refine.inference.detections import short_floats
 
     height, width = detections.image_size
     return {
-        "image": name,
         "width": width,
         "height": height,
         "boxes": short_floats(detections.boxes),

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .detect import OWN
+from .detect import OWN, found_fields
 from .output import results_folder
 
 
@@ -79,19 +79,9 @@ def run_video(args: argparse.Namespace, model: str, source: str, tiling: Any) ->
 
 
 def _line(frame: Any, found: Any) -> str:
-    from deformable_detr_refine.inference.detections import short_floats
     from deformable_detr_refine.modeling.image_io import as_text
 
-    height, width = found.image_size
-    record = {
-        "frame": frame.number,
-        "seconds": frame.seconds,
-        "width": width,
-        "height": height,
-        "boxes": short_floats(found.boxes),
-        "scores": short_floats(found.scores),
-        "labels": found.names,
-    }
+    record = {"frame": frame.number, "seconds": frame.seconds, **found_fields(found)}
     if found.ids is not None:
         record["ids"] = found.ids.tolist()
     return as_text(json.dumps(record, ensure_ascii=False))

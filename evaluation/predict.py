@@ -116,12 +116,8 @@ class _Batch:
             yield evaluated_image(result, row)
 
     def in_tiles(self, network: Network, tiling: Tiling, batch_size: int) -> Iterator[EvaluatedImage]:
-        def detect(tiles: Sequence[Image.Image]) -> list[dict[str, Any]]:
-            inputs = network.processor(images=list(tiles), return_tensors="pt")
-            return network.run(inputs, [(tile.height, tile.width) for tile in tiles])[1]
-
         for image, row in zip(self.images, self.rows, strict=True):
-            found = detect_in_tiles(image, tiling, detect, network.processor.resized_shape, batch_size)
+            found = detect_in_tiles(image, tiling, network.detect, network.processor.resized_shape, batch_size)
             yield evaluated_image(found, row)
 
 

@@ -286,8 +286,7 @@ class Detector:
             # Here and not earlier: a process that computed with several threads must not be forked by a server.
             torch.set_num_threads(self.threads)
             self._process = os.getpid()
-        inputs = self.network.processor(images=list(images), return_tensors="pt")
-        return self.network.run(inputs, [(image.height, image.width) for image in images], threshold, top_k)[1]
+        return self.network.detect(images, threshold, top_k)
 
 
 def inside_mlflow(model: str | os.PathLike) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from transformers import BatchFeature
 
 from .detections import THRESHOLD
@@ -58,6 +59,13 @@ class Network(NamedTuple):
         with torch.inference_mode():
             outputs = self.forward(inputs)
         return outputs, self.processor.post_process_object_detection(outputs, threshold, sizes, top_k)
+
+    def detect(
+        self, images: Sequence[Image.Image], threshold: float = 0.0, top_k: int | None = None
+    ) -> list[dict[str, torch.Tensor]]:
+        """What `run` finds in images of one resized shape, which are prepared first."""
+        inputs = self.processor(images=list(images), return_tensors="pt")
+        return self.run(inputs, [(image.height, image.width) for image in images], threshold, top_k)[1]
 
 
 __all__ = ["Network"]
