@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.messages import printable
+from deformable_detr_refine.modeling.setting_checks import MOST_CLASSES
 
 from .defects import DataError
 
@@ -22,7 +23,7 @@ class LabelMap:
         category_ids: the data set's own id of each class, a whole number or a text; without them 0, 1, 2, ...
 
     Raises:
-        DataError: no name, an empty name, a name or an id twice, or ids that do not go with the names.
+        DataError: no name or more than 100,000, an empty name, a name or an id twice, other ids than names.
 
     Example:
         >>> fruit = LabelMap(("apple", "pear"), (3, 7))
@@ -41,6 +42,8 @@ class LabelMap:
         ids = tuple(given) or tuple(range(len(names)))
         if not names:
             raise DataError("There is no class name: the data set holds no object, and names no class.")
+        if len(names) > MOST_CLASSES:
+            raise DataError(f"{len(names):,} classes are named, the most are {MOST_CLASSES:,}.")
         if not all(name.strip() for name in names):
             raise DataError(f"Class number {[bool(name.strip()) for name in names].index(False)} has an empty name.")
         if broken := next((name for name in names if re.search("[\ud800-\udfff]", name)), None):

@@ -248,6 +248,7 @@ def _shown(value: Any) -> str:
 
 __all__ = [
     "LONGEST_SIDE",
+    "MOST_CLASSES",
     "bounded_file",
     "check_fields",
     "check_own_names",

@@ -16,6 +16,7 @@ from deformable_detr_refine.data.label_map import LabelMap, merge, read_label_ma
         (("a", " "), (), "Class number 1 has an empty name"),
         (("a", "b", "a"), (), "The class name 'a' stands twice"),
         (("a", "b"), (3, 3), "The category id '3' stands twice"),
+        (range(100_001), (), "100,001 classes are named, the most are 100,000"),
         (("a", "b"), (3,), "1 category ids do not go with 2 class names"),
     ],
 )
