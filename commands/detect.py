@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.modeling.image_io import as_text
 
     if tiling is not None:
-        _check_tiles(tiling, [image for index, image in enumerate(images) if index not in faults])
+        tiling.check_images(image for index, image in enumerate(images) if index not in faults)
     detector = Detector(source, args.device, batch_size=args.batch_size, tiling=tiling, revision=args.revision)
     threshold = detector.network.threshold if args.threshold is None else args.threshold
     records: list[dict[str, Any]] = [{} for _ in images]
@@ -145,22 +145,6 @@ def run(args: argparse.Namespace) -> int:
         drawn = f", {args.output / 'drawn'}" if args.draw else ""
         print(f"Written: {args.output / 'detections.json'}{drawn}")
     return 1 if undrawn or any("error" in record for record in records) else 0
-
-
-def _check_tiles(tiling: Any, images: Sequence[str]) -> None:
-    """Check, by their headers and before any work, that not all images are too small to be cut."""
-    from deformable_detr_refine.modeling.image_io import image_size
-
-    sizes = []
-    for image in images:
-        try:
-            width, height = image_size(image)
-        except (OSError, ValueError):  # a URL, or told when its turn comes
-            return
-        if tiling.cuts(height, width):
-            return
-        sizes.append((height, width))
-    tiling.check(sizes)
 
 
 def _failure(name: str, failure: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -184,6 +185,9 @@ class Detector:
     ) -> Generator[tuple[VideoFrame, Detections], None, None]:
         """Detections in a video's frames, in their order; frames are read while the model computes.
 
+        A video that breaks off gives what can be read, and then a warning; an open `Video` has it in `problem`. Of a
+        camera or a stream that is faster than the model, frames are passed over.
+
         Args:
             source: a file, the number of a camera, an address, or an open `Video`, to be closed after this generator.
             threshold: scores above it are kept.
@@ -205,9 +209,11 @@ class Detector:
         if not isinstance(source, Video):
             with Video(os.fspath(source)) as video:
                 yield from self.video(video, threshold, top_k, every=every, start=start, end=end, track=track)
+                if video.problem:
+                    warnings.warn(video.problem, stacklevel=2)
             return
         tracker = Tracker(source.rate / every, threshold) if track else None
-        with closing(read_ahead(source.frames(every, start, end), 2 * self.batch_size)) as frames:
+        with closing(read_ahead(source.frames(every, start, end), 2 * self.batch_size, source.is_pushed)) as frames:
             while batch := list(islice(frames, self.batch_size)):
                 found = self.detect([frame.image for frame in batch], threshold, top_k)
                 for frame, result in zip(batch, found, strict=True):

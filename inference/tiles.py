@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from os import PathLike
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from deformable_detr_refine.modeling.image_io import image_size
+
 from .batches import batches_of_equal_shape
 
-# A tile's side in pixels: what is smaller is left out of training too.
-LEAST_SIDE = 32
+# In pixels: what is smaller is left out of training too.
+LEAST_TILE_SIDE = 32
 # A box that ends nearer than this share of the tile's side to its border may be one of a part of an object.
 BORDER = 0.01
 
@@ -67,8 +70,8 @@ right=150, bottom=60)]
             raise ValueError("Tiles are given by a grid or by their size, one of the two.")
         if self.grid is not None and (min(self.grid) < 1 or max(self.grid) < 2):
             raise ValueError(f"A grid of {self.grid[0]}x{self.grid[1]} cuts nothing; 3x2 is 3 columns and 2 rows.")
-        if self.size is not None and self.size < LEAST_SIDE:
-            raise ValueError(f"Tiles of {self.size} pixels are too small; their side is at least {LEAST_SIDE}.")
+        if self.size is not None and self.size < LEAST_TILE_SIDE:
+            raise ValueError(f"Tiles of {self.size} pixels are too small; their side is at least {LEAST_TILE_SIDE}.")
         if not 0 <= self.overlap <= 0.9:
             raise ValueError(f"The overlap of tiles is {self.overlap}, expected a share of their side, 0 to 0.9.")
         if not 0 <= self.nms_threshold <= 1:
@@ -103,6 +106,23 @@ right=150, bottom=60)]
                 "be cut. Take smaller tiles, or none."
             )
 
+    def check_images(self, images: Iterable[str | PathLike[str]]) -> None:
+        """The same of image files, by their headers; what cannot be read so, as a URL, may be larger.
+
+        Raises:
+            ValueError: none is cut.
+        """
+        sizes = set()
+        for image in images:
+            try:
+                width, height = image_size(image)
+            except (OSError, ValueError):
+                return
+            if self.cuts(height, width):
+                return
+            sizes.add((height, width))
+        self.check(sizes)
+
     def tiles(self, height: int, width: int) -> list[Tile]:
         """What is looked at: the whole image first, then its tiles in rows; the image alone where nothing is cut.
 
@@ -115,10 +135,10 @@ right=150, bottom=60)]
         columns, rows = self.grid or (None, None)
         across, down = self._spans(width, columns), self._spans(height, rows)
         tiles = [Tile(left, top, right, bottom) for top, bottom in down for left, right in across]
-        if min(tiles[0].shape) < min(LEAST_SIDE, height, width):
+        if min(tiles[0].shape) < min(LEAST_TILE_SIDE, height, width):
             raise ValueError(
                 f"A grid of {columns}x{rows} is too fine for an image of {width}x{height}: a tile's side is at least "
-                f"{LEAST_SIDE} pixels."
+                f"{LEAST_TILE_SIDE} pixels."
             )
         return [whole] * self.whole + tiles
 

@@ -1,7 +1,9 @@
 """Moving pictures: frames out of a file, a camera or an address with their times, and drawn frames into a file."""
 
+import re
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +21,7 @@ from deformable_detr_refine.secret_text import without_secrets
 # Who reads a camera by its number.
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 _ENCODERS = ("libx264", "h264_videotoolbox", "libopenh264", "h264_nvenc", "h264_mf")
+_TIME = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")
 _CLOCK = Fraction(1, 90_000)  # of what is written
 OPEN_SECONDS, READ_SECONDS = 15.0, 15.0
 Item = TypeVar("Item")
@@ -60,8 +63,11 @@ class Video:
         self._av = import_av()
         self.source = str(source)
         self.name = as_text(without_secrets(self.source))
-        self.is_live = self.source.isdecimal() or self.source.lower().startswith(("rtsp:", "rtsps:", "rtmp:"))
+        scheme = self.source.partition("://")[0].lower() if "://" in self.source else "file"
+        # It comes at its own pace, and what nobody takes is lost.
+        self.is_pushed = self.source.isdecimal() or scheme not in ("file", "http", "https")
         self.problem: str | None = None
+        self._is_broken = False
         self._held = 0.0  # seconds for which the last frame is shown
         self._container: Any = self._open()
         try:
@@ -96,8 +102,21 @@ class Video:
     @property
     def duration(self) -> float | None:
         """Seconds, as the video says."""
+        return self._own_duration or self._whole_duration
+
+    @property
+    def _own_duration(self) -> float | None:
+        """Without that of the sound, which may be longer."""
         if self._stream.duration:
             return float(self._stream.duration * self._stream.time_base)
+        if end := _TIME.fullmatch(self._stream.metadata.get("DURATION", "")):  # of Matroska
+            hours, minutes, seconds = map(float, end.groups())
+            begin = float((self._stream.start_time or 0) * self._stream.time_base)
+            return 3600 * hours + 60 * minutes + seconds - begin
+        return self._whole_duration if len(self._container.streams) == 1 else None
+
+    @property
+    def _whole_duration(self) -> float | None:
         return self._container.duration / self._av.time_base if self._container.duration else None
 
     def frames(self, every: int = 1, start: float = 0.0, end: float | None = None) -> Iterator[VideoFrame]:
@@ -120,15 +139,12 @@ class Video:
             if chosen % every == 0:
                 yield VideoFrame(number, round(last, 6), self._upright(frame))
             chosen += 1
-        if self.is_live or self.problem:
+        if self.is_live or self._is_broken:
             return
         if first is None:
             self.problem = f"{self.name} holds no frame that can be read."
-        elif self._stream.duration:
-            # The container's would be that of the sound, too.
-            whole = float(self._stream.duration * self._stream.time_base)
-            if whole - last > max(1.0, 5 / self.rate) + self._held:
-                self.problem = f"{self.name} is cut short: it ends at {last:.1f} s of {whole:.1f} s."
+        elif (whole := self._own_duration) and whole - last > max(1.0, 5 / self.rate) + self._held:
+            self.problem = f"{self.name} is cut short: it ends at {last:.1f} s of {whole:.1f} s."
 
     def _decoded(self) -> Iterator[Any]:
         damaged = 0
@@ -144,6 +160,7 @@ class Video:
                         f"{self.name} is damaged: {damaged} of its packets cannot be decoded, and are left out."
                     )
         except self._av.error.FFmpegError as error:
+            self._is_broken = True
             self.problem = f"{self.name} breaks off: {error.strerror or one_line(error)}."
 
     def _upright(self, frame: Any) -> Image.Image:
@@ -176,8 +193,9 @@ class Video:
             raise ValueError(f"{self.name} holds no pictures.")
         self._stream = self._container.streams.video[0]
         self.has_sound = bool(self._container.streams.audio)
-        self.is_live = self.is_live or ("://" in self.source and not self.duration)
-        self._stream.thread_type = "AUTO"
+        self.is_live = (self.is_pushed or "://" in self.source) and not self.duration
+        # By frames, the last ones before a damage would be lost, and a camera's come late.
+        self._stream.thread_type = "SLICE"
         codec = self._stream.codec_context
         if codec is None:
             raise ValueError(f"{self.name} is written with a codec that is not known here.")
@@ -236,8 +254,10 @@ class VideoWriter:
         return self._container
 
 
-def read_ahead(items: Iterator[Item], most: int) -> Generator[Item, None, None]:
+def read_ahead(items: Iterator[Item], most: int, skip: bool = False) -> Generator[Item, None, None]:
     """The same items, taken by a thread while others are worked on; up to `most` of them wait.
+
+    With `skip` the items do not wait for the work: the oldest that waits is passed over.
 
     Example:
         >>> list(read_ahead(iter("abc"), 2))
@@ -249,10 +269,12 @@ def read_ahead(items: Iterator[Item], most: int) -> Generator[Item, None, None]:
     def put(item: Item | None, error: BaseException | None = None) -> bool:
         while not stopped.is_set():
             try:
-                waiting.put((item, error), timeout=0.1)
+                waiting.put((item, error), timeout=0 if skip else 0.1)
                 return True
             except Full:
-                continue
+                if skip:
+                    with suppress(Empty):
+                        waiting.get_nowait()
         return False
 
     def read() -> None:

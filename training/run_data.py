@@ -25,7 +25,7 @@ from deformable_detr_refine.messages import counted, printable
 from .arguments import DataArguments
 
 # Smaller images are left out of training, as in MMDetection (filter_cfg min_size).
-LEAST_SIDE = 32
+LEAST_IMAGE_SIDE = 32
 TOO_THIN = "too thin"
 
 
@@ -72,9 +72,9 @@ def read_run_data(args: DataArguments, say: Callable[[str], None]) -> RunData:
         is_default = args.validation_split == DataArguments.validation_split
         validation = data.splits.get(args.validation_split) if is_default else data[args.validation_split]
     sides = zip(rows["width"], rows["height"], strict=True)
-    kept = [index for index, sides in enumerate(sides) if min(sides) >= LEAST_SIDE]
+    kept = [index for index, sides in enumerate(sides) if min(sides) >= LEAST_IMAGE_SIDE]
     if len(kept) < len(rows):
-        say(f"{len(rows) - len(kept)} images with a side below {LEAST_SIDE} pixels are left out of training.")
+        say(f"{len(rows) - len(kept)} images with a side below {LEAST_IMAGE_SIDE} pixels are left out of training.")
         rows = rows.select(kept)
     if not len(rows):
         raise DataError(f"{data.source}: {args.train_split} has no image to train on.")

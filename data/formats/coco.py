@@ -97,9 +97,9 @@ def write_coco(data: DetectionData, folder: str | Path) -> None:
     Raises:
         DataError: there is something in the folder, or an image cannot be copied.
     """
+    label_map = _numbered_from_one(data)
     categories = [
-        {"id": number, "name": name}
-        for number, name in zip(data.label_map.category_ids, data.label_map.names, strict=True)
+        {"id": number, "name": name} for number, name in zip(label_map.category_ids, label_map.names, strict=True)
     ]
     with new_data_folder(folder) as new:
         (new / "annotations").mkdir()
@@ -109,10 +109,18 @@ def write_coco(data: DetectionData, folder: str | Path) -> None:
                 images = NewImages(new / split)
                 _write_items(file, (_image_item(row, images.put(row)) for row in rows_of(dataset)))
                 file.write('], "annotations": [')
-                _write_items(file, _annotation_items(dataset, data.label_map))
+                _write_items(file, _annotation_items(dataset, label_map))
                 file.write('], "categories": [')
                 _write_items(file, categories)
                 file.write("]}\n")
+
+
+def _numbered_from_one(data: DetectionData) -> LabelMap:
+    """The classes with a COCO file's own ids; those of other forms begin at 1, since CVAT's reader takes 0 for none."""
+    ids = data.label_map.category_ids
+    if data.format == "coco" or 0 not in ids or any(isinstance(number, str) for number in ids):
+        return data.label_map
+    return LabelMap(data.label_map.names, tuple(int(number) + 1 for number in ids))
 
 
 def _image_item(row: dict[str, Any], name: str) -> dict[str, Any]:

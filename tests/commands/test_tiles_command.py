@@ -95,3 +95,10 @@ def test_what_makes_no_tiles_is_one_sentence(words, told, model, photos, tmp_pat
         status = stopped.code
     assert status == 2
     assert told in capsys.readouterr().err and not (tmp_path / "f").exists()
+
+
+def test_tiles_larger_than_every_image_are_refused_by_batch_before_it_begins(model, photos, tmp_path, capsys):
+    words = ["batch", str(model), str(photos), "--output", str(tmp_path / "b.jsonl"), "--workers", "1", "--tile-size"]
+    assert main([*words, "200"]) == 2
+    assert "no smaller than the largest image, 200x150" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert main([*words, "199"]) == 0  # one of the two is cut

@@ -189,3 +189,17 @@ def test_every_nth_image_validates(count):
 def test_what_cannot_be_split_is_refused(count, n):
     with pytest.raises(DataError, match="cannot be split"):
         split_every(datasets.Dataset.from_dict({"image_id": list(range(count))}), n)
+
+
+def test_classes_begin_at_one_in_coco_unless_they_are_from_there(data, tmp_path):
+    """Others' readers of COCO take 0 for no class."""
+    own = load_detection_data(write_coco_set(tmp_path / "own", ids=(0, 3, 5)))
+    write_yolo(data, tmp_path / "yolo")
+    for number, (source, ids) in enumerate([(own, [0, 3, 5]), (load_detection_data(tmp_path / "yolo"), [1, 2, 3])]):
+        write_coco(source, tmp_path / str(number))
+        content = json.loads((tmp_path / str(number) / "annotations" / "instances_train.json").read_text())
+        assert [category["id"] for category in content["categories"]] == ids
+        again = load_detection_data(tmp_path / str(number))
+        assert again.label_map.names == data.label_map.names
+        for row, other in zip(again["train"], data["train"], strict=True):
+            assert row["objects"]["category"] == other["objects"]["category"]
