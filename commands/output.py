@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -22,8 +21,10 @@ def make_writable(folder: Path) -> None:
     Raises:
         OSError: they cannot.
     """
+    from deformable_detr_refine.files import check_writable
+
     folder.mkdir(parents=True, exist_ok=True)
-    _check_writable(folder, folder)
+    check_writable(folder)
 
 
 def check_results_folder(folder: Path, own: Sequence[str]) -> None:
@@ -36,11 +37,10 @@ def check_results_folder(folder: Path, own: Sequence[str]) -> None:
         OSError: it is a file, or nothing can be written there.
         ValueError: it holds something else.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise NotADirectoryError(f"{nearest} is a file, no folder to write in: choose another --output.")
-    _check_writable(nearest, folder)
-    if nearest != folder:
+    from deformable_detr_refine.files import check_writable
+
+    check_writable(folder, "--output")
+    if not folder.exists():
         return
     held = sorted(item.name + "/" * item.is_dir() for item in folder.iterdir())
     if others := [name for name in held if not any(fnmatch(name, pattern) for pattern in (*own, *_HARMLESS))]:
@@ -77,14 +77,6 @@ def results_folder(folder: Path, own: Sequence[str]) -> Iterator[Path]:
         _remove(new)
         if not was_there and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _check_writable(there: Path, folder: Path) -> None:
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise OSError(f"Nothing can be written in {folder}: {error.strerror or error}.") from error
 
 
 def _remove(path: Path) -> None:

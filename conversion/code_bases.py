@@ -48,7 +48,11 @@ def read_source(
     """
     files, known = _find_files(place, given)
     content = known.open(files) if known else open_checkpoint(files.weights)
-    code_base = known or _find_code_base(content, files.weights)
+    seen, names = _seen_in(content, files.weights)
+    if given and seen and given not in seen:
+        raise CheckpointError(_not_of(given, f"{files.weights} is of {seen[0].title}"))
+    if not (code_base := known or next(iter(seen), None)):
+        raise CheckpointError(_unknown(files.weights, names))
     return code_base, code_base.read(files, content, config, raw_weights)
 
 
@@ -62,6 +66,10 @@ def _find_files(place: Path, given: CodeBase | None) -> tuple[Files, CodeBase | 
     for code_base in [given] if given else CODE_BASES.values():
         if (files := code_base.files(place)) is not None:
             return files, code_base if code_base.signs_folders else given
+    if given:
+        for code_base in CODE_BASES.values():
+            if (place.is_dir() or code_base.signs_folders) and code_base.files(place) is not None:
+                raise CheckpointError(_not_of(given, f"{place} has the form of {code_base.title}"))
     if not place.is_dir():
         return Files(place), given
     raise CheckpointError(f"{place} {_instead(place)}.")
@@ -88,13 +96,13 @@ def _instead(folder: Path) -> str:
     )
 
 
-def _find_code_base(content: dict[str, Any], path: Path) -> CodeBase:
-    """Which code base an opened file comes from, by the names of its weights.
+def _not_of(given: CodeBase, what: str) -> str:
+    return f"{what}, not of {given.title}: drop --from {given.name}."
 
-    Raises:
-        CheckpointError: none that is known.
-    """
-    seen: list[str] = []
+
+def _seen_in(content: dict[str, Any], path: Path) -> tuple[list[CodeBase], list[str]]:
+    """The code bases whose names an opened file has, and all names of its weights."""
+    seen, all_names = [], []
     for code_base in CODE_BASES.values():
         try:
             entry, _ = code_base.entry(content, path, raw_weights=False)
@@ -104,14 +112,18 @@ def _find_code_base(content: dict[str, Any], path: Path) -> CodeBase:
         names = [name for name in weights if isinstance(name, str)]
         names = [name.removeprefix(wrapper(names)) for name in names]
         if any(re.match(code_base.mark, name) for name in names):
-            return code_base
-        seen += names
+            seen.append(code_base)
+        all_names += names
+    return seen, all_names
+
+
+def _unknown(path: Path, names: list[str]) -> str:
     known = ", ".join(code_base.title for code_base in CODE_BASES.values())
-    if not seen:
-        raise CheckpointError(f"{path} holds no weights of a model that can be converted (of {known}).")
-    other = looks_like(seen)
-    looks = f"it looks like {other}" if other else f"its names begin with {beginnings(seen)}"
-    raise CheckpointError(f"{path} is not a Deformable DETR of {known}: {looks}.")
+    if not names:
+        return f"{path} holds no weights of a model that can be converted (of {known})."
+    other = looks_like(names)
+    looks = f"it looks like {other}" if other else f"its names begin with {beginnings(names)}"
+    return f"{path} is not a Deformable DETR of {known}: {looks}."
 
 
 __all__ = ["CODE_BASES", "code_base_named", "read_source"]

@@ -80,7 +80,7 @@ class Section:
         value = self.any(key, default)
         value = list(value) if isinstance(value, tuple) else value
         if not any(_equal(value, list(one) if isinstance(one, tuple) else one) for one in allowed):
-            only = " or ".join(repr(one) for one in allowed)
+            only = " or ".join(repr(one) for one in allowed if one is not None) or None
             raise CheckpointError(
                 f"{self.where}: {self.path}{key} is {described(value)}; this package has only {only}."
             )

@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,12 +24,34 @@ _OTHER_FILES = (
 )
 
 
+def check_writable(folder: Path, option: str = "") -> None:
+    """Check, before any work, that files can be written in a folder; in one yet to be made, where it would stand.
+
+    Args:
+        option: what a command calls it, in the message.
+
+    Raises:
+        OSError: they cannot, or a file has its name.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is a file")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        where = f"{option} {folder}".strip()
+        raise OSError(f"Nothing can be written in {where}: {error.strerror or error}.") from error
+
+
 def check_new_folder(path: Path, force: bool) -> None:
     """Check, before any work, that a folder may be written at this path.
 
     Raises:
+        OSError: nothing can be written there.
         CheckpointError: something is there already. With `force`, only if it is more than an earlier model folder.
     """
+    check_writable(path.parent)
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_dir():
@@ -48,8 +71,10 @@ def check_new_file(path: Path, force: bool) -> None:
     """Check, before any work, that a file may be written at this path.
 
     Raises:
+        OSError: nothing can be written there.
         CheckpointError: something is there already; with `force`, only if it is a folder.
     """
+    check_writable(path.parent)
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the name of the file to write.")
     if path.exists() and not force:
@@ -156,4 +181,12 @@ def other_kind(start: bytes) -> str | None:
     return next((meaning for prefix, meaning in _OTHER_FILES if start.startswith(prefix)), None)
 
 
-__all__ = ["check_new_file", "check_new_folder", "follow_umask", "new_path", "other_kind", "sha256_of"]
+__all__ = [
+    "check_new_file",
+    "check_new_folder",
+    "check_writable",
+    "follow_umask",
+    "new_path",
+    "other_kind",
+    "sha256_of",
+]

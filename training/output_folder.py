@@ -1,10 +1,11 @@
 """Whether a run may write into its folder, and which checkpoint there it goes on from: held before any work."""
 
-import tempfile
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from deformable_detr_refine.files import check_writable
 
 from .arguments import DetectionTrainingArguments
 from .checkpoints import NUMBERED, fault_of, has_random_state, newest_whole_checkpoint
@@ -32,7 +33,7 @@ def checkpoint_to_resume(
         OSError: the folder is a file, or nothing can be written in it.
     """
     output, asked = Path(args.output_dir), args.resume_from_checkpoint
-    _check_writable(output)
+    check_writable(output, "--output_dir")
     if asked not in (*_UNSET, *_TRUE):
         if not Path(asked).is_dir():
             raise FileNotFoundError(f"There is no checkpoint {asked} to resume from.")
@@ -61,17 +62,3 @@ def checkpoint_to_resume(
             "choose another --output_dir."
         )
     return None
-
-
-def _check_writable(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--output_dir {folder} is a file: choose another.")
-    # A run that stops for another reason leaves no empty folder: the nearest that exists is tried.
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    try:
-        if not there.is_dir():
-            raise NotADirectoryError(f"{there} is a file")
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise OSError(f"Nothing can be written in --output_dir {folder}: {error.strerror or error}.") from error

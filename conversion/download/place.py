@@ -1,6 +1,7 @@
 """Where a checkpoint is that a user names: a file or folder here, a published one by its short name, a URL, the Hub."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +56,7 @@ def locate(source: str | Path, revision: str | None = None) -> Place:
         return Place(path, public_address(address), published)
     if published or is_hub_name(address):
         return Place(fetch_from_hub(address, revision), f"{address} on the Hub", published)
-    near = difflib.get_close_matches(source, PUBLISHED, n=1)
-    raise FileNotFoundError(f"There is no checkpoint {source}{f'; did you mean {near[0]}?' if near else '.'}")
+    raise FileNotFoundError(f"There is no checkpoint {source}{_near(source)}")
 
 
 def _is_here(source: str) -> bool:
@@ -64,6 +64,19 @@ def _is_here(source: str) -> bool:
         return Path(source).exists()
     except (OSError, ValueError):  # longer than a name can be, or with a NUL
         return False
+
+
+def _near(source: str) -> str:
+    """The end of a sentence about a name that is none: which published one may be meant."""
+    if "/" in source or Path(source).suffix:
+        return "."
+    spelled = {name: name for name in PUBLISHED}
+    spelled |= {f"{name}-plain": name for name, one in PUBLISHED.items() if not one.fields["with_box_refine"]}
+    words = re.split("[-_ ]", source.lower())
+    near = [name for name in spelled if set(words) <= set(name.split("-"))]
+    near = near or difflib.get_close_matches("-".join(words), spelled, n=1)
+    meant = f"did you mean {spelled[near[0]]}? " if near else ""
+    return f"; {meant}`ddetr convert --list` names the published ones."
 
 
 def _check_no_revision(source: str | Path, revision: str | None) -> None:

@@ -128,7 +128,7 @@ def test_errors_are_one_line_with_exit_status_2(model_folder, tmp_path, capsys):
         ([str(other), photo], "is a model of type detr, expected deformable_detr_refine"),
         ([str(half), photo], "half"),
         ([model_folder, photo, "--device", "warp"], "There is no device warp here"),
-        ([model_folder, photo, "--output", str(tmp_path / "file")], "file is a file, no folder to write in"),
+        ([model_folder, photo, "--output", str(tmp_path / "file")], "Nothing can be written in --output"),
     ]
     for arguments, message in cases:
         status = main(["detect", "--output", str(tmp_path / "out"), *arguments])
@@ -202,7 +202,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(model_folder, 
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert main(arguments) == 2
-    told = f"ddetr detect: error: Nothing can be written in {tmp_path}: Permission denied.\n"
+    told = f"ddetr detect: error: Nothing can be written in --output {tmp_path}: Permission denied.\n"
     assert capsys.readouterr().err == told
 
 

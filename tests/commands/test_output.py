@@ -45,7 +45,7 @@ def test_a_folder_with_other_files_is_refused_and_remains_of_a_killed_run_are_no
     (tmp_path / "other" / "a.json").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"a\.json/"):
         check_results_folder(tmp_path / "other", OWN)
-    with pytest.raises(NotADirectoryError, match="is a file"):
+    with pytest.raises(OSError, match=r"Nothing can be written in --output .* is a file"):
         check_results_folder(tmp_path / "thesis\x1b.tex" / "below", OWN)
 
 

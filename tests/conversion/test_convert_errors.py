@@ -141,7 +141,9 @@ OTHER_MODELS = {
     "DINO": {"level_embed": torch.ones(4, 256), "dn_query_generator.label_embedding.weight": torch.ones(80, 256)},
     "R-CNN": {"backbone.conv1.weight": torch.ones(1), "roi_head.bbox_head.fc_cls.weight": torch.ones(1)},
     "plain DETR": {"bbox_head.fc_cls.weight": torch.ones(1), "encoder.layers.0.norms.0.weight": torch.ones(1)},
-    "own repository": {"transformer.encoder.layers.0.self_attn.sampling_offsets.weight": torch.ones(1)},
+    "of the authors' repository, not of MMDetection": {
+        "transformer.encoder.layers.0.self_attn.sampling_offsets.weight": torch.ones(1)
+    },
     "transformers library": {"model.encoder.layers.0.fc1.weight": torch.ones(1), "class_embed.0.bias": torch.ones(1)},
     "already converted": {"model.backbone.body.conv1.weight": torch.ones(1), "class_heads.0.bias": torch.ones(1)},
     "image classifier": {"conv1.weight": torch.ones(1), "fc.weight": torch.ones(1)},
@@ -214,6 +216,8 @@ def test_output_that_is_taken(tmp_path, save):
     out.write_text("a file")
     with pytest.raises(CheckpointError, match="not a folder"):
         convert_mmdet_checkpoint(tmp_path / "no.pth", out)
+    with pytest.raises(OSError, match=r"Nothing can be written in .*out: .*out is a file\."):
+        convert_mmdet_checkpoint(tmp_path / "no.pth", out / "below")
     out.unlink()
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")

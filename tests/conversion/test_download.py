@@ -124,8 +124,15 @@ def test_only_names_urls_and_the_hub_ask_the_network(no_network, tmp_path, monke
     for name in (*absent, "a" * 300, "a\0"):
         with pytest.raises(FileNotFoundError, match="There is no checkpoint"):
             locate(name)
-    with pytest.raises(FileNotFoundError, match=r"did you mean r50-refine-twostage\?"):
-        locate("r50-refine-twostag")
+    meant = {"r50-refine-twostag": "r50-refine-twostage", "r50-plainn": "r50", "r50_2x_plain": "r50-2x"}
+    meant |= {"original-dc5": "original-single-scale-dc5", "Original-TwoStage": "original-refine-twostage"}
+    for name, near in meant.items():
+        with pytest.raises(FileNotFoundError, match=rf"did you mean {near}\? `ddetr convert --list` names"):
+            locate(name)
+    with pytest.raises(
+        FileNotFoundError, match=r"no checkpoint yolo11n; `ddetr convert --list` names the published ones\."
+    ):
+        locate("yolo11n")
     with pytest.raises(CheckpointError, match="drop --revision"):
         locate("r50", revision="main")
     for asked in ("r50-refine", "http://example.org/a.pth", "SenseTime/deformable-detr"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.goldens_mmdet import golden_config
+from support.goldens_other import write_checkpoint
 
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.conversion import (
@@ -242,7 +243,19 @@ def test_looks_alike(small, tmp_path, refuses):
     torch.save({"model": {f"detr.{name}": tensor for name, tensor in content["model"].items()}}, path)
     refuses(path, "it looks like a detector with masks")
     torch.save(code_base_named("original").theirs(small.state_dict(), small.config), path)
-    refuses(path, "is not MMDetection's Deformable DETR: it looks like the DETR", code_base="mmdet")
+    refuses(
+        path, "checkpoint.pth is of the authors' repository, not of MMDetection: drop --from mmdet", code_base="mmdet"
+    )
+    refuses(path, "is of the authors' repository, not of transformers: drop --from", code_base="transformers")
+
+
+def test_a_folder_of_another_code_base_than_is_said(tmp_path, refuses):
+    folder = write_checkpoint("stock_tiny_plain", tmp_path / "stock")
+    for code_base in ("mmdet", "original", "detrex"):
+        for place in (folder, folder / "model.safetensors"):
+            refuses(place, f"has the form of transformers, not of .*: drop --from {code_base}", code_base=code_base)
+    folder = write_checkpoint("detrex_tiny_plain", tmp_path / "detrex").parent
+    refuses(folder, "is of detrex, not of MMDetection: drop --from mmdet", code_base="mmdet")
 
 
 def test_yaml_makes_nothing(tmp_path):

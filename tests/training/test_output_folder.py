@@ -37,10 +37,9 @@ def test_a_folder_with_something_of_value_is_refused(name, tmp_path):
 def test_a_file_or_a_place_where_nothing_can_be_written_is_told(tmp_path):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(OSError, match="is a file: choose another"):
-        checkpoint_to_resume(settings(file))
-    with pytest.raises(OSError, match="Nothing can be written in --output_dir"):
-        checkpoint_to_resume(settings(file / "below"))
+    for folder in (file, file / "below"):
+        with pytest.raises(OSError, match=r"Nothing can be written in --output_dir .*: .*/file is a file\."):
+            checkpoint_to_resume(settings(folder))
 
 
 def test_checkpoints_are_gone_on_from_when_asked(tmp_path):
