@@ -181,6 +181,8 @@ class Video:
             if not Path(name).is_file():
                 raise FileNotFoundError(f"There is no video {self.name}.")
             name, options = f"file:{name}", {"protocol_whitelist": "file"}
+        else:
+            options = {"rtsp_flags": "prefer_tcp"}  # by UDP, what comes while the model loads would be lost
         try:
             return self._av.open(name, format=form, options=options, timeout=(OPEN_SECONDS, READ_SECONDS))
         except self._av.error.FFmpegError as error:
