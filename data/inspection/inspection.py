@@ -79,6 +79,8 @@ def inspect(
         progress: show a bar on a terminal.
         tiling: also count what tiles make of it.
     """
+    if tiling is not None:
+        tiling.check(size for rows in data.splits.values() for size in zip(rows["height"], rows["width"], strict=True))
     tiles = {name: summarize_tiles(dataset, tiling) for name, dataset in data.splits.items()} if tiling else {}
     splits = {name: summarize(dataset, data.label_map.names) for name, dataset in data.splits.items()}
     defects = (*data.defects, *check_images(data, progress), *(unlisted_images(data) if whole else ()))

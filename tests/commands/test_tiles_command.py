@@ -73,6 +73,8 @@ def test_evaluate_and_inspect_take_them_too(model, photos, tmp_path, capsys, mon
     capsys.readouterr()
     assert main(["data", "inspect", data, "--tiles", "2x2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tiles"]["train"]["images"] == 10
+    assert main(["data", "inspect", data, "--tile-size", "200"]) == 2
+    assert "nothing would be cut" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
