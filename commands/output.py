@@ -16,15 +16,15 @@ _HARMLESS = (f"{_ASIDE}*/", ".DS_Store")
 
 
 def make_writable(folder: Path) -> None:
-    """Makes a folder and checks that files can be written in it.
+    """Checks that files can be written in a folder, and makes it.
 
     Raises:
         OSError: they cannot.
     """
     from deformable_detr_refine.files import check_writable
 
-    folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def check_results_folder(folder: Path, own: Sequence[str]) -> None:

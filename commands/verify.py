@@ -34,13 +34,17 @@ examples:
   ddetr verify checkpoint.pth
   ddetr verify checkpoint.pth --images photo.jpg another.jpg
   ddetr verify stock-folder/ --images photo.jpg
+  ddetr verify original-refine-twostage --images photo.jpg         # from the Hub, beside transformers
   ddetr verify checkpoint.pth --images photos/ --config config.py --round-trip --json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", type=Path, help="a .pth file of MMDetection, or a folder of transformers"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a .pth file of MMDetection, or a folder of transformers; or what `ddetr convert` fetches: a name of its "
+        "--list, a URL, OWNER/NAME on the Hub",
     )
     parser.add_argument(
         "--images",
@@ -63,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
     for image in images:
         if not Path(image).is_file():
             raise FileNotFoundError(f"{image} is not a file; verify reads images from files only.")
-    if not args.checkpoint.exists():
-        raise FileNotFoundError(f"There is no checkpoint {args.checkpoint}.")
 
     from deformable_detr_refine.conversion.proof.verify import verify_checkpoint
 

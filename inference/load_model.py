@@ -106,7 +106,9 @@ def _where(model: str | Path) -> dict[str, Any]:
     if path.exists():
         raise NotADirectoryError(f"{model} is a file, not a model folder; `ddetr convert` makes one of a checkpoint.")
     if not is_hub_name(name):
-        raise FileNotFoundError(f"There is no model folder {model}.")
+        # Without a slash it may be meant as one of those names.
+        published = "" if "/" in name else ": `ddetr convert` makes one of a published checkpoint (`--list` names them)"
+        raise FileNotFoundError(f"There is no model folder {model}{published}.")
     # Without a network transformers would ask for half a minute before it looks into its cache.
     return {} if _hub_has_an_address() else {"local_files_only": True}
 

@@ -24,6 +24,7 @@ from deformable_detr_refine.modeling.ops import backend_report
 
 from ..code_bases import read_source
 from ..convert import convert_checkpoint
+from ..download.place import locate
 from ..source import Source
 from .difference import TOLERANCE, Prediction
 from .environment import set_up_mmdet
@@ -51,7 +52,8 @@ def verify_checkpoint(
     compared; nobody is asked for anything.
 
     Args:
-        checkpoint: a file of MMDetection, or a folder (or its file of weights) of stock transformers.
+        checkpoint: a file of MMDetection, or a folder (or its file of weights) of stock transformers; or, to be
+            fetched, a name of `ddetr convert --list`, a URL, or OWNER/NAME on the Hub.
         images: image files.
         config: its config file, if the checkpoint does not carry it.
         keep: a folder for the converted model and all that MMDetection wrote; else it is thrown away.
@@ -59,7 +61,7 @@ def verify_checkpoint(
         say: told about every step.
 
     Raises:
-        OSError: a file is not there, or MMDetection cannot be set up or run.
+        OSError: a file is not there or cannot be fetched, or MMDetection cannot be set up or run.
         CheckpointError: the checkpoint cannot be converted, or not be run by the code it comes from.
         ValueError: there is no image, or one cannot be read.
     """
@@ -68,7 +70,8 @@ def verify_checkpoint(
         raise ValueError("verify needs at least one image.")
     # Before the minutes begin: an image that cannot be read is told now.
     pictures = [load_image(path) for path in paths]
-    kind, source = read_source(Path(checkpoint), config=None if config is None else Path(config))
+    checkpoint = locate(checkpoint).path
+    kind, source = read_source(checkpoint, config=None if config is None else Path(config))
     if kind.name in ("original", "detrex"):
         raise CheckpointError(
             f"{checkpoint} is {kind.possessive}, whose code no package index has, so it cannot be run beside; this "
@@ -81,7 +84,7 @@ def verify_checkpoint(
             return _verify_stock(checkpoint, source, config, list(zip(paths, pictures, strict=True)), folder, say)
     with _folder(keep) as folder:
         say(f"converting {checkpoint}")
-        inputs = prepare(Path(checkpoint), None if config is None else Path(config), folder, say)
+        inputs = prepare(checkpoint, None if config is None else Path(config), folder, say)
         every, batch = list(range(len(paths))), _batch([picture.size for picture in pictures])
         runs = [replace(inputs.run, images=every, batch=batch)]
         if round_trip:

@@ -98,7 +98,7 @@ def test_visualize_draws_the_best_detections_the_proposals_and_a_token(model_fol
         (["visualize", "MODEL", "PHOTO", "--threshold", "1"], "lower --threshold or name a --query"),
         (["benchmark", "MODEL", "--backends", "triton"], "The backend triton does not run on cpu"),
         (["info", "MODEL", "--size", "16x16"], "fewer than num_queries=20"),
-        (["info", "nowhere"], "There is no model folder nowhere"),
+        (["info", "nowhere"], "There is no model folder nowhere: `ddetr convert` makes one of a published"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(model_folder, photo, tmp_path, capsys, words, message):

@@ -95,6 +95,18 @@ def test_the_table_has_no_rows_of_mmdetection(stock, samples, capsys):
     assert re.search(r"10\.jpg +170x128 .* 30/30 .* PASS\n\nPASS\n$", told) and "own resizing" not in told
 
 
+def test_a_published_name_is_fetched_first(stock, samples, capsys, monkeypatch):
+    folder, asked = stock("plain"), []
+
+    def fetch(name, revision):
+        asked.append(name)
+        return folder
+
+    monkeypatch.setattr("deformable_detr_refine.conversion.download.place.fetch_from_hub", fetch)
+    status, report = verified(capsys, "original", samples)
+    assert status == 0 and report["passed"] and asked == ["SenseTime/deformable-detr"]
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
