@@ -26,7 +26,7 @@ the settings that matter (--help-all lists every one, those of transformers' Tra
   --defects skip               leave out boxes and images that are defective (`ddetr data inspect` shows them)
   --check_images false         do not decode every image before the first step (for large sets known to be whole)
   --early_stopping_patience N, --freeze backbone, --resume_from_checkpoint true, --seed N
-  --torch_compile true         compile the model, which takes minutes at each of the first two shapes of images
+  --torch_compile true         compile the model as one graph for all shapes of images: the first step takes minutes
   --dry_run true               draw a batch as the model sees it, time loader and model, and stop
   --replay FILE                run a batch again whose loss was not finite, and say what is not finite in it
 
