@@ -65,7 +65,7 @@ def test_padded_batch_gives_the_reference_logits_and_boxes(size, variant, backen
 @pytest.mark.parametrize("size", SIZES)
 def test_detections_are_the_reference_ones(size, variant):
     expected = golden_arrays(f"{size}_{variant}_detect")
-    output = golden_output(size, variant)
+    output = golden_output(size, variant, None)
     results = DeformableDetrRefineImageProcessor().post_process_object_detection(
         output, threshold=0.0, target_sizes=[tuple(shape[:2]) for shape in expected["ori_shapes"]]
     )
