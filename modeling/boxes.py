@@ -27,6 +27,12 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat((low, low + size), -1)
 
 
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of xyxy boxes, (..., 4) and (..., 4) broadcast against each other -> (...); 0 for a pair of empty boxes."""
+    overlap, union, _ = _areas(a, b)
+    return overlap / union.clamp(min=torch.finfo(a.dtype).tiny)
+
+
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of xyxy boxes, (..., 4) and (..., 4) broadcast against each other -> (...).
 
@@ -34,12 +40,17 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     boxes gives a finite number. Source: Rezatofighi et al., Generalized Intersection over Union (arXiv:1902.09630).
     """
     tiny = torch.finfo(a.dtype).tiny
+    overlap, union, hull = _areas(a, b)
+    return overlap / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+
+
+def _areas(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Overlap, union and hull of xyxy boxes."""
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     area_a = (a[..., 2:] - a[..., :2]).prod(-1)
     area_b = (b[..., 2:] - b[..., :2]).prod(-1)
-    union = area_a + area_b - overlap
-    return overlap / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
+    return overlap, area_a + area_b - overlap, hull
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

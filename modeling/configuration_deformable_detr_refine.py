@@ -43,6 +43,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
             F1 at IoU 0.5); what draws or lists boxes starts from it. None: not known.
         class_cost, bbox_cost, giou_cost: weights of the matcher.
         class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient: weights of the loss.
+        quality_target: in training a matched box's class has the target score**x * IoU**(1 - x) in place of the focal
+            loss's 1, for this x (see `quality_target.py`). None: the focal loss.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: for a combination that no model can be built from; its cause is a
@@ -111,6 +113,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     class_loss_coefficient: float | int = 2.0
     bbox_loss_coefficient: float | int = 5.0
     giou_loss_coefficient: float | int = 2.0
+    quality_target: float | int | None = None
     category_ids: list[int | str] | None = None
     score_threshold: float | None = None
     is_encoder_decoder: bool = True

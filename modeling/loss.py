@@ -6,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .boxes import cxcywh_to_xyxy, generalized_iou
+from .boxes import cxcywh_to_xyxy, generalized_iou, iou
 from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .focal_loss import focal_loss
 from .matcher import Matches, Stage, match
+from .quality_target import quality_loss
 from .targets import Labels, targets_of
 
 
@@ -81,12 +82,17 @@ def _layer_loss(
 ) -> dict[str, Tensor]:
     """logits (B, Q, K), boxes (B, Q, 4), the batch's classes (N,) and targets (N, 4) -> the layer's sums, in fp32."""
     image, query, target = matches
-    focal = focal_loss(logits, (image, query, classes[target]), config.focal_alpha, config.focal_gamma)
+    positives = image, query, classes[target]
     matched, targets = boxes[image, query].float(), targets[target]
     l1 = (matched - targets).abs().sum()
-    giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(targets))
+    corners = cxcywh_to_xyxy(matched), cxcywh_to_xyxy(targets)
+    giou = generalized_iou(*corners)
+    if config.quality_target is None:
+        of_class = focal_loss(logits, positives, config.focal_alpha, config.focal_gamma)
+    else:
+        of_class = quality_loss(logits, positives, iou(*corners), config.quality_target, config.focal_gamma)
     return {
-        "loss_cls": config.class_loss_coefficient * focal,
+        "loss_cls": config.class_loss_coefficient * of_class,
         "loss_bbox": config.bbox_loss_coefficient * l1,
         "loss_iou": config.giou_loss_coefficient * (1 - giou).sum(),
     }

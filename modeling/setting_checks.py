@@ -53,6 +53,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "class_loss_coefficient": _WEIGHT,
     "bbox_loss_coefficient": _WEIGHT,
     "giou_loss_coefficient": _WEIGHT,
+    "quality_target": (0, 1),
     "score_threshold": (0, 1),
 }
 SWITCHES = ("two_stage", "with_box_refine", "dilation", "neck_bias", "is_encoder_decoder")
@@ -141,7 +142,7 @@ def check_fields(config: Any) -> None:
             raise ValueError(f"{name}={_shown(value)} must be a whole number from {least:,} to {most:,}.")
     for name, (least, most) in NUMBERS.items():
         value = getattr(config, name)
-        if value is None and name == "score_threshold":
+        if value is None and name in ("quality_target", "score_threshold"):
             continue
         if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
             raise ValueError(f"{name}={_shown(value)} must be a number from {least:g} to {most:g}.")

@@ -5,6 +5,7 @@ import torch
 from support import forked
 from support.goldens_mmdet import NO_DROPOUT, golden_config
 from support.half_batch import compute_half
+from support.recipes import RECIPES
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 
@@ -12,18 +13,19 @@ pytestmark = pytest.mark.slow
 
 # Boxes kept of each of the four images: of all, of rank 0's only, fewer than there are ranks.
 CASES = {"uneven": (2, 0, 1, 3), "empty-rank": (2, 1, 0, 0), "one-box": (0, 1, 0, 0)}
+CASES |= {name: (2, 0, 1, 3) for name, settings in RECIPES.items() if settings}
 
 
 @pytest.fixture(scope="module")
 def cases(pixels, targets):
-    torch.manual_seed(0)
-    config = golden_config(**NO_DROPOUT)
-    weights = DeformableDetrRefineForObjectDetection(config).state_dict()
-    labels = {
-        name: [{key: value[:count] for key, value in targets[-1].items()} for count in kept]
-        for name, kept in CASES.items()
-    }
-    return {name: {"config": config, "weights": weights, "pixels": pixels, "targets": labels[name]} for name in CASES}
+    made = {}
+    for name, kept in CASES.items():
+        torch.manual_seed(0)
+        config = golden_config(**NO_DROPOUT, **RECIPES.get(name, {}))
+        weights = DeformableDetrRefineForObjectDetection(config).state_dict()
+        labels = [{key: value[:count] for key, value in targets[-1].items()} for count in kept]
+        made[name] = {"config": config, "weights": weights, "pixels": pixels, "targets": labels}
+    return made
 
 
 @pytest.fixture(scope="module")

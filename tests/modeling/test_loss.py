@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from support.goldens_mmdet import NO_DROPOUT, golden_config
+from support.recipes import RECIPES
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.modeling.boxes import generalized_iou
@@ -26,45 +27,39 @@ def predictions():
     return [t.requires_grad_() for t in (draw(LAYERS, B, Q, K), boxes[0], draw(B, S, K), boxes[1])]
 
 
-def loss_of(predictions, labels, **kwargs):
-    logits, boxes, encoder_logits, encoder_boxes = predictions
-    return detection_loss(
-        golden_config(),
-        logits,
-        boxes,
-        labels,
-        encoder_logits=encoder_logits,
-        encoder_pred_boxes=encoder_boxes,
-        **kwargs,
-    )
+@pytest.fixture(params=RECIPES)
+def loss_of(request):
+    config = golden_config(**RECIPES[request.param])
+
+    def compute(predictions, labels, **kwargs):
+        logits, boxes, *of_encoder = predictions
+        return detection_loss(config, logits, boxes, labels, *of_encoder, **kwargs)
+
+    return compute
 
 
-def loss_and_gradients(predictions, labels, **kwargs):
-    loss, _ = loss_of(predictions, labels, **kwargs)
-    return loss, torch.autograd.grad(loss, predictions)
-
-
-def test_terms_have_the_reference_names_and_add_up(predictions, targets):
+def test_terms_have_the_reference_names_and_add_up(loss_of, predictions, targets):
     loss, terms = loss_of(predictions, targets)
     layers = ["enc_", "d0.", "d1.", ""]
     assert set(terms) == {f"{layer}loss_{term}" for layer in layers for term in ("cls", "bbox", "iou")}
     torch.testing.assert_close(sum(terms.values()), loss)
 
 
-def test_order_of_targets_does_not_matter(predictions, targets):
-    expected = loss_and_gradients(predictions, targets)
+def test_order_of_targets_does_not_matter(loss_of, predictions, targets):
     permuted = [{name: value.flip(0) for name, value in target.items()} for target in targets]
-    torch.testing.assert_close(loss_and_gradients(predictions, permuted), expected)
+    losses = [loss_of(predictions, labels)[0] for labels in (targets, permuted)]
+    expected, got = [(loss, *torch.autograd.grad(loss, predictions)) for loss in losses]
+    torch.testing.assert_close(got, expected)
 
 
-def test_order_of_queries_does_not_matter(predictions, targets):
+def test_order_of_queries_does_not_matter(loss_of, predictions, targets):
     logits, boxes, encoder_logits, encoder_boxes = predictions
     order = torch.randperm(Q, generator=torch.Generator().manual_seed(0))
     permuted = (logits[:, :, order], boxes[:, :, order], encoder_logits, encoder_boxes)
     torch.testing.assert_close(loss_of(permuted, targets)[0], loss_of(predictions, targets)[0])
 
 
-def test_no_boxes_anywhere_leaves_the_classification(predictions):
+def test_no_boxes_anywhere_leaves_the_classification(loss_of, predictions):
     nothing = [{"class_labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4)} for _ in range(B)]
     loss, terms = loss_of(predictions, nothing)
     loss.backward()
@@ -72,25 +67,27 @@ def test_no_boxes_anywhere_leaves_the_classification(predictions):
     assert predictions[0].grad.abs().sum() > 0 and predictions[1].grad.abs().sum() == 0
 
 
-def test_more_targets_than_queries(predictions):
+def test_more_targets_than_queries(loss_of, predictions):
     crowded = [{"class_labels": torch.zeros(20, dtype=torch.int64), "boxes": torch.full((20, 4), 0.3)}] * B
     assert loss_of(predictions, crowded)[0].isfinite()
 
 
-def test_perfect_predictions_cost_next_to_nothing(targets):
+@pytest.mark.parametrize("settings", RECIPES.values(), ids=RECIPES)
+def test_perfect_predictions_cost_next_to_nothing(settings, targets):
     boxes = torch.full((1, B, Q, 4), 0.9)
     logits = torch.full((1, B, Q, K), -20.0)
     for image, target in enumerate(targets):
         count = len(target["boxes"])
         boxes[0, image, :count] = target["boxes"]
         logits[0, image, torch.arange(count), target["class_labels"]] = 20.0
-    loss, terms = detection_loss(golden_config(), logits, boxes, targets)
+    loss, terms = detection_loss(golden_config(**settings), logits, boxes, targets)
     assert loss < 1e-5, terms
 
 
-def test_accumulated_window_is_one_large_batch(pixels, targets):
+@pytest.mark.parametrize("settings", RECIPES.values(), ids=RECIPES)
+def test_accumulated_window_is_one_large_batch(settings, pixels, targets):
     torch.manual_seed(0)
-    model = DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT)).train()
+    model = DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT, **settings)).train()
     model(pixels, labels=targets).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -102,13 +99,13 @@ def test_accumulated_window_is_one_large_batch(pixels, targets):
         assert (got - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
 
 
-def test_zero_items_in_batch_divides_by_one(predictions, targets):
+def test_zero_items_in_batch_divides_by_one(loss_of, predictions, targets):
     torch.testing.assert_close(
         loss_of(predictions, targets, num_items_in_batch=0)[0], loss_of(predictions, targets, num_items_in_batch=1)[0]
     )
 
 
-def test_loss_is_computed_in_fp32(predictions, targets):
+def test_loss_is_computed_in_fp32(loss_of, predictions, targets):
     half = [tensor.detach().bfloat16() for tensor in predictions]
     loss, _ = loss_of(half, targets)
     assert loss.dtype == torch.float32

@@ -1,0 +1,54 @@
+"""Settings of training that change what a model learns, and nothing of what it computes afterwards."""
+
+import pytest
+import torch
+from support.goldens_mmdet import golden_batch, golden_model
+from support.recipes import RECIPES
+
+from deformable_detr_refine.modeling.boxes import iou
+from deformable_detr_refine.modeling.focal_loss import focal_loss
+from deformable_detr_refine.modeling.quality_target import quality_loss
+
+CHANGES = {name: settings for name, settings in RECIPES.items() if settings}
+
+
+@pytest.mark.parametrize("settings", CHANGES.values(), ids=CHANGES)
+def test_weights_of_mmdetection_train_with_it_and_detect_as_without(settings):
+    """Only the gradient is another; inference is bit for bit the same."""
+    labels = [
+        {"class_labels": torch.tensor([1, 3]), "boxes": torch.tensor([[0.4, 0.5, 0.2, 0.3], [0.6, 0.3, 0.3, 0.2]])}
+    ]
+    batch, found, gradients = golden_batch("tiny_inputs", 1), [], []
+    for model in (golden_model(), golden_model(**settings)):
+        with torch.inference_mode():
+            outputs = model(**batch)
+        found.append((outputs.logits, outputs.pred_boxes))
+        loss = model.train()(**batch, labels=labels).loss
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert loss.isfinite() and gradients[-1].isfinite().all()
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    assert not torch.allclose(*gradients)
+
+
+def test_without_objects_the_quality_loss_is_the_focal_loss():
+    logits, none = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(0, dtype=torch.int64)
+    found = quality_loss(logits, (none,) * 3, torch.zeros(0), power=0.25, gamma=2.0)
+    torch.testing.assert_close(found, focal_loss(logits, (none,) * 3, alpha=0.0, gamma=2.0))
+
+
+def test_a_score_is_drawn_towards_score_and_overlap():
+    """The gradient of a cross-entropy is score - target."""
+    logits = torch.tensor([[0.0, -1.0], [2.0, 0.5]], requires_grad=True)
+    overlap, positives = torch.tensor([0.8, 0.1]), (torch.tensor([0, 1]), torch.tensor([1, 0]))
+    for power in (0.0, 0.25):
+        (gradient,) = torch.autograd.grad(quality_loss(logits, positives, overlap, power, gamma=2.0), logits)
+        score = logits[positives].sigmoid()
+        torch.testing.assert_close(gradient[positives], score - score**power * overlap ** (1 - power))
+
+
+def test_iou_by_hand():
+    a, empty = torch.tensor([0.0, 0.0, 2.0, 2.0]), torch.zeros(4)
+    others = torch.tensor([[0.0, 0.0, 2.0, 2.0], [1.0, 0.0, 3.0, 2.0], [3.0, 0.0, 5.0, 2.0]])
+    torch.testing.assert_close(iou(a, others), torch.tensor([1.0, 1 / 3, 0.0]))
+    assert iou(empty, empty) == 0
