@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=DTYPES,
         default=["float32", "bfloat16"],
-        help="types of numbers (default float32 bfloat16)",
+        help="types of numbers (default float32 bfloat16); a model in int8 has one row, int8",
     )
     parser.add_argument(
         "--threads", metavar="N", type=positive_int, help="of PyTorch on a CPU (default: its own choice)"
@@ -135,6 +135,8 @@ def _candidates(
         return once
 
     candidates = {}
+    if model.config.int8:
+        return {(name, "int8"): forward(name, model, pixels) for name in backends}
     for dtype in dict.fromkeys(dtypes):
         if dtype == "float16" and pixels.device.type == "cpu":
             raise ValueError("float16 is for accelerators; on a CPU take float32 or bfloat16.")

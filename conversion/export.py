@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import check_new_file, check_new_folder, new_path
-from deformable_detr_refine.inference.load_model import load_model, load_processor
+from deformable_detr_refine.inference.load_model import load_model, load_processor, refuse_int8
 from deformable_detr_refine.messages import without_progress_bars
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
@@ -44,6 +44,7 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
         )
     with without_progress_bars():
         model = load_model(model_dir, local_files_only=True)
+    refuse_int8(model.config, model_dir, "ddetr convert")
     has_processor = (model_dir / "preprocessor_config.json").is_file()
     processor = load_processor(model_dir) if has_processor else DeformableDetrRefineImageProcessor()
     with new_path(output) as new:

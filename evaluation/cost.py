@@ -49,7 +49,7 @@ def model_cost(model: DeformableDetrRefineForObjectDetection, height: int, width
     second whatever the size.
 
     Raises:
-        ValueError: the image is too small for the model's queries.
+        ValueError: the image is too small for the model's queries, or the model is in int8.
 
     Example:
         >>> from deformable_detr_refine import DeformableDetrRefineConfig
@@ -58,6 +58,10 @@ def model_cost(model: DeformableDetrRefineForObjectDetection, height: int, width
         >>> f"{cost.parameters:,} parameters, {cost.flops / 1e9:.0f} GFLOPs"
         '41,213,836 parameters, 398 GFLOPs'
     """
+    if model.config.int8:
+        raise ValueError(
+            "Operations in int8 are not counted: those of the detector that it was made from are the same."
+        )
     ghost = deepcopy(model).to("meta").eval()
     sampling = torch.ops.deformable_detr_refine.deformable_attention
     counter = FlopCounterMode(display=False, custom_mapping={sampling: sampling_flops})

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+import torch
 from transformers.utils import logging
 
 from deformable_detr_refine.machine import choose_device
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.modeling.int8_layers import why_not_int8
 from deformable_detr_refine.modeling.ops import backend_report
 
 from .load_model import load_model, load_processor
@@ -29,7 +31,7 @@ def load_detector(
         FileNotFoundError: there is no such folder.
         OSError: a file is missing, or the Hub does not give it.
         ValueError: it is another kind of model, its files are damaged or do not fit together, the device is not
-            there, or DDETR_BACKEND asks for a backend that does not run on it.
+            there, DDETR_BACKEND asks for a backend that does not run on it, or the model is in int8 and it has none.
     """
     where = choose_device(device)
     if not any(row["chosen"] for row in backend_report(where)):
@@ -44,6 +46,12 @@ def load_detector(
         if Path(model).exists():
             raise
         raise OSError(f"{model} is no folder here, and the Hub does not give it: {error}") from error
+    if detector.config.int8:
+        if reason := why_not_int8():
+            raise ValueError(f"{model} is in int8 and cannot run here: {reason}.")
+        if where.type != "cpu" and device != "auto":
+            raise ValueError(f"{model} is in int8 and runs on a CPU, not on {where}.")
+        where = torch.device("cpu")
     return detector.eval().to(where), load_processor(model, revision=revision)
 
 

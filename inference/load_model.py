@@ -89,6 +89,16 @@ def load_processor(model: str | Path, **options: Any) -> DeformableDetrRefineIma
         raise CheckpointError(f"{model}: preprocessor_config.json is refused: {_line(error)}") from error
 
 
+def refuse_int8(config: DeformableDetrRefineConfig, model: str | Path, what: str) -> None:
+    """For what needs weights in float.
+
+    Raises:
+        ValueError: the model is in int8.
+    """
+    if config.int8:
+        raise ValueError(f"{model} is in int8, which {what} does not take: give it the detector that it was made from.")
+
+
 def _where(model: str | Path) -> dict[str, Any]:
     """Options that say where a model is looked for: here, or on the Hub.
 
@@ -180,4 +190,4 @@ def _line(error: BaseException) -> str:
     return printable(one_line(error), 300)
 
 
-__all__ = ["load_model", "load_processor"]
+__all__ = ["load_model", "load_processor", "refuse_int8"]

@@ -35,14 +35,18 @@ class Backbone(nn.Module):
     def __init__(self, name: str, frozen_stages: int, dilation: bool = False) -> None:
         super().__init__()
         self.name = name
-        self.body = _create_dilated(name) if dilation else _create(name)
+        network = _create_dilated(name) if dilation else _create(name)
+        self.body: nn.Module = network
         strides = [*STRIDES[:-1], STRIDES[-2]] if dilation else STRIDES
-        if self.body.feature_info.reduction() != strides:
+        if network.feature_info.reduction() != strides:
             raise ValueError(
-                f"backbone={name!r} has feature levels of stride {self.body.feature_info.reduction()}; "
+                f"backbone={name!r} has feature levels of stride {network.feature_info.reduction()}; "
                 f"the detector needs {strides}."
             )
-        self.widths: list[int] = self.body.feature_info.channels()
+        self.widths: list[int] = network.feature_info.channels()
+        # Stage s has stride 2 ** (s + 1), the last one before it was dilated.
+        self.stage_strides: dict[str, int] = {info["module"]: info["reduction"] for info in network.feature_info.info}
+        self.stage_strides[next(reversed(self.stage_strides))] = STRIDES[-1]
         self.frozen_stages = frozen_stages
         self.has_depthwise = any(isinstance(conv, nn.Conv2d) and conv.groups > 1 for conv in self.body.modules())
         self._freeze()
@@ -56,12 +60,9 @@ class Backbone(nn.Module):
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.eval().requires_grad_(False)
-        # Stage s has stride 2 ** (s + 1), the last one before it was dilated. Parameters stand in the order of the
-        # data's way, so whatever comes before the first stage of a larger stride is frozen: no list of names for each
-        # kind of network.
-        strides = {info["module"]: info["reduction"] for info in self.body.feature_info.info}
-        strides[next(reversed(strides))] = STRIDES[-1]
-        deeper = [module for module, stride in strides.items() if stride > 2 ** (self.frozen_stages + 1)]
+        # Parameters stand in the order of the data's way, so whatever comes before the first stage of a larger stride
+        # is frozen: no list of names for each kind of network.
+        deeper = [module for module, stride in self.stage_strides.items() if stride > 2 ** (self.frozen_stages + 1)]
         # timm flattens 'stages.0' to 'stages_0' in some networks.
         trained = tuple(f"{name}." for module in deeper for name in (module, module.replace(".", "_")))
         for name, parameter in self.body.named_parameters():

@@ -41,6 +41,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
             classes have ids up to 90), so that detections can be written with them.
         score_threshold: the score above which boxes are of use, which training finds on its validation data (the best
             F1 at IoU 0.5); what draws or lists boxes starts from it. None: not known.
+        int8: most of the model is in int8, as `ddetr export --to int8` makes it: for inference on a CPU.
         class_cost, bbox_cost, giou_cost: weights of the matcher.
         class_loss_coefficient, bbox_loss_coefficient, giou_loss_coefficient: weights of the loss.
         quality_target: in training a matched box's class has the target score**x * IoU**(1 - x) in place of the focal
@@ -116,6 +117,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     quality_target: float | int | None = None
     category_ids: list[int | str] | None = None
     score_threshold: float | None = None
+    int8: bool = False
     is_encoder_decoder: bool = True
     if TYPE_CHECKING:  # transformers fills both whenever a config is made
         id2label: dict[int, str] = field(default_factory=dict)  # pyright: ignore[reportIncompatibleVariableOverride]

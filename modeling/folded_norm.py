@@ -23,7 +23,7 @@ def fold_frozen_norms(network: nn.Module) -> int:
         How many pairs were found; 0 for a network that torch.fx cannot trace, which then runs as it is.
     """
     try:
-        graph = _Tracer().trace(network)
+        graph = Tracer().trace(network)
     except Exception:  # whatever a network's Python does with a proxy; the unfolded network is right too
         return 0
     modules = dict(network.named_modules())
@@ -38,7 +38,7 @@ def fold_frozen_norms(network: nn.Module) -> int:
             # Not through __setattr__, which would register the other module's parameters' names a second time.
             conv.__dict__.update(norm=norm, place=_Place(network, str(before.target)))
             norm.__dict__.update(conv=conv, place=_Place(network, str(node.target)), plain_class=type(norm))
-            conv.__class__, norm.__class__ = _ConvWithNorm, _NormDoneByConv
+            conv.__class__, norm.__class__ = ConvWithNorm, _NormDoneByConv
             pairs += 1
     return pairs
 
@@ -60,7 +60,9 @@ class _Place:
         return copied
 
 
-class _ConvWithNorm(nn.Conv2d):
+class ConvWithNorm(nn.Conv2d):
+    """A convolution that does the work of the norm after it."""
+
     place: _Place
     norm: "_NormDoneByConv | None" = None  # of one that somebody makes anew, as LoRA does from a layer's class
 
@@ -69,7 +71,7 @@ class _ConvWithNorm(nn.Conv2d):
         norm = self.norm
         return (
             norm is not None
-            and type(self) is _ConvWithNorm
+            and type(self) is ConvWithNorm
             and type(norm) is _NormDoneByConv
             and not norm.training
             and self.place.holds(self)
@@ -81,13 +83,17 @@ class _ConvWithNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.folds():
             return super().forward(x)
+        return self._conv_forward(x, *self.folded())
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias that do the norm's work too."""
         norm = self.norm
-        assert norm is not None  # it folds
+        assert norm is not None, "asked only where there is one"
         factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         summand = norm.bias - norm.running_mean * factor
         if self.bias is not None:
             summand = summand + self.bias * factor
-        return self._conv_forward(x, self.weight * factor.view(-1, 1, 1, 1), summand)
+        return self.weight * factor.view(-1, 1, 1, 1), summand
 
 
 class _NormDoneByConv(nn.BatchNorm2d):
@@ -99,7 +105,7 @@ class _NormDoneByConv(nn.BatchNorm2d):
     act: nn.Module
     drop: nn.Module
     place: _Place
-    conv: _ConvWithNorm | None = None
+    conv: ConvWithNorm | None = None
     plain_class: type[nn.BatchNorm2d] = nn.BatchNorm2d
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,6 +114,8 @@ class _NormDoneByConv(nn.BatchNorm2d):
         return self.act(self.drop(x)) if hasattr(self, "act") else x
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
+    """Convolutions and norms are nodes of the graph, whoever wrote their classes."""
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, _BatchNorm | nn.Conv2d) or super().is_leaf_module(module, name)

@@ -60,6 +60,15 @@ EXPORT void fused_dropout(float *x, int64_t first, int64_t rows, int64_t width, 
     }
 }
 
+// From floats to uint8, for products in int8: rounds halves up, NaN to 0.
+EXPORT void fused_quantize(const float *x, uint8_t *out, int64_t count, float inverse_scale, float zero_point) {
+    for (int64_t i = 0; i < count; i++) {
+        float y = x[i] * inverse_scale + zero_point + 0.5f;
+        y = y > 0 ? y : 0;
+        out[i] = (uint8_t)(int32_t)(y < 255 ? y : 255);
+    }
+}
+
 // Of a hidden layer: `hidden` is what a ReLU and then dropout gave. `grad` is changed in place from the gradient of hidden
 // to the gradient before both, and its columns are added to `grad_bias`.
 EXPORT void fused_relu_backward(float *grad, const float *hidden, double *grad_bias, int64_t rows, int64_t width,

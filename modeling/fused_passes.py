@@ -115,6 +115,19 @@ def fused_residual_norm_backward(
     return reduce(torch.add, sums)
 
 
+def fused_quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Floats of any shape -> uint8 round(x / scale) + zero_point, cut at 0 and 255, in x's order in memory."""
+    quantize = getattr(library()[0], "fused_quantize", None)
+    if quantize is None or x.dtype != torch.float32:
+        return (x.float() / scale + (zero_point + 0.5)).clamp(0, 255).to(torch.uint8)
+    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+        x = x.contiguous()
+    out = torch.empty_like(x, dtype=torch.uint8)
+    numbers, quantized = (tensor.as_strided((tensor.numel(), 1), (1, 1)) for tensor in (x, out))
+    _in_parts(numbers, lambda row, rows: quantize(_at(numbers, row), _at(quantized, row), rows, 1 / scale, zero_point))
+    return out
+
+
 class SamplingShape(ctypes.Structure):
     """How many samples a query takes, and in what its offsets are measured; C's struct of the same name."""
 

@@ -32,6 +32,11 @@ def hidden_reference(x: Tensor, weight: Tensor, bias: Tensor, factors: Tensor) -
     return F.linear(x, weight, bias).relu() * factors
 
 
+def quantize_reference(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """round(x / scale) + zero_point in 0..255."""
+    return ((x / scale).round() + zero_point).clamp(0, 255).to(torch.uint8)
+
+
 def residual_norm_reference(x: Tensor, y: Tensor, norm: Norm, factors: Tensor) -> Tensor:
     """layer_norm(x + dropout(y)), over the last axis."""
     return F.layer_norm(x + y * factors, x.shape[-1:], *norm)

@@ -17,6 +17,7 @@ from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
 from .first_stage import FirstStage, Proposals
 from .heads import ClassHead
 from .initial_weights import initialize, initialize_start
+from .int8_model import to_int8_form
 from .linear import linear
 from .loss import detection_loss
 from .outputs import DeformableDetrRefineModelOutput, DeformableDetrRefineObjectDetectionOutput
@@ -108,6 +109,8 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
             self.query_embedding = nn.Embedding(config.num_queries, 2 * config.d_model)
             self.reference_points = nn.Linear(config.d_model, 2)
         self.decoder = Decoder(config)
+        if config.int8:
+            to_int8_form(self)
         self.post_init()
 
     def forward(

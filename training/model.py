@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.inference.load_model import load_model, load_processor
+from deformable_detr_refine.inference.load_model import load_model, load_processor, refuse_int8
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -45,6 +45,7 @@ def build_model(
             said += " with random weights, the backbone's too"
         return _frozen(model, args.freeze), f"{said}."
     trained = load_model(args.model, revision=args.revision)
+    refuse_int8(trained.config, args.model, "training")
     model = DeformableDetrRefineForObjectDetection(_config({**trained.config.to_dict(), **fields, **classes}))
     copied = transfer(trained, model, keep_class_heads)
     new = len(label_map) - len(copied)

@@ -84,7 +84,7 @@ class Samples:
             OSError, ValueError: an image or the data set cannot be read, or all images have one shape.
         """
         self._loaded = [load_image(image) for image in self.images]
-        self._rows = self.rows(_names(model))
+        self._rows = self.rows(names_of(model))
         if len({_shape(image, model) for image in self._loaded}) < 2:
             raise ValueError(
                 f"{len(self._loaded)} image(s) have one shape after resizing; give images of two shapes, one wide and "
@@ -122,26 +122,35 @@ class Samples:
             raise ProofError(f"The export is refused, it does not compute what the model does: {proof}.")
         if not self._rows:
             return proof
-        model_ap, exported_ap = self._average_precisions(self._rows, model, exported)
+        model_ap, exported_ap = average_precisions(self._rows, (model, exported), self.progress)
         proof = Proof(shapes, **worst, model_ap=model_ap, exported_ap=exported_ap, ap_images=len(self._rows))
         if not abs(model_ap - exported_ap) <= AP_TOLERANCE:
             raise ProofError(f"The export is refused, its AP differs by more than 0.1 points: {proof}.")
         return proof
 
-    def _average_precisions(self, rows: Sequence[Any], *networks: Network) -> list[float]:
-        from deformable_detr_refine.data.row_image import row_image
-        from deformable_detr_refine.evaluation.evaluated_image import evaluated_image
-        from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 
-        seen: list[list[Any]] = [[] for _ in networks]
-        for row in rows:
-            image = row_image(row)
-            inputs = networks[0].processor(images=[image], return_tensors="pt")
-            for network, images in zip(networks, seen, strict=True):
-                _, (result,) = network.run(inputs, [(image.height, image.width)])
-                images.append(evaluated_image(result, row))
-            self.progress(1)
-        return [coco_metrics(images, _names(networks[0]))["AP"] for images in seen]
+def average_precisions(
+    rows: Sequence[Any], networks: Sequence[Network], progress: Callable[[int], Any] = lambda count: None
+) -> list[float]:
+    """COCO's AP, 0..1, of each network on the rows of a data set."""
+    from deformable_detr_refine.data.row_image import row_image
+    from deformable_detr_refine.evaluation.evaluated_image import evaluated_image
+    from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
+
+    seen: list[list[Any]] = [[] for _ in networks]
+    for row in rows:
+        image = row_image(row)
+        inputs = networks[0].processor(images=[image], return_tensors="pt")
+        for network, images in zip(networks, seen, strict=True):
+            _, (result,) = network.run(inputs, [(image.height, image.width)])
+            images.append(evaluated_image(result, row))
+        progress(1)
+    return [coco_metrics(images, names_of(networks[0]))["AP"] for images in seen]
+
+
+def names_of(network: Network) -> list[str]:
+    """A network's class names, in the order of its labels."""
+    return [name for _, name in sorted(network.id2label.items())]
 
 
 def _found(network: Network, inputs: Any) -> list[Found]:
@@ -154,13 +163,9 @@ def _shape(image: Image.Image, network: Network) -> tuple[int, int]:
     return network.processor.resized_shape(image.height, image.width)
 
 
-def _names(network: Network) -> list[str]:
-    return [name for _, name in sorted(network.id2label.items())]
-
-
 def _larger(a: float, b: float) -> float:
     """The larger one; NaN when one of them is."""
     return max(a, b) if a == a and b == b else float("nan")
 
 
-__all__ = ["AP_TOLERANCE", "TOLERANCE", "Proof", "ProofError", "Samples"]
+__all__ = ["AP_TOLERANCE", "TOLERANCE", "Proof", "ProofError", "Samples", "average_precisions", "names_of"]

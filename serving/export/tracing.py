@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.exported import FORMAT
 from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.inference.load_model import refuse_int8
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
@@ -44,6 +45,7 @@ def prepared(
         OSError, ValueError: the model or a sample cannot be read, or all samples have one shape.
     """
     detector, processor = load_detector(str(model), "cpu")
+    refuse_int8(detector.config, model, "ddetr export")
     network = Network.of(detector.float(), processor)
     samples.check(network)
     return detector, network, _facts(detector, processor, _sha256_of_weights(model))
