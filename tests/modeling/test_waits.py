@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from support.goldens_mmdet import NO_DROPOUT, golden_config
 from support.pretended_gpu import on_gpu, pretended_gpu
+from support.small_detector import small_config
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
@@ -20,7 +20,7 @@ def mask(pixels) -> torch.Tensor:
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_training_step_waits_for_the_matching_alone(changes, pixels, mask, targets):
     torch.manual_seed(0)
-    model = DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT, **changes)).train()
+    model = DeformableDetrRefineForObjectDetection(small_config(**changes)).train()
     expected = model(pixels, mask, labels=targets).loss
     on_gpu(model)
     with pretended_gpu() as counts:
@@ -32,13 +32,13 @@ def test_training_step_waits_for_the_matching_alone(changes, pixels, mask, targe
 
 
 def test_labels_on_the_cpu_are_moved(pixels, mask, targets):
-    model = on_gpu(DeformableDetrRefineForObjectDetection(golden_config(**NO_DROPOUT)).train())
+    model = on_gpu(DeformableDetrRefineForObjectDetection(small_config()).train())
     with pretended_gpu():
         assert model(on_gpu(pixels), on_gpu(mask), labels=targets).loss.held.isfinite()
 
 
 def test_inference_waits_for_its_detections_alone(pixels, mask):
-    model = on_gpu(DeformableDetrRefineForObjectDetection(golden_config()).eval())
+    model = on_gpu(DeformableDetrRefineForObjectDetection(small_config()).eval())
     processor = DeformableDetrRefineImageProcessor()
     with pretended_gpu() as counts, torch.no_grad():
         outputs = model(on_gpu(pixels), on_gpu(mask))
