@@ -80,14 +80,15 @@ def run(args: argparse.Namespace) -> int:
     tiling = tiling_of(args)
     make_writable(args.output.absolute().parent)
 
-    from deformable_detr_refine.machine import choose_device, usable_cores
+    from deformable_detr_refine.inference.detector import on_cpu
+    from deformable_detr_refine.machine import usable_cores
     from deformable_detr_refine.messages import counted
     from deformable_detr_refine.serving.batch.run import run_batch
     from deformable_detr_refine.serving.batch.workers import run_here
 
     engine = run_here
     cores = usable_cores()
-    if args.engine == "here" and (args.workers or 1) > cores and choose_device(args.device).type == "cpu":
+    if args.engine == "here" and (args.workers or 1) > cores and on_cpu(args.model, args.device):
         print(
             f"ddetr batch: {args.workers} workers share {counted(cores, 'core')} and wait for each other; "
             "without --workers each core has one.",

@@ -81,7 +81,11 @@ def one_line(error: BaseException) -> str:
         'first second'
         >>> one_line(PermissionError(13, "Permission denied", "out"))
         'out: Permission denied'
+        >>> one_line(ModuleNotFoundError("No module named 'torch'", name="torch"))
+        'this needs torch: pip install deformable-detr-refine (without it .onnx files can be used, nothing else)'
     """
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "transformers"):
+        return f"this needs {error.name}: pip install {DISTRIBUTION} (without it .onnx files can be used, nothing else)"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

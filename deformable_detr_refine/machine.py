@@ -3,8 +3,10 @@
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # A container's share of the machine's time: how many microseconds in how many.
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -30,12 +32,14 @@ def idle_cores() -> float | None:
     return max((os.cpu_count() or 1) - os.getloadavg()[0], 0.0) if hasattr(os, "getloadavg") else None
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> "torch.device":
     """The device of that name; 'auto' is the accelerator if there is one, else the CPU.
 
     Raises:
         ValueError: there is no such device here.
     """
+    import torch
+
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")

@@ -8,14 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
+from deformable_detr_refine.machine import choose_device
 from deformable_detr_refine.messages import one_line
-from deformable_detr_refine.modeling import load_image
-from deformable_detr_refine.modeling.image_io import MAX_PIXELS
+from deformable_detr_refine.modeling.image_io import MAX_PIXELS, load_image
 
 from .batches import batches_of_equal_shape
 from .detections import Detections
@@ -25,6 +24,9 @@ from .onnx_detector import load_onnx
 from .tiles import Tiling, detect_in_tiles
 from .tracking import Tracker
 from .video import Video, VideoFrame, read_ahead
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH_SIZE = 4
 # That wait for others of their shape: about 300 MB of decoded RGB.
@@ -71,7 +73,7 @@ class Detector:
         model: a model folder, OWNER/NAME on the Hub, or the .onnx file or MLflow folder that `ddetr export` writes.
         device: auto, cpu, cuda, cuda:1, mps, ...
         dtype: of the weights and the pixels, as 'bfloat16'; as saved if None.
-        threads: cores for one forward pass, in the whole process; PyTorch's own choice if None.
+        threads: cores for one forward pass, PyTorch's in the whole process; its or ONNX Runtime's own choice if None.
         batch_size: most images at a time.
         max_pixels: width * height above which an image is refused before it is decoded.
         tiling: cut images into tiles, for objects that are small in them; the boxes of an image are those of all tiles.
@@ -89,7 +91,7 @@ class Detector:
         self,
         model: str | os.PathLike,
         device: str = "auto",
-        dtype: torch.dtype | str | None = None,
+        dtype: "torch.dtype | str | None" = None,
         threads: int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -98,7 +100,8 @@ class Detector:
         revision: str | None = None,
     ):
         model = inside_mlflow(model)
-        if Path(model).suffix == ".onnx":
+        self._in_torch = Path(model).suffix != ".onnx"
+        if not self._in_torch:
             self.network = load_onnx(Path(model), threads=threads)
         else:
             self.network = _load(model, device, dtype, revision)
@@ -288,11 +291,22 @@ class Detector:
 
     def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int | None) -> list[dict[str, Any]]:
         """One pass over images of one resized shape."""
-        if self.threads is not None and self._process != os.getpid():
+        if self._in_torch and self.threads is not None and self._process != os.getpid():
+            import torch
+
             # Here and not earlier: a process that computed with several threads must not be forked by a server.
             torch.set_num_threads(self.threads)
             self._process = os.getpid()
         return self.network.detect(images, threshold, top_k)
+
+
+def on_cpu(model: str | os.PathLike, device: str) -> bool:
+    """Whether a detector computes on the CPU, as ONNX Runtime does wherever PyTorch would.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    return Path(model).suffix == ".onnx" or choose_device(device).type == "cpu"
 
 
 def inside_mlflow(model: str | os.PathLike) -> str:
@@ -301,7 +315,9 @@ def inside_mlflow(model: str | os.PathLike) -> str:
     return str(folder) if Path(model, "MLmodel").is_file() and folder.is_dir() else os.fspath(model)
 
 
-def _load(model: str, device: str, dtype: torch.dtype | str | None, revision: str | None) -> Network:
+def _load(model: str, device: str, dtype: "torch.dtype | str | None", revision: str | None) -> Network:
+    import torch
+
     if isinstance(dtype, str):
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype) or not named.is_floating_point:
@@ -317,4 +333,4 @@ def _taken(items: list) -> list:
     return taken
 
 
-__all__ = ["Abandoned", "DetectionFailure", "Detector", "inside_mlflow"]
+__all__ = ["Abandoned", "DetectionFailure", "Detector", "inside_mlflow", "on_cpu"]

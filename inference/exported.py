@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
-
 from .detections import THRESHOLD
 
 INPUTS = ("pixel_values", "pixel_mask")
@@ -12,10 +10,9 @@ OUTPUTS = ("logits", "pred_boxes")
 FORMAT = "deformable-detr-refine 1"
 
 
-def processor_of(facts: dict[str, str]) -> DeformableDetrRefineImageProcessor:
-    """The image processor that `facts` describes."""
-    settings: dict[str, Any] = json.loads(facts["image_processor"])
-    return DeformableDetrRefineImageProcessor(**dict(settings))
+def processor_settings_of(facts: dict[str, str]) -> dict[str, Any]:
+    """The image processor's settings."""
+    return dict(json.loads(facts["image_processor"]))
 
 
 def names_of(facts: dict[str, str]) -> dict[int, str]:
@@ -36,4 +33,4 @@ def threshold_of(facts: dict[str, str]) -> float:
     return THRESHOLD if known is None else float(known)
 
 
-__all__ = ["FORMAT", "INPUTS", "OUTPUTS", "names_of", "processor_of", "threshold_of"]
+__all__ = ["FORMAT", "INPUTS", "OUTPUTS", "names_of", "processor_settings_of", "threshold_of"]

@@ -2,21 +2,20 @@
 
 import os
 from pathlib import Path
-
-import torch
-from transformers.utils import logging
+from typing import TYPE_CHECKING
 
 from deformable_detr_refine.machine import choose_device
-from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
-from deformable_detr_refine.modeling.int8_layers import why_not_int8
-from deformable_detr_refine.modeling.ops import backend_report
 
-from .load_model import load_model, load_processor
+if TYPE_CHECKING:
+    from deformable_detr_refine.modeling import (
+        DeformableDetrRefineForObjectDetection,
+        DeformableDetrRefineImageProcessor,
+    )
 
 
 def load_detector(
     model: str, device: str = "auto", revision: str | None = None
-) -> tuple[DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor]:
+) -> "tuple[DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor]":
     """Loads a model folder, or a model of the Hub, for inference; custom code in it is not run.
 
     Args:
@@ -33,6 +32,15 @@ def load_detector(
         ValueError: it is another kind of model, its files are damaged or do not fit together, the device is not
             there, DDETR_BACKEND asks for a backend that does not run on it, or the model is in int8 and it has none.
     """
+    # Here, since exported detectors run where these are not.
+    import torch
+    from transformers.utils import logging
+
+    from deformable_detr_refine.modeling.int8_layers import why_not_int8
+    from deformable_detr_refine.modeling.ops import backend_report
+
+    from .load_model import load_model, load_processor
+
     where = choose_device(device)
     if not any(row["chosen"] for row in backend_report(where)):
         name = os.environ.get("DDETR_BACKEND")

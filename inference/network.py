@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
-from transformers import BatchFeature
 
 from .detections import THRESHOLD
 
@@ -18,12 +16,18 @@ class Network(NamedTuple):
     processor: Any
     id2label: Mapping[int, str]
     threshold: float = THRESHOLD
+    # Of which kind the image processor is to give them: "pt" or "np".
+    tensors: str = "pt"
 
     @classmethod
     def of(cls, model: Any, processor: Any) -> "Network":
         """Of a model in PyTorch, to whose device and type of numbers each batch is moved."""
+        import torch
+        from transformers import BatchFeature
+
         known = model.config.score_threshold
 
+        @torch.inference_mode()
         def forward(inputs: Any) -> Any:
             mask = inputs.get("pixel_mask")
             if mask is not None and mask.device.type == "cpu" and mask.all():  # a GPU would not be asked
@@ -43,11 +47,11 @@ class Network(NamedTuple):
         sizes: Sequence[tuple[int, int]] | None,
         threshold: float = 0.0,
         top_k: int | None = None,
-    ) -> tuple[Any, list[dict[str, torch.Tensor]]]:
+    ) -> tuple[Any, list[dict[str, Any]]]:
         """One batch.
 
         Args:
-            inputs: what the image processor made of B images.
+            inputs: as `prepare` gives them.
             sizes: (height, width) of each original image; without them boxes are in 0..1 of the image.
             threshold: scores above it are kept.
             top_k: most boxes an image; as many as the image processor says if None.
@@ -56,16 +60,19 @@ class Network(NamedTuple):
             What `forward` gave, and for each image `boxes` (N, 4) xyxy in pixels of the original image, `scores` (N,)
             and `labels` (N,), best first.
         """
-        with torch.inference_mode():
-            outputs = self.forward(inputs)
+        outputs = self.forward(inputs)
         return outputs, self.processor.post_process_object_detection(outputs, threshold, sizes, top_k)
+
+    def prepare(self, images: Sequence[Image.Image]) -> Any:
+        """What `run` takes, of B images."""
+        return self.processor(images=list(images), return_tensors=self.tensors)
 
     def detect(
         self, images: Sequence[Image.Image], threshold: float = 0.0, top_k: int | None = None
-    ) -> list[dict[str, torch.Tensor]]:
+    ) -> list[dict[str, Any]]:
         """What `run` finds in images of one resized shape, which are prepared first."""
-        inputs = self.processor(images=list(images), return_tensors="pt")
-        return self.run(inputs, [(image.height, image.width) for image in images], threshold, top_k)[1]
+        sizes = [(image.height, image.width) for image in images]
+        return self.run(self.prepare(images), sizes, threshold, top_k)[1]
 
 
 __all__ = ["Network"]

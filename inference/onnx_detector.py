@@ -1,20 +1,23 @@
-"""A detector out of an ONNX file that `ddetr export` wrote, in ONNX Runtime."""
+"""A detector out of an ONNX file that `ddetr export` wrote, in ONNX Runtime: without PyTorch, from pixels to boxes."""
 
-import contextlib
 import mmap
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
+import numpy as np
 
 from deformable_detr_refine.messages import one_line, printable
 from deformable_detr_refine.modeling.c_library import library
 
-from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_of, threshold_of
+from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_settings_of, threshold_of
 from .network import Network
+from .numpy_processor import NumpyImageProcessor
+
+OPERATOR = "DeformableAttention"  # of modeling/onnx_operator.c
 
 
 def load_onnx(path: str | Path, threads: int | None = None) -> Network:
@@ -41,7 +44,8 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Network:
             "write it with `ddetr export`."
         )
     try:
-        return Network(sessions.forward, processor_of(facts), names_of(facts), threshold_of(facts))
+        processor = NumpyImageProcessor.of(processor_settings_of(facts))
+        return Network(sessions.forward, processor, names_of(facts), threshold_of(facts), "np")
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: what it says of its detector is damaged ({printable(one_line(error), 300)})."
@@ -82,17 +86,21 @@ class _Sessions:
             self._of_process[process] = _session(self.path, self.threads)
         return self._of_process[process]
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> SimpleNamespace:
+    def forward(self, inputs: Mapping[str, Any]) -> SimpleNamespace:
         session = self.here()
         try:
-            logits, boxes = session.run(list(OUTPUTS), {name: inputs[name].numpy() for name in INPUTS})
+            logits, boxes = session.run(list(OUTPUTS), {name: np.asarray(inputs[name]) for name in INPUTS})
         except Exception as error:  # its exceptions have no common base but this
             height, width = inputs["pixel_values"].shape[-2:]
             reason = printable(one_line(error), 300)
             raise ValueError(
                 f"ONNX Runtime refuses an image that is {width}x{height} after resizing ({reason})."
             ) from error
-        return SimpleNamespace(logits=torch.from_numpy(logits), pred_boxes=torch.from_numpy(boxes))
+        arrays = all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in (logits, boxes))
+        images = len(inputs["pixel_values"])
+        if not arrays or logits.ndim != 3 or boxes.shape != (images, logits.shape[1], 4) or len(logits) != images:
+            raise ValueError(f"{self.path} is not `ddetr export`'s: it gives no scores and boxes of its queries.")
+        return SimpleNamespace(logits=logits, pred_boxes=boxes)
 
 
 def _session(path: Path, threads: int | None) -> Any:
@@ -106,14 +114,19 @@ def _session(path: Path, threads: int | None) -> Any:
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    # For files of `--custom-op`, which are refused below where it is not here. A library that lies beside a file is
-    # never taken: it is a program of whoever wrote it.
-    with contextlib.suppress(ValueError):
+    # For files of `--custom-op`. A library that lies beside a file is never taken: it is a program of whoever wrote it.
+    missing = ""
+    try:
         options.register_custom_ops_library(str(operator_library()))
+    except ValueError as error:
+        missing = str(error)
     try:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ValueError(f"ONNX Runtime cannot load {path}: {printable(one_line(error), 300)}") from error
+        reason = printable(one_line(error), 300)
+        raise ValueError(
+            f"ONNX Runtime cannot load {path}: {missing if missing and OPERATOR in reason else reason}"
+        ) from error
 
 
 def operator_library() -> Path:
@@ -124,8 +137,8 @@ def operator_library() -> Path:
     """
     opened, reason = library()
     if opened is None:
-        raise ValueError(f"The operator of ONNX Runtime is not here: {reason}.")
+        raise ValueError(f"the operator {OPERATOR} is not here, since {reason}.")
     return Path(opened._name)
 
 
-__all__ = ["load_onnx", "operator_library"]
+__all__ = ["OPERATOR", "load_onnx", "operator_library"]

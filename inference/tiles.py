@@ -6,14 +6,13 @@ from math import ceil
 from os import PathLike
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
-from torchvision.ops import batched_nms
 
 from deformable_detr_refine.modeling.image_io import image_size
 
 from .batches import batches_of_equal_shape
+from .detections import to_numpy
 
 # In pixels: what is smaller is left out of training too.
 LEAST_TILE_SIDE = 32
@@ -172,10 +171,10 @@ def grid_of(text: str) -> tuple[int, int]:
 def detect_in_tiles(
     image: Image.Image,
     tiling: Tiling,
-    detect: Callable[[Sequence[Image.Image]], Sequence[dict[str, Tensor]]],
+    detect: Callable[[Sequence[Image.Image]], Sequence[dict[str, Any]]],
     shape_of: Callable[[int, int], tuple[int, int]],
     batch_size: int,
-) -> dict[str, Tensor]:
+) -> dict[str, np.ndarray]:
     """Detects in an image of any size, in the memory of one batch of its tiles.
 
     Args:
@@ -204,7 +203,7 @@ def detect_in_tiles(
 
 def merge_tiles(
     found: Sequence[tuple[Tile, dict[str, Any]]], size: tuple[int, int], tiling: Tiling
-) -> dict[str, Tensor]:
+) -> dict[str, np.ndarray]:
     """One list of boxes out of those of all tiles of an image.
 
     Args:
@@ -215,25 +214,40 @@ def merge_tiles(
     Returns:
         `boxes` (M, 4) in pixels of the image, `scores` and `labels` (M,), best first.
     """
-    if len(found) == 1:
-        return found[0][1]
     parts = {name: [] for name in ("boxes", "scores", "labels")}
+    if len(found) == 1:
+        return {name: to_numpy(found[0][1][name]) for name in parts}
     height, width = tiling.tiles(*size)[-1].shape
     overlap = ((tiling.overlap - 2 * BORDER) * height, (tiling.overlap - 2 * BORDER) * width)
     for tile, result in found:
-        values = {name: torch.as_tensor(result[name]).cpu() for name in parts}
-        boxes = values["boxes"] + values["boxes"].new_tensor([tile.left, tile.top, tile.left, tile.top])
+        values = {name: to_numpy(result[name]) for name in parts}
+        boxes = values["boxes"] + np.array([tile.left, tile.top] * 2, np.float32)
         kept = _counts(boxes, tile, size, overlap) if tiling.whole else slice(None)
         for name, value in (values | {"boxes": boxes}).items():
             parts[name].append(value[kept])
-    merged = {name: torch.cat(values) for name, values in parts.items()}
-    best = batched_nms(merged["boxes"].float(), merged["scores"].float(), merged["labels"], tiling.nms_threshold)
+    merged = {name: np.concatenate(values) for name, values in parts.items()}
+    best = _best_of_each_object(merged["boxes"], merged["scores"], merged["labels"], tiling.nms_threshold)
     return {name: value[best] for name, value in merged.items()}
 
 
-def _counts(boxes: Tensor, tile: Tile, size: tuple[int, int], overlap: tuple[float, float]) -> Tensor:
+def _best_of_each_object(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float) -> list[int]:
+    """Non-maximum suppression by class: boxes (N, 4) xyxy, scores and labels (N,) -> which are kept, best first."""
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    left = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        sides = np.minimum(boxes[best, 2:], boxes[left, 2:]) - np.maximum(boxes[best, :2], boxes[left, :2])
+        common = sides.clip(0).prod(1)
+        same = (common > threshold * (areas[best] + areas[left] - common)) & (labels[left] == labels[best])
+        left = left[~same]
+    return kept
+
+
+def _counts(boxes: np.ndarray, tile: Tile, size: tuple[int, int], overlap: tuple[float, float]) -> np.ndarray:
     """Which boxes, in pixels of the image, are of objects that the tile is to find (see `Tiling`)."""
-    left, top, right, bottom = boxes.unbind(1)
+    left, top, right, bottom = boxes.T
     if tile.shape == size:
         return (bottom - top > overlap[0]) | (right - left > overlap[1])
     down, across = (BORDER * side for side in tile.shape)

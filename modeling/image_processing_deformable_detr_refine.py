@@ -1,6 +1,5 @@
 """From images to what the model takes, and from its outputs to boxes in the original image."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
@@ -23,7 +22,7 @@ from .image_io import load_image
 from .pixel_values import check_pixels, padded
 from .post_processing import detections
 from .setting_checks import bounded_file, check_own_names, check_processor, check_sizes
-from .size_rules import SIZE_RULES, SizeRule, checked_size, size_within
+from .size_rules import checked_size, resized_shape, rule_of
 
 
 class DeformableDetrRefineImageProcessorKwargs(ImagesKwargs, total=False):
@@ -81,7 +80,7 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         check_sizes(kwargs)
         super().__init__(**kwargs)
         check_processor(self)
-        _rule(self.size_rule)
+        rule_of(self.size_rule)
         checked_size(self.size)
 
     @classmethod
@@ -111,19 +110,8 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
             >>> DeformableDetrRefineImageProcessor().resized_shape(480, 640)
             (800, 1067)
         """
-        size = checked_size(self.size if size is None else size)
-        if size.height and size.width:
-            return size.height, size.width
-        rule = _rule(size_rule or self.size_rule)
-        if size.max_height and size.max_width:
-            resized = size_within(height, width, size.max_height, size.max_width, rule)
-        else:
-            resized = rule(height, width, size.shortest_edge or math.inf, size.longest_edge or math.inf)
-        if 0 in resized:
-            raise ValueError(
-                f"An image of {width}x{height} pixels is too thin: a side of 0 would be left after resizing."
-            )
-        return resized
+        sides = checked_size(self.size if size is None else size)
+        return resized_shape(height, width, sides, rule_of(size_rule or self.size_rule))
 
     def fetch_images(self, images: Any) -> Any:
         if isinstance(images, (list, tuple)):
@@ -304,12 +292,6 @@ class DeformableDetrRefineImageProcessor(TorchvisionBackend):
         """
         most = self.top_k if top_k is None else top_k
         return detections(outputs.logits, outputs.pred_boxes, threshold, target_sizes, most, self.clip_boxes)
-
-
-def _rule(name: str) -> SizeRule:
-    if not isinstance(name, str) or name not in SIZE_RULES:
-        raise ValueError(f"size_rule={str(name)[:60]!r} is none of {', '.join(SIZE_RULES)}.")
-    return SIZE_RULES[name]
 
 
 DeformableDetrRefineImageProcessor.register_for_auto_class("AutoImageProcessor")

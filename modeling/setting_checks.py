@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 MOST_BYTES = 10_000_000
 MOST_CLASSES = 100_000
 LONGEST_NAME = 1_000
@@ -107,6 +105,8 @@ def check_words(config: Any, words: Mapping[str, Any]) -> None:
 
     Called before transformers makes attributes of them, and class names of a number.
     """
+    import torch  # here, since images are prepared where it is not, too
+
     check_own_names(type(config), words, ("model_type", *config.attribute_map))
     for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
         if words.get(name) not in _ATTENTION:
@@ -205,9 +205,11 @@ def check_processor(processor: Any) -> None:
         raise ValueError(
             f"device={_shown(processor.device)} is no setting of a saved processor: name it where you call."
         )
-    pad = processor.pad_size
-    if pad is not None and not all(type(side) is int and 1 <= side <= LONGEST_SIDE for side in (pad.height, pad.width)):
-        raise ValueError(f"pad_size={dict(pad)} must have a height and a width from 1 to {LONGEST_SIDE:,}.")
+    pad = None if processor.pad_size is None else dict(processor.pad_size)
+    if pad is not None and not all(
+        type(pad.get(side)) is int and 1 <= pad[side] <= LONGEST_SIDE for side in ("height", "width")
+    ):
+        raise ValueError(f"pad_size={pad} must have a height and a width from 1 to {LONGEST_SIDE:,}.")
 
 
 def _check_names(id2label: Any) -> None:

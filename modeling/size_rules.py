@@ -4,9 +4,10 @@ All keep the aspect ratio and bring the short side to `shortest_edge`, or the lo
 the image smaller. They differ in how they round, by up to 9 pixels.
 """
 
+import math
 from collections.abc import Callable
-
-from transformers.image_utils import SizeDict
+from dataclasses import is_dataclass
+from typing import Any
 
 from .setting_checks import LONGEST_SIDE
 
@@ -80,12 +81,11 @@ _SIZE_FORMS: list[set[str]] = [
 ]
 
 
-def checked_size(size: SizeDict | dict[str, int]) -> SizeDict:
-    """Refuses with a ValueError what is no size."""
-    if not isinstance(size, SizeDict | dict):
+def checked_size(size: Any) -> dict[str, int]:
+    """The sides by their names, of a dictionary or a SizeDict; refuses with a ValueError what is no size."""
+    if not isinstance(size, dict) and not is_dataclass(type(size)):
         raise ValueError(f"size is a {type(size).__name__}, and should give sides by their names.")
-    size = size if isinstance(size, SizeDict) else SizeDict(**size)
-    given = dict(size)
+    given = {name: side for name, side in dict(size).items() if side is not None}
     # Beside a shortest edge a very long one says that there is no limit.
     most = {"longest_edge": NO_LIMIT if "shortest_edge" in given else LONGEST_SIDE}
     if set(given) not in _SIZE_FORMS or not all(
@@ -93,25 +93,52 @@ def checked_size(size: SizeDict | dict[str, int]) -> SizeDict:
     ):
         forms = "; ".join(", ".join(sorted(form)) for form in _SIZE_FORMS)
         raise ValueError(
-            f"size={given} is none of the forms, whose sides are whole numbers of at least 1, "
+            f"size={str(given)[:100]} is none of the forms, whose sides are whole numbers of at least 1, "
             f"and {LONGEST_SIDE:,} at most: {forms}."
         )
-    return size
+    return given
 
 
-def nearest_edges(size: SizeDict) -> tuple[int, int]:
+def rule_of(name: Any) -> SizeRule:
+    """The rule of that name; refuses others with a ValueError."""
+    if not isinstance(name, str) or name not in SIZE_RULES:
+        raise ValueError(f"size_rule={str(name)[:60]!r} is none of {', '.join(SIZE_RULES)}.")
+    return SIZE_RULES[name]
+
+
+def resized_shape(height: int, width: int, size: dict[str, int], rule: SizeRule) -> tuple[int, int]:
+    """(height, width) of an image after resizing to a size that `checked_size` gave.
+
+    Raises:
+        ValueError: the image is so thin that a side of 0 would be left.
+
+    Example:
+        >>> resized_shape(480, 640, {"longest_edge": 320}, mmdet_size)
+        (240, 320)
+    """
+    if "height" in size:
+        return size["height"], size["width"]
+    if "max_height" in size:
+        resized = size_within(height, width, size["max_height"], size["max_width"], rule)
+    else:
+        resized = rule(height, width, size.get("shortest_edge", math.inf), size.get("longest_edge", math.inf))
+    if 0 in resized:
+        raise ValueError(f"An image of {width}x{height} pixels is too thin: a side of 0 would be left after resizing.")
+    return resized
+
+
+def nearest_edges(size: dict[str, int]) -> tuple[int, int]:
     """(shortest edge, longest edge) that come nearest to a size of any form, for what is told in edges only.
 
     Example:
-        >>> nearest_edges(SizeDict(max_height=480, max_width=480)), nearest_edges(SizeDict(shortest_edge=600))
+        >>> nearest_edges({"max_height": 480, "max_width": 480}), nearest_edges({"shortest_edge": 600})
         ((480, 480), (600, 1000))
     """
-    if size.shortest_edge:
-        return size.shortest_edge, size.longest_edge or round(size.shortest_edge * 1333 / 800)
-    if size.longest_edge:
-        return round(size.longest_edge * 800 / 1333), size.longest_edge
-    sides = [side for side in (size.height, size.width, size.max_height, size.max_width) if side]
-    return min(sides), max(sides)
+    if "shortest_edge" in size:
+        return size["shortest_edge"], size.get("longest_edge") or round(size["shortest_edge"] * 1333 / 800)
+    if "longest_edge" in size:
+        return round(size["longest_edge"] * 800 / 1333), size["longest_edge"]
+    return min(size.values()), max(size.values())
 
 
 def size_within(height: int, width: int, max_height: int, max_width: int, rule: SizeRule) -> tuple[int, int]:
@@ -136,6 +163,8 @@ __all__ = [
     "mmdet_size",
     "nearest_edges",
     "original_size",
+    "resized_shape",
+    "rule_of",
     "size_within",
     "transformers_size",
 ]

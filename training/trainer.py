@@ -264,6 +264,7 @@ class DetectionTrainer(ResumableTrainer):
         rows = cast("Examples", dataloader.dataset).rows.remove_columns("image")
         index_of = {image_id: index for index, image_id in enumerate(rows["image_id"])}
 
+        @torch.inference_mode()
         def forward(inputs: dict[str, Any]) -> Any:
             with self.accelerator.autocast():
                 return model(**inputs)

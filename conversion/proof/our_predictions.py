@@ -26,9 +26,8 @@ class OurModel:
 
     def predict(self, pixel_values: Tensor, pixel_mask: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """pixel_values (B, 3, height, width), pixel_mask (B, height, width); sizes (height, width) of the originals."""
-        network = Network(
-            lambda inputs: self.model(*inputs, output_hidden_states=True), self.processor, self.model.config.id2label
-        )
+        forward = torch.inference_mode()(lambda inputs: self.model(*inputs, output_hidden_states=True))
+        network = Network(forward, self.processor, self.model.config.id2label)
         outputs, detections = network.run((pixel_values, pixel_mask), sizes, top_k=self.detections)
         return [
             Prediction(

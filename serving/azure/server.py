@@ -104,21 +104,26 @@ def _preload() -> bool:
     Raises:
         OSError, ValueError: it cannot be loaded.
     """
-    import torch
-
     from .service import load_service, preload
 
-    device = os.environ.get("DDETR_DEVICE") or "auto"
-    on_cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
-    if not on_cpu or os.environ["DDETR_MODEL"].endswith(".onnx"):
+    if os.environ["DDETR_MODEL"].endswith(".onnx") or not _in_torch_on_cpu():
         # A process that is forked from one with an accelerator in use, or with ONNX Runtime's threads, has neither.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
             other.submit(_try_model).result()
         return False
+    import torch
+
     # OpenMP's threads do not survive a fork, and whoever waits for them hangs.
     torch.set_num_threads(1)
     preload(load_service())
     return True
+
+
+def _in_torch_on_cpu() -> bool:
+    import torch
+
+    device = os.environ.get("DDETR_DEVICE") or "auto"
+    return device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
 
 
 def _try_model() -> None:

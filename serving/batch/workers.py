@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from multiprocessing import connection
 
-from deformable_detr_refine.inference.detector import Detector
-from deformable_detr_refine.machine import choose_device, usable_cores
+from deformable_detr_refine.inference.detector import Detector, on_cpu
+from deformable_detr_refine.machine import usable_cores
 
 from .input import Shard
 from .shard import BatchSettings, ShardResult, detect_shard
@@ -43,10 +43,10 @@ def run_here(settings: BatchSettings, shards: Iterable[Shard], workers: int | No
         OSError, ValueError: the model cannot be loaded.
         ChildProcessError: worker processes died again and again.
     """
-    on_cpu = choose_device(settings.device).type == "cpu"
-    workers = workers or (usable_cores() if on_cpu else _ON_ACCELERATOR)
+    in_processes = on_cpu(settings.model, settings.device)
+    workers = workers or (usable_cores() if in_processes else _ON_ACCELERATOR)
     shards = iter(shards)
-    if on_cpu and workers > 1:
+    if in_processes and workers > 1:
         yield from _in_processes(settings, shards, workers)
         return
     detector = settings.load()

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from deformable_detr_refine.files import check_new_file, new_path
 from deformable_detr_refine.inference.exported import INPUTS, OUTPUTS
-from deformable_detr_refine.inference.onnx_detector import load_onnx, operator_library
+from deformable_detr_refine.inference.onnx_detector import OPERATOR, load_onnx, operator_library
 from deformable_detr_refine.modeling import use_backend
 
 from .proof import Proof, Samples
@@ -111,7 +111,7 @@ def _attention() -> Any:
 
     form = onnx.defs.OpSchema.FormalParameter
     schema = onnx.defs.OpSchema(
-        "DeformableAttention",
+        OPERATOR,
         DOMAIN,
         1,
         inputs=[

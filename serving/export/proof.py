@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from deformable_detr_refine.inference.comparison import Found, compare_found
+from deformable_detr_refine.inference.detections import to_numpy
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import load_image
 
@@ -104,9 +105,9 @@ class Samples:
         worst = {"boxes": 0.0, "scores": 0.0, "agreeing": 0, "at_the_cut": 0, "detections": 0}
         shapes = []
         for batch in batches:
-            inputs = model.processor(images=batch, return_tensors="pt")
+            inputs, exported_inputs = model.prepare(batch), exported.prepare(batch)
             shapes.append(tuple(inputs["pixel_values"].shape[-2:]))
-            for ours, theirs in zip(_found(model, inputs), _found(exported, inputs), strict=True):
+            for ours, theirs in zip(_found(model, inputs), _found(exported, exported_inputs), strict=True):
                 difference = compare_found(theirs, ours, TOLERANCE, TOLERANCE)
                 worst["boxes"] = _larger(worst["boxes"], difference["box_pixels"])
                 worst["scores"] = _larger(worst["scores"], difference["scores"])
@@ -140,9 +141,8 @@ def average_precisions(
     seen: list[list[Any]] = [[] for _ in networks]
     for row in rows:
         image = row_image(row)
-        inputs = networks[0].processor(images=[image], return_tensors="pt")
         for network, images in zip(networks, seen, strict=True):
-            _, (result,) = network.run(inputs, [(image.height, image.width)])
+            (result,) = network.detect([image])
             images.append(evaluated_image(result, row))
         progress(1)
     return [coco_metrics(images, names_of(networks[0]))["AP"] for images in seen]
@@ -156,7 +156,7 @@ def names_of(network: Network) -> list[str]:
 def _found(network: Network, inputs: Any) -> list[Found]:
     """The best detections of a batch, boxes xyxy in 0..1 of the image."""
     _, results = network.run(inputs, None)
-    return [Found(*(result[name].numpy() for name in ("boxes", "scores", "labels"))) for result in results]
+    return [Found(*(to_numpy(result[name]) for name in ("boxes", "scores", "labels"))) for result in results]
 
 
 def _shape(image: Image.Image, network: Network) -> tuple[int, int]:

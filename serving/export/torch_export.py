@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import torch
 
 from deformable_detr_refine.files import check_new_file, new_path
-from deformable_detr_refine.inference.exported import FORMAT, INPUTS, names_of, processor_of, threshold_of
+from deformable_detr_refine.inference.exported import FORMAT, INPUTS, names_of, processor_settings_of, threshold_of
 from deformable_detr_refine.inference.network import Network
+from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .proof import Proof, Samples
 from .tracing import prepared, trace
@@ -55,6 +56,7 @@ def load_torch(path: str | Path) -> Network:
         raise ValueError(f"{path} is not of the form {FORMAT}: write it with `ddetr export --to torch`.")
     module = program.module()
 
+    @torch.inference_mode()
     def forward(inputs: dict[str, torch.Tensor]) -> SimpleNamespace:
         try:
             logits, boxes = module(*(inputs[name] for name in INPUTS))
@@ -66,7 +68,8 @@ def load_torch(path: str | Path) -> Network:
             ) from error
         return SimpleNamespace(logits=logits, pred_boxes=boxes)
 
-    return Network(forward, processor_of(known), names_of(known), threshold_of(known))
+    processor = DeformableDetrRefineImageProcessor(**processor_settings_of(known))
+    return Network(forward, processor, names_of(known), threshold_of(known))
 
 
 __all__ = ["export_torch", "load_torch"]

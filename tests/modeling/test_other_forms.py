@@ -16,7 +16,8 @@ from deformable_detr_refine import (
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
-from deformable_detr_refine.inference.exported import processor_of
+from deformable_detr_refine.inference.exported import processor_settings_of
+from deformable_detr_refine.inference.numpy_processor import NumpyImageProcessor
 from deformable_detr_refine.modeling.backbone import Backbone
 from deformable_detr_refine.modeling.size_rules import SIZE_RULES
 
@@ -113,7 +114,7 @@ def test_settings_of_the_processor_go_through_a_folder(tmp_path):
     settings = {"size_rule": "original", "antialias": True, "top_k": 300, "clip_boxes": False}
     DeformableDetrRefineImageProcessor(**settings).save_pretrained(tmp_path)
     again = DeformableDetrRefineImageProcessor.from_pretrained(tmp_path)
-    in_onnx = processor_of({"image_processor": json.dumps(again.to_dict())})
+    in_onnx = NumpyImageProcessor.of(processor_settings_of({"image_processor": json.dumps(again.to_dict())}))
     assert all({name: getattr(processor, name) for name in settings} == settings for processor in (again, in_onnx))
     assert again.resized_shape(480, 640) == (800, 1066)
     file = tmp_path / "preprocessor_config.json"

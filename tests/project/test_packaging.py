@@ -212,3 +212,11 @@ def test_import_reaches_for_no_network_and_no_device_and_adds_little_to_transfor
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent, timeout=120)
+
+
+def test_the_list_without_pytorch_asks_for_the_projects_versions():
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = (ROOT / "serving" / "deploy" / "onnx-requirements.txt").read_text().splitlines()
+    wanted = {line for line in lines if not line.startswith("#")}
+    assert wanted >= set(extras["serve"])
+    assert wanted <= {*PROJECT["project"]["dependencies"], *extras["serve"], *extras["onnx"]}

@@ -24,6 +24,7 @@ import pytest
 from support.hostile_images import jpeg_of_scans
 from support.http_server import serving
 from support.small_detector import save_small_detector
+from support.without_torch import environment_without_torch, save_exported_means
 
 from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.serving import azure
@@ -81,7 +82,7 @@ class Server:
 
 
 @contextmanager
-def started(python: str, model: Path, folder: Path, *arguments: str):
+def started(python: str, model: Path, folder: Path, *arguments: str, environment: dict[str, str] | None = None):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # -P: the current folder is not imported from, as with `ddetr` itself.
@@ -89,7 +90,7 @@ def started(python: str, model: Path, folder: Path, *arguments: str):
     log = folder / "server.log"
     with log.open("w") as output:
         # From the model's folder, whose config.json is not the server's, and which is not imported from.
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=model)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=model, env=environment)
     server = Server(process, port, log)
     try:
         deadline = time.monotonic() + SLOWEST_START
@@ -323,3 +324,17 @@ def test_the_server_starts_by_itself_as_in_azures_containers(python, model, phot
     finally:
         process.terminate()
         process.wait(300)
+
+
+def test_an_onnx_file_is_served_without_torch(python, samples, tmp_path):
+    pytest.importorskip("onnx")
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    (found,) = Detector(save_exported_means(folder / "means.onnx")).detect([samples / "10.jpg"])
+    image = base64.b64encode((samples / "10.jpg").read_bytes()).decode()
+    environment = environment_without_torch(tmp_path / "site")
+    with started(python, folder, tmp_path, environment=environment) as server:
+        assert server.score({"input_data": {"columns": ["image"], "index": [0], "data": [image]}}) == (
+            200,
+            [found.to_azure()],
+        )

@@ -24,6 +24,7 @@ from ddetr.main import main
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image
 from deformable_detr_refine.inference.comparison import Found, compare_found
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
+from deformable_detr_refine.inference.numpy_processor import NumpyImageProcessor
 from deformable_detr_refine.serving.export.proof import ProofError, Samples
 
 EXTRA = "pip install deformable-detr-refine[onnx]"
@@ -133,7 +134,9 @@ def test_alone_it_finds_what_the_model_finds(written, saved, samples, tmp_path):
         images[0].resize((97, 131)),
     ]
     model, exported = Detector(saved, "cpu", batch_size=2), Detector(alone, threads=1, batch_size=2)
-    assert exported.network.processor.to_dict() == model.network.processor.to_dict()
+    assert exported.network.processor == NumpyImageProcessor.of(
+        json.loads(json.dumps(model.network.processor.to_dict()))
+    )
     for one, other in zip(model.detect(images), exported.detect(images), strict=True):
         assert one.id2label == other.id2label
         assert_same_detections(one, other)
@@ -179,7 +182,7 @@ def test_padding_is_masked(written, detector):
         expected = detector(pixels, mask)
     outputs = load_onnx(written[0]).forward({"pixel_values": pixels, "pixel_mask": mask})
     # By box, since the first stage ranks equals as it likes.
-    for ours, theirs in zip(outputs.pred_boxes, expected.pred_boxes, strict=True):
+    for ours, theirs in zip(torch.from_numpy(outputs.pred_boxes), expected.pred_boxes, strict=True):
         assert torch.cdist(ours, theirs, p=torch.inf).amin(1).max() < 1e-4
 
 
@@ -328,12 +331,20 @@ def test_operator_and_weights_need_not_be_here(written, saved):
     assert str(saved.parent).encode() not in content and b"modeling_deformable_detr_refine.py" not in content
 
 
-WORDS = {"format": "deformable-detr-refine 1", "image_processor": "{}", "id2label": '{"0": "a"}', "config": "{}"}
+WORDS = {
+    "format": "deformable-detr-refine 1",
+    "image_processor": '{"size": {"shortest_edge": 64}}',
+    "id2label": '{"0": "a"}',
+    "config": "{}",
+}
 DEEP = "[" * 100_000
 # Of each of its words the values that are none.
 DAMAGED = {
     "format": ["", "deformable-detr-refine 99"],
-    "image_processor": ["", "null", "5", "x", DEEP, '{"size": 1e9}', '{"resample": 99}', '{"__class__": 1}'],
+    "image_processor": [
+        *("", "null", "5", "x", DEEP, "{}", '{"size": 1e9}', '{"size": {"height": 1e9, "width": 1}}'),
+        *(f'{{"size": {{"shortest_edge": 64}}, {setting}}}' for setting in ('"resample": 99', '"pad_size": [1]')),
+    ],
     "id2label": [
         "",
         "null",
@@ -375,6 +386,22 @@ def test_damaged_words_of_a_file_are_one_sentence(key, tmp_path):
         with pytest.raises(ValueError, match=f"^{file}:? {told}") as caught:
             load(words)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("boxes", ["pixel_values", "pixel_mask"])
+def test_outputs_that_are_no_detections_are_one_sentence(boxes, tmp_path, photos):
+    helper, kinds = onnx.helper, onnx.TensorProto
+    kind_of = {"pixel_values": kinds.FLOAT, "pixel_mask": kinds.INT64}
+    source_of = {"logits": "pixel_values", "pred_boxes": boxes}
+    inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kind_of.items()]
+    outputs = [helper.make_tensor_value_info(name, kind_of[source], None) for name, source in source_of.items()]
+    nodes = [helper.make_node("Identity", [source], [name]) for name, source in source_of.items()]
+    graph = helper.make_graph(nodes, "no detections", inputs, outputs)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    helper.set_model_props(model, WORDS)
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    (failure,) = Detector(tmp_path / "a.onnx").detect(photos[:1])
+    assert isinstance(failure, DetectionFailure) and "gives no scores and boxes" in failure.error
 
 
 @pytest.mark.parametrize("kind", ["Loop", "Scan", "SequenceMap"])
