@@ -51,12 +51,17 @@ def hub(monkeypatch, tmp_path) -> Hub:
         yield hub
 
 
+@pytest.fixture(scope="module")
+def detector(saved_small) -> DeformableDetrRefineForObjectDetection:
+    return DeformableDetrRefineForObjectDetection.from_pretrained(saved_small).eval()
+
+
 @pytest.fixture
-def trained(saved, tmp_path) -> Path:
+def trained(saved_small, tmp_path) -> Path:
     """A model folder as a training leaves it."""
     folder = tmp_path / "trained"
-    DeformableDetrRefineForObjectDetection.from_pretrained(saved).save_pretrained(folder)
-    DeformableDetrRefineImageProcessor.from_pretrained(saved).save_pretrained(folder)
+    DeformableDetrRefineForObjectDetection.from_pretrained(saved_small).save_pretrained(folder)
+    DeformableDetrRefineImageProcessor.from_pretrained(saved_small).save_pretrained(folder)
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": 3120, "epoch": 60.0, "log_history": []}))
@@ -159,7 +164,7 @@ def test_a_secret_in_a_text_stops_the_push(hub, trained, capsys):
 
 
 @pytest.mark.parametrize("step", ["upload", "commit"])
-def test_a_push_that_breaks_off_leaves_the_old_revision_whole(hub, trained, saved, step):
+def test_a_push_that_breaks_off_leaves_the_old_revision_whole(hub, trained, step):
     push(trained, NAME)
     before, sha = hub.files(NAME), hub.repositories[NAME].branches["main"]
     model = DeformableDetrRefineForObjectDetection.from_pretrained(trained)
@@ -201,9 +206,9 @@ def test_revisions_and_cache(hub, trained, monkeypatch):
         bias(revision="none")
 
 
-def test_push_to_hub_of_model_and_processor(hub, detector, saved):
+def test_push_to_hub_of_model_and_processor(hub, detector, saved_small):
     detector.push_to_hub(NAME)
-    DeformableDetrRefineImageProcessor.from_pretrained(saved).push_to_hub(NAME)
+    DeformableDetrRefineImageProcessor.from_pretrained(saved_small).push_to_hub(NAME)
     files = hub.files(NAME)
     assert {
         "config.json",
