@@ -34,7 +34,7 @@ examples:
   ddetr export --to mlflow detector mlflow-model
 """
 FORMS = ("onnx", "torch", "int8", "mlflow")
-# More did not change the embedded detector's AP.
+# On so many the embedded detector lost no AP (docs/guides/speed.md).
 CALIBRATION_IMAGES = 40
 
 
