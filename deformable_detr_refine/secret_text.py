@@ -5,18 +5,39 @@ from urllib.parse import urlsplit
 
 _REMOVED = "[removed]"
 _TOKEN = re.compile(
-    r"\bhf_[A-Za-z0-9]{8,}"
-    r"|\b(?:ghp|gho|ghs|ghu|github_pat|sk|glpat|xox[abprs])[-_][A-Za-z0-9_-]{16,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[A-Za-z0-9_-]{35}"
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{8,}"
+    r"|\b(?:gh[opsur]|github_pat|npm|sk|gl[a-z]{1,4}|xox[a-z]|xapp|GOCSPX|pypi)[-_][A-Za-z0-9_-]{16,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[A-Za-z0-9_-]{35}|\bdapi[0-9a-f]{32}|\bya29\.[A-Za-z0-9_-]{20,}"
+    r"|\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|\bAGE-SECRET-KEY-1[0-9A-Z]{16,}"
+    r"|[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}"  # of an app of Azure
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
+    r"|(?i:\b(?:bearer|basic)\s+[A-Za-z0-9+/=._~-]{16,}|(?<!\S)-u\s+[^\s:]+:\S+|\bhooks\.slack\.com/services/\S+)"
+    r"|(?i:(?<=[?&])(?:sig|code|key|(?:x-(?:amz|goog)-)?signature)=[^&\s\"']{6,})"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----))*(?:-----END [A-Z ]*-----)?"
 )
-_ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>()\[\]`|]+")
+_ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://[^\s\"'<>()\[\]`|]+")
+# User and password, whatever the password holds; behind a host, a colon begins its port.
+_USER = re.compile(r"(?<=://)[^\s/?#@\"]{0,100}:(?![0-9]*(?:[/?#\s\"]|$))[^\s\"]{0,200}@")
+_SECRET = (
+    r"(?>[\w-]*?(?:token|secret|passwo?r?d|passphrase|pwd|credential"
+    r"|(?:api|access|account|encryption|private|signing|storage)[_-]?key))[\w-]*+"
+)
+_SECRET_NAME = re.compile(f"(?i){_SECRET}")
 # A name and its value, as JSON, YAML, settings of an environment and command lines have them.
 _NAMED = re.compile(
-    r"(?i)(?<![\w-])([\w-]*(?:token|secret|passwo?r?d|api[_-]?key|access[_-]?key|account[_-]?key|credential)[\w-]*"
-    r"[\"']?\s*[:=]\s*[\"']?)(?!\[removed\])([^\s\"',;}\])`]{8,})"
+    rf"(?i)(?<![\w-])((?:{_SECRET}[\"']?\s*+[:=]\s*+|--{_SECRET}[ =])(?:([\"'])(?=.))?+)(?!\[removed\])"
+    r"(?:(?(2)(?:\\.|(?!\2)[^\n\\]){4,}|[^\s\"',;}\])`]{6,}))"
 )
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a setting of this name holds what must not become public.
+
+    Example:
+        >>> is_secret_name("hub_token"), is_secret_name("learning_rate")
+        (True, False)
+    """
+    return _SECRET_NAME.match(name) is not None
 
 
 def public_address(address: str) -> str:
@@ -27,7 +48,7 @@ def public_address(address: str) -> str:
         'https://example.org:8443/a/b.pth'
     """
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(_USER.sub("", address))
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     except ValueError:
         return _REMOVED
@@ -44,8 +65,8 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     """
     for secret in secrets:
         text = text.replace(secret, _REMOVED) if secret else text
-    text = _ADDRESS.sub(lambda found: _address_in_text(found[0]), _TOKEN.sub(_REMOVED, text))
-    return _NAMED.sub(rf"\1{_REMOVED}", text)
+    text = _ADDRESS.sub(lambda found: _address_in_text(found[0]), _USER.sub("", text))
+    return _NAMED.sub(rf"\1{_REMOVED}", _TOKEN.sub(_REMOVED, text))
 
 
 def line_with_secret(text: str, code: bool = False) -> int | None:
@@ -60,7 +81,7 @@ def line_with_secret(text: str, code: bool = False) -> int | None:
     """
     for number, line in enumerate(text.splitlines(), 1):
         addresses = (found[0] for found in _ADDRESS.finditer(line))
-        if _TOKEN.search(line) or any("@" in address.split("/")[2] for address in addresses):
+        if _TOKEN.search(line) or _USER.search(line) or any("@" in address.split("/")[2] for address in addresses):
             return number
         if not code and _NAMED.search(line):
             return number
@@ -73,4 +94,4 @@ def _address_in_text(address: str) -> str:
     return public_address(address[:end]) + address[end:]
 
 
-__all__ = ["line_with_secret", "public_address", "without_secrets"]
+__all__ = ["is_secret_name", "line_with_secret", "public_address", "without_secrets"]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
+from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
 from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.yaml_text import read_yaml
 
@@ -66,12 +67,17 @@ def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
         _read(folder / "settings.yaml", read_yaml, "YAML"),
         _read(folder / "trainer_state.json", json.loads, "JSON"),
     )
+    state = facts.state or {}
+    if not all(isinstance(state.get(name), int | float | None) for name in ("global_step", "epoch")):
+        raise ValueError(f"{folder / 'trainer_state.json'} is not as `ddetr train` writes it.")
     if (readme := folder / "README.md").is_file():
         try:
             card = ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True)
-            facts.data = card.data.to_dict()
-        except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"{readme} has a front matter that is not YAML: {one_line(error)}") from error
+            facts.data = {name: value for name, value in card.data.to_dict().items() if _is_named(name, value)}
+        except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+            raise ValueError(
+                f"{readme} has a front matter that is not YAML, or not a card's: {one_line(error)}"
+            ) from error
         facts.sections = {title: _alone(text) for title, text in _sections(card.text) if title not in _OURS}
     return facts
 
@@ -100,7 +106,7 @@ def _read(file: Path, parse: Callable[[str], Any], form: str) -> dict[str, Any] 
         return None
     try:
         content = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{file} is not {form}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds {type(content).__name__}, expected names with values.")
@@ -109,12 +115,26 @@ def _read(file: Path, parse: Callable[[str], Any], form: str) -> dict[str, Any] 
 
 def _is_evaluation(metrics: Mapping[str, Any]) -> bool:
     """Whether the parts that the card shows have their form."""
-    classes = metrics.get("per_class") or {}
+    classes, about = metrics.get("per_class") or {}, metrics.get("about", {})
     return (
-        isinstance(metrics.get("about", {}), dict)
+        isinstance(about, dict)
+        and isinstance(about.get("split"), str | None)
         and isinstance(classes, dict)
-        and all(isinstance(row, dict) and {"AP", "AP50", "objects"} <= row.keys() for row in classes.values())
+        and all(isinstance(row, dict) and isinstance(row.get("objects"), int) for row in classes.values())
+        and all(_is_share(row.get(name)) for row in classes.values() for name in ("AP", "AP50"))
+        and all(_is_share(metrics.get(name, -1)) for name in COCO_METRICS)
     )
+
+
+def _is_share(value: Any) -> bool:
+    """Whether it is from 0 to 1, or -1, where there is none."""
+    return isinstance(value, int | float) and -1 <= value <= 1
+
+
+def _is_named(name: str, value: Any) -> bool:
+    """Whether an entry of a front matter is what the Hub has there: a name, or beside the licence names."""
+    names = value if isinstance(value, list) and name != "license" else [value]
+    return all(isinstance(one, str) for one in names) and (name != "tags" or names is value)
 
 
 __all__ = ["CardFacts", "read_facts"]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -12,7 +12,7 @@ from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
 from deformable_detr_refine.inference.model_card import card_text, class_names, label_list, made_with
 from deformable_detr_refine.messages import plain
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig
-from deformable_detr_refine.secret_text import without_secrets
+from deformable_detr_refine.secret_text import is_secret_name, without_secrets
 
 from .card_facts import CardFacts
 
@@ -143,13 +143,14 @@ def _figures(metrics: Mapping[str, Any] | None) -> str | None:
 def _recipe(facts: CardFacts) -> str | None:
     if facts.settings is None:
         return None
-    settings = {key: _here(value) for key, value in facts.settings.items() if not _private(key)}
+    settings = _public(facts.settings)
     lines = [
         f"Trained on {plain(str(settings.get('data', 'data that is not named')))} with "
         f"`ddetr train settings.yaml --data DATA --output_dir DIR`, these settings, and the defaults for all others:",
         "",
         "```yaml",
-        yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).replace("```", "'''").rstrip(),
+        # In lines as they are: folded ones would hide what is looked for in them.
+        yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=2**31).replace("```", "'''").rstrip(),
         "```",
     ]
     if facts.state and facts.state.get("global_step"):
@@ -175,13 +176,25 @@ def _data_of(metrics: Mapping[str, Any]) -> tuple[str, str | None]:
 
 def _here(value: Any) -> Any:
     """A path is what it is called, not where it lies; whatever else stays."""
-    if isinstance(value, str) and (Path(value).is_absolute() or value.startswith((".", "~"))):
-        return Path(value).name or value
-    return value
+    if not isinstance(value, str):
+        return value
+    if PureWindowsPath(value).drive:
+        return PureWindowsPath(value).name
+    here = Path(value).is_absolute() or value.startswith((".", "~", "file:"))
+    return (Path(value).name or value) if here else value
+
+
+def _public(value: Any) -> Any:
+    """Settings, however deep, without those that are private; texts without secrets and folders."""
+    if isinstance(value, Mapping):
+        return {key: _public(inner) for key, inner in value.items() if not _private(str(key))}
+    if isinstance(value, list | tuple):
+        return [_public(inner) for inner in value]
+    return without_secrets(_here(value)) if isinstance(value, str) else value
 
 
 def _private(key: str) -> bool:
-    return "token" in key or key in ("output_dir", "logging_dir", "run_name", "hub_model_id")
+    return is_secret_name(key) or key in ("output_dir", "logging_dir", "run_name", "hub_model_id")
 
 
 def _list(labels: list[str], most: int = 6) -> str:

@@ -54,6 +54,11 @@ class Job:
 
     def __enter__(self) -> "Job":
         self.folder.mkdir(parents=True, exist_ok=True)
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                # A pipe or a device would be read without an end.
+                if _is_ours(entry.name) and not entry.is_file(follow_symlinks=False):
+                    raise ValueError(f"{entry.path} is not a file of a batch: remove it, or choose another output.")
         self._lock = (self.folder / _LOCK).open("wb")
         if not _locked(self._lock):
             self._lock.close()
@@ -165,7 +170,7 @@ class Job:
         if begun is None:
             return None
         size = begun.get("shard_size") if isinstance(begun, dict) else None
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, int) or not 0 < size < 2**31:
             raise self._damaged(_JOB)
         return begun
 
@@ -214,9 +219,14 @@ class Job:
     def _clear(self) -> None:
         """Removes what a batch wrote here, and nothing else."""
         for name in (_JOB, *(name for name in self._names() if name != _JOB)):
-            if _PART.fullmatch(name.removesuffix(".new")) or name.removesuffix(".new") in (_JOB, _LISTING, _JOINED):
+            if _is_ours(name) and name != _LOCK:
                 (self.folder / name).unlink(missing_ok=True)
         self.finished, self.again = {}, 0
+
+
+def _is_ours(name: str) -> bool:
+    name = name.removesuffix(".new")
+    return name in (_JOB, _LISTING, _LOCK, _JOINED) or _PART.fullmatch(name) is not None
 
 
 def _digest(content: bytes, stamp: str) -> str:

@@ -89,6 +89,7 @@ def push(
         facts.parameters = sum(parameter.numel() for parameter in detector.parameters())
         facts.sha256 = {file.name: sha256_of(file) for file in sorted(stage.glob("*.safetensors"))}
         if photo is not None:
+            photo.info.clear()  # a camera's or a person's notes
             photo.save(stage / SAMPLE, quality=92)
             _detect(stage, threshold).draw(stage / SAMPLE).save(stage / DRAWN, quality=92)
         sample = (SAMPLE, DRAWN) if photo is not None else (None, None)
@@ -96,7 +97,8 @@ def push(
         (stage / "README.md").write_text(without_secrets(card, token), encoding="utf-8")
         _check_public(stage)
         with _one_sentence(token):
-            return _upload(HfApi(), stage, repo_id, private, revision, message or f"{folder.name} by ddetr push")
+            said = without_secrets(message or f"{folder.name} by ddetr push", token)
+            return _upload(HfApi(), stage, repo_id, private, revision, said)
 
 
 def _drop_strange(file: Path, known: Collection[str]) -> None:

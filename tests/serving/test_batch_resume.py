@@ -4,6 +4,7 @@ The engine here writes a row with the size of each image's file, in place of wha
 """
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_stray_part_counts_for_nothing(work, name):
     assert output.read_bytes() == anew(source)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("make", [getattr(os, "mkfifo", None), Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("name", ["part", "job.json", "lock", "joined.new"])
+def test_what_is_no_file_is_not_read(work, name, make):
+    source, output = work
+    first = parts_of(output)[0]
+    path = first if name == "part" else first.with_name(name)
+    path.unlink(missing_ok=True)
+    make(path)
+    with pytest.raises(ValueError, match="is not a file of a batch: remove it"):
+        run(source, output)
+    assert parts_of(output)
+
+
 def test_a_part_that_is_damaged_at_the_very_end_is_told(work):
     source, output = work
     with Job(output) as job:
@@ -124,6 +139,7 @@ def test_a_part_that_is_damaged_at_the_very_end_is_told(work):
         ("job.json", "[]"),
         ("job.json", "{}"),
         ("job.json", '{"shard_size": 0}'),
+        ("job.json", f'{{"shard_size": {10**30}}}'),
         ("job.json", "[" * 100_000),
         ("images.json", '"0.png"'),
         ("images.json", "[1]"),

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -22,6 +23,7 @@ from deformable_detr_refine import (
     DeformableDetrRefineImageProcessor,
     load_image,
 )
+from deformable_detr_refine.secret_text import line_with_secret, without_secrets
 from deformable_detr_refine.serving.hub.push import push
 
 NAME = "someone/cells"
@@ -153,6 +155,53 @@ def test_no_password_of_an_address_or_a_setting_becomes_public(hub, trained):
     assert "https://example.org/data.zip" in card_of(hub)[1]
 
 
+def test_no_secret_in_nested_settings_a_photo_or_a_message_becomes_public(hub, trained, samples, tmp_path):
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nbatterystaple\n-----END OPENSSH PRIVATE KEY-----"
+    nested = {"passphrase": "correct horse", "folders": ["/home/x/someone", "C:\\Users\\someone\\cells"]}
+    settings = {"fsdp_config": nested, "note": "a " * 35 + key, "num_train_epochs": 3}
+    (trained / "settings.yaml").write_text(yaml.safe_dump(settings))
+    # A front matter of other types than the Hub has.
+    (trained / "README.md").write_text("---\ntags: [mine, 3]\nlicense: [mit]\nlanguage: 2024-01-01\n---\n")
+    photo = tmp_path / "photo.jpg"
+    load_image(samples / "10.jpg").save(photo, comment=b"batterystaple", xmp=b"batterystaple")
+    push(trained, NAME, image=photo, message=f"with {TOKEN}")
+    for blob in hub.blobs.values():
+        assert not any(word in blob for word in (b"batterystaple", b"correct horse", b"/home/x", b"Users"))
+    assert hub.repositories[NAME].messages[-1] == "with [removed]"
+    assert "someone" in card_of(hub)[1] and "num_train_epochs: 3" in card_of(hub)[1]
+
+
+SECRETS = (
+    "ghr_" + "a1B2" * 9,
+    "npm_" + "a1B2" * 9,
+    "dapi" + "0a1b2c3d" * 4,
+    "xapp-1-A012-345-" + "ab12" * 8,
+    "?sv=2022-11-02&ss=b&sig=abcDEF%2F123%3D",
+    "Authorization: Basic bWU6Y29ycmVjdGhvcnNl",
+    "password: hunter2",
+    '"passphrase": "correct horse battery"',
+    "ddetr train --password correcthorse",
+    "https://me:p/w#d@example.org/x",
+    "-----BEGIN PGP PRIVATE KEY BLOCK-----\nabc\n-----END PGP PRIVATE KEY BLOCK-----",
+    "-----BEGIN RSA PRIVATE KEY-----\nDEK-Info: AES-128\n\nMIIE\n-----END RSA PRIVATE KEY-----",
+)
+
+
+@pytest.mark.parametrize("text", SECRETS, ids=lambda text: text[:16])
+def test_secrets_of_many_forms(text):
+    assert line_with_secret(text) == 1
+    left = without_secrets(text)
+    assert line_with_secret(left) is None
+    assert not any(word in left for word in ("abc", "MIIE", "hunter2", "horse", "p/w", "a1B2", "ab12", "0a1b", "bWU6"))
+
+
+@pytest.mark.parametrize("text", ["token", "SG.", "a://b:c", "-----BEGIN PRIVATE KEY-----", "password='\\a"])
+def test_a_long_text_is_looked_through(text):
+    """Patterns that took the square of a text's length did not come to an end here."""
+    without_secrets(text * 50_000)
+    line_with_secret(text * 50_000)
+
+
 def test_a_secret_in_a_text_stops_the_push(hub, trained, capsys):
     config = json.loads((trained / "config.json").read_text())
     labels = dict(enumerate(["hf_abcdefghijklmnopqrstuvwxyz", *config["label2id"]][: len(config["label2id"])]))
@@ -254,9 +303,19 @@ def test_what_cannot_be_is_said_before_the_upload(hub, trained, tmp_path, monkey
     assert "There is no file of metrics" in error_of(str(trained), NAME, "--metrics", str(tmp_path / "none.json"))
     (trained / "metrics.json").write_text("{}")
     assert "has no AP" in error_of(str(trained), NAME)
-    for other in ({"per_class": [1]}, {"per_class": {"can": 0.3}}, {"about": "mine"}):
+    forms = ({"AP50": "x"}, {"AP50": math.nan}, {"about": {"split": ["x"]}}, {"per_class": {"can": {"AP": "x"}}})
+    for other in ({"per_class": [1]}, {"per_class": {"can": 0.3}}, {"about": "mine"}, *forms):
         (trained / "metrics.json").write_text(json.dumps({"AP": 0.5, **other}))
         assert "is not as `ddetr evaluate` writes it" in error_of(str(trained), NAME)
+    (trained / "metrics.json").write_text("[" * 100_000)
+    assert "is not JSON" in error_of(str(trained), NAME)
+    (trained / "metrics.json").unlink()
+    (trained / "trainer_state.json").write_text('{"global_step": "x"}')
+    assert "is not as `ddetr train` writes it" in error_of(str(trained), NAME)
+    (trained / "trainer_state.json").unlink()
+    (trained / "README.md").write_text("---\ntags: 3\n---\n")
+    assert "has a front matter that is not YAML, or not a card's" in error_of(str(trained), NAME)
+    (trained / "README.md").unlink()
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     assert "hf auth login" in error_of(str(trained), NAME)
