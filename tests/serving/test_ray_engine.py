@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support import forked
 from support.small_detector import save_small_detector, save_small_images
 
 from ddetr.main import main
@@ -33,10 +34,15 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(saved, folder, tmp_path_factory) -> bytes:
-    """Of processes with one thread each, as actors have: with more the last digits may differ."""
-    output = tmp_path_factory.mktemp("expected") / "found.jsonl"
-    run_batch(str(saved), str(folder), output, workers=2)
-    return output.read_bytes()
+    """Of a process with one thread, as actors have: with more the last digits may differ."""
+    place = tmp_path_factory.mktemp("expected")
+    batch_here(saved, folder, place / "found.jsonl", place / "log")
+    return (place / "found.jsonl").read_bytes()
+
+
+def batch_here(saved: Path, folder: Path, output: Path, log: Path) -> str:
+    words = ["batch", str(saved), str(folder), "--output", str(output), "--workers", "1"]
+    return forked.finish([forked.start(main, words, log=log)], log)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,32 +53,26 @@ def cluster():
     ray.shutdown()
 
 
-def test_the_command_gives_the_rows_of_one_machine(saved, folder, expected, tmp_path, monkeypatch, capsys):
-    arguments = [str(saved), str(folder), "--output", str(tmp_path / "found.jsonl"), "--engine", "ray"]
-    monkeypatch.setattr(sys, "argv", ["ddetr", "batch", *arguments])
-    assert main(["batch", *arguments, "--workers", "2"]) == 0
-    assert (tmp_path / "found.jsonl").read_bytes() == expected
-    said = capsys.readouterr().out
-    assert said.startswith(f"{COUNT} images, 1 failed; ") and "The first failure: 4.png is not an image" in said
-
-
 def test_goes_on_with_what_another_engine_began(saved, folder, expected, tmp_path):
-    def half(settings, shards, workers):
+    output = tmp_path / "found.jsonl"
+
+    def part(settings, shards, workers):
         for number, result in enumerate(run_on_ray(settings, shards, workers)):
             if number == 3:
                 raise KeyboardInterrupt
             yield result
 
     with pytest.raises(KeyboardInterrupt):
-        run_batch(str(saved), str(folder), tmp_path / "found.jsonl", engine=half, workers=1)
-    summary = run_batch(str(saved), str(folder), tmp_path / "found.jsonl", workers=2)
-    assert summary.resumed == 24
-    assert (tmp_path / "found.jsonl").read_bytes() == expected
+        run_batch(str(saved), str(folder), output, engine=part, workers=1)
+    assert "24 of them in an earlier run" in batch_here(saved, folder, output, tmp_path / "log")
+    assert output.read_bytes() == expected
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_a_killed_actor_loses_and_doubles_nothing(saved, folder, expected, tmp_path):
-    killed, finished = [], threading.Event()
+def test_the_command_gives_the_rows_of_one_machine_also_when_actors_are_killed(
+    saved, folder, expected, tmp_path, monkeypatch, capsys
+):
+    output, killed, finished = tmp_path / "found.jsonl", [], threading.Event()
 
     def kill_actors(at_most: int = 2):
         """Kills one actor after another as soon as rows have come back, while the batch goes on."""
@@ -86,11 +86,15 @@ def test_a_killed_actor_loses_and_doubles_nothing(saved, folder, expected, tmp_p
 
     killer = threading.Thread(target=kill_actors, daemon=True)
     killer.start()
-    run_batch(str(saved), str(folder), tmp_path / "found.jsonl", engine=run_on_ray, workers=2)
+    words = ["batch", str(saved), str(folder), "--output", str(output), "--engine", "ray", "--workers", "2"]
+    monkeypatch.setattr(sys, "argv", ["ddetr", *words])
+    assert main(words) == 0
     finished.set()
     killer.join()
     assert killed
-    assert (tmp_path / "found.jsonl").read_bytes() == expected
+    assert output.read_bytes() == expected
+    said = capsys.readouterr().out
+    assert f"{COUNT} images, 1 failed; " in said and "The first failure: 4.png is not an image" in said
 
 
 def test_a_model_that_cannot_be_loaded_is_told_in_one_sentence(folder, tmp_path):
