@@ -46,6 +46,7 @@ BASELINE = "baseline"
 # What each adds to `model_config`.
 VARIANTS: dict[str, dict[str, Any]] = {
     BASELINE: {},
+    "mixed-query-selection": {"mixed_query_selection": True},
     "quality-target": {"quality_target": 0.25, "class_loss_coefficient": 1.0},
 }
 

@@ -45,6 +45,8 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
     with without_progress_bars():
         model = load_model(model_dir, local_files_only=True)
     refuse_int8(model.config, model_dir, "ddetr convert")
+    if model.config.mixed_query_selection:
+        raise CheckpointError(f"{model_dir} has mixed_query_selection=True, which has no counterpart in {kind.title}.")
     has_processor = (model_dir / "preprocessor_config.json").is_file()
     processor = load_processor(model_dir) if has_processor else DeformableDetrRefineImageProcessor()
     with new_path(output) as new:

@@ -33,6 +33,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         encoder_n_points, decoder_n_points: sampling points per head and level.
         num_queries: boxes a decoder layer predicts; with `two_stage`, the proposals that the first stage hands on.
         two_stage: let the encoder's tokens propose the queries (section 4.2 of the paper). Needs `with_box_refine`.
+        mixed_query_selection: what a query is, is learned; only where it looks comes from its proposal (DINO,
+            arXiv:2203.03605, section 3.4). Needs `two_stage`.
         with_box_refine: each decoder layer refines the boxes of the one before, with heads of its own.
         dropout: after attention and feed-forward; `attention_dropout`: of the decoder's self-attention weights;
             `activation_dropout`: inside the feed-forward.
@@ -100,6 +102,7 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
     decoder_n_points: int = 4
     num_queries: int = 300
     two_stage: bool = True
+    mixed_query_selection: bool = False
     with_box_refine: bool = True
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
@@ -138,6 +141,8 @@ class DeformableDetrRefineConfig(PreTrainedConfig):
         """Called by `@strict` after construction."""
         if self.two_stage and not self.with_box_refine:
             raise ValueError("two_stage=True needs with_box_refine=True, which refines the first stage's boxes.")
+        if self.mixed_query_selection and not self.two_stage:
+            raise ValueError("mixed_query_selection=True needs two_stage=True, whose proposals say where queries look.")
         check_fields(self)
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             if self.d_model % getattr(self, name):

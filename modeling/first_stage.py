@@ -40,6 +40,8 @@ class FirstStage(nn.Module):
         # Half of a token's width for each of a box's four coordinates.
         self.query_proj = nn.Linear(2 * width, 2 * width)
         self.query_norm = nn.LayerNorm(2 * width)
+        # Mixed query selection: only where a query looks comes from its proposal (DINO, arXiv:2203.03605, section 3.4).
+        self.content = nn.Embedding(config.num_queries, width) if config.mixed_query_selection else None
 
     def forward(self, tokens: Tensor, proposals: Tensor, token_mask: Tensor | None, keep_all: bool) -> Proposals:
         """tokens (B, S, D), proposals (B or 1, S, 4) cxcywh in 0..1 of the image, token_mask (B, S) True on the image.
@@ -75,4 +77,6 @@ class FirstStage(nn.Module):
         boxes = boxes.detach()
         embedding = sine_box_embedding(boxes, tokens.shape[-1] // 2).to(tokens.dtype)  # (B, Q, 2 * D)
         position, query = self.query_norm(linear(embedding, self.query_proj)).chunk(2, dim=-1)
+        if self.content is not None:
+            query = self.content(torch.arange(self.num_queries, device=boxes.device).expand(len(boxes), -1))
         return Proposals(query, position, boxes, all_logits, all_boxes)

@@ -54,7 +54,15 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "quality_target": (0, 1),
     "score_threshold": (0, 1),
 }
-SWITCHES = ("two_stage", "with_box_refine", "dilation", "neck_bias", "int8", "is_encoder_decoder")
+SWITCHES = (
+    "two_stage",
+    "mixed_query_selection",
+    "with_box_refine",
+    "dilation",
+    "neck_bias",
+    "int8",
+    "is_encoder_decoder",
+)
 MOST_DETECTIONS = 100_000
 LONGEST_SIDE = 10_000  # an image of 10,000 x 10,000 takes 1.2 GB as the model gets it
 RESAMPLING = (0, 1, 2, 3)

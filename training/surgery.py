@@ -9,6 +9,8 @@ from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetecti
 CLASS_HEADS = ("class_heads.", "model.first_stage.class_head.other_classes.")
 # The first stage's class channel 0 ranks the proposals, whatever the classes are.
 RANKING = "model.first_stage.class_head.foreground."
+# A detector without learned queries can be trained on with them, which begin anew.
+CONTENT = "model.first_stage.content.weight"
 
 
 @torch.no_grad()
@@ -31,7 +33,7 @@ def transfer(
         ValueError: the two differ in more than their classes.
     """
     old, new = dict(source.named_parameters()) | dict(source.named_buffers()), target.state_dict()
-    differing = set(new) ^ set(source.state_dict())
+    differing = set(new) ^ {*source.state_dict(), *({CONTENT} & set(new))}
     if differing := sorted(name for name in differing if not name.startswith(CLASS_HEADS) or "class_heads" in name):
         raise ValueError(f"Only one of the two has {differing[0]}: only the classes may differ.")
     common = _common(source.config.id2label, target.config.id2label) if keep_class_heads else []
@@ -42,7 +44,7 @@ def transfer(
             for theirs, ours in common:
                 if theirs >= first and ours >= first:
                     tensor[ours - first] = old[name][theirs - first]
-        elif name.startswith(RANKING) and not keep_class_heads:
+        elif (name.startswith(RANKING) and not keep_class_heads) or name not in old:
             continue
         elif tensor.shape != old[name].shape:
             raise ValueError(

@@ -92,6 +92,13 @@ def test_without_a_bias_zeros_are_written_which_mmdetection_takes(tmp_path):
     assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("code_base", ["mmdet", "original", "transformers"])
+def test_learned_queries_have_no_counterpart(code_base, tmp_path):
+    small_model(two_stage=True, mixed_query_selection=True, neck_bias=False).save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="mixed_query_selection=True, which has no counterpart"):
+        export_checkpoint(tmp_path / "model", tmp_path / "out.pth", code_base)
+
+
 def test_detrex_takes_the_averaged_weights_and_says_so(small, tmp_path):
     raw = code_base_named("detrex").theirs(small.state_dict(), small.config)
     averaged = {name: tensor + 1 for name, tensor in raw.items()}

@@ -275,6 +275,7 @@ def test_bare_model_gives_every_layer(pixels):
 def test_config_says_what_cannot_be_built():
     for kwargs, message in [
         ({"with_box_refine": False}, "two_stage=True needs with_box_refine=True"),
+        ({"two_stage": False, "mixed_query_selection": True}, "mixed_query_selection=True needs two_stage=True"),
         ({"d_model": 100}, "not divisible"),
         ({"d_model": 288, "decoder_attention_heads": 7}, "decoder_attention_heads=7"),
         ({"focal_prior": 1.0}, "focal_prior"),

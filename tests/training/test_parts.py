@@ -104,6 +104,18 @@ def test_surgery_with_the_same_classes_is_the_same_detector():
     assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in source.state_dict().items())
 
 
+def test_surgery_adds_learned_queries_and_keeps_them():
+    source, target, again = (detector(["cat", "dog"], seed, mixed_query_selection=seed > 0) for seed in range(3))
+    content = target.model.first_stage.content.weight.clone()
+    transfer(source, target)
+    assert torch.equal(target.model.first_stage.content.weight, content)
+    assert torch.equal(target.model.first_stage.query_proj.weight, source.model.first_stage.query_proj.weight)
+    transfer(target, again)
+    assert torch.equal(again.model.first_stage.content.weight, content)
+    with pytest.raises(ValueError, match=r"Only one of the two has model\.first_stage\.content"):
+        transfer(target, source)
+
+
 def test_surgery_refuses_another_architecture():
     with pytest.raises(ValueError, match="only the classes may differ"):
         transfer(detector(["cat"], 0), detector(["cat"], 0, decoder_ffn_dim=64))
