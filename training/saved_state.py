@@ -116,8 +116,11 @@ def _check_entry(saved: dict[str, Any], expected: dict[str, Any]) -> None:
             raise ValueError(f"{name} of a parameter is no tensor")
         if tensor.shape != value.shape:
             raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, its parameter wants {tuple(value.shape)}")
+        # Of other floats `load_state_dict` makes the parameter's own.
         if tensor.dtype != value.dtype and not (tensor.is_floating_point() and value.is_floating_point()):
             raise ValueError(f"{name} is of {tensor.dtype}, its parameter wants {value.dtype}")
+        if not tensor.isfinite().all() or (name == "step" and tensor < 0):
+            raise ValueError(f"{name} of a parameter holds what no step writes (NaN, infinity, or a step below 0)")
 
 
 def _same_kind(saved: Any, own: Any) -> bool:

@@ -9,6 +9,7 @@ everything else goes to MLflow. In an environment without this package the model
 
 import argparse
 import asyncio
+import json
 from typing import Any
 
 from deformable_detr_refine.inference.mlflow_model import import_mlflow
@@ -43,15 +44,24 @@ def build_app(model: str) -> Any:
         status, answer = await asyncio.to_thread(service.answer, await request.body())
         return JSONResponse(answer, status)
 
+    async def by_mlflow(request: Any) -> Any:
+        response = await of_mlflow(request)
+        if response.status_code < 400 or b"stack_trace" not in response.body:
+            return response
+        content = json.loads(response.body)  # where the error arose is for the log
+        return JSONResponse({name: content[name] for name in content if name != "stack_trace"}, response.status_code)
+
     async def invocations(request: Any) -> Any:
+        if not any(name == b"content-type" for name, _ in request.scope["headers"]):  # MLflow fails without one
+            request.scope["headers"] = [*request.scope["headers"], (b"content-type", b"application/json")]
         if "json" not in request.headers.get("content-type", "json"):
-            return await of_mlflow(request)
+            return await by_mlflow(request)
         try:
             content = await asyncio.to_thread(read_json, await request.body(), service.limits)
         except RequestError as error:
             status, answer = refusal(error)
             return JSONResponse(answer, status)
-        return await (score if isinstance(content, dict) and "input_data" in content else of_mlflow)(request)
+        return await (score if isinstance(content, dict) and "input_data" in content else by_mlflow)(request)
 
     async def healthy(_: Any) -> Any:
         return JSONResponse("Healthy")

@@ -54,7 +54,8 @@ def _cell(value: Any) -> bytes | str:
 
 
 def _parameters(params: dict[str, Any]) -> tuple[float, int | None]:
-    threshold, top_k = float(params.get("threshold", 0.0)), params.get("top_k")
+    threshold, top_k = params.get("threshold"), params.get("top_k")
+    threshold = 0.0 if threshold is None else float(threshold)
     if not 0 <= threshold <= 1:
         raise _refused(f"threshold is {threshold}, expected a number from 0 to 1.")
     if top_k is not None and not 1 <= (top_k := int(top_k)) <= MOST_TOP_K:

@@ -188,6 +188,11 @@ def test_adapter_leaves_mlflows_own_requests_to_mlflow(client, pictures, answer)
     found = [json.loads(row["boxes"]) for row in response.json()["predictions"]]
     assert found == [one["boxes"] for one in answer(pictures)]
     assert client.post("/invocations", json={"nothing": 1}).status_code == 400
+    params = {"threshold": None}
+    assert client.post("/invocations", content=json.dumps({"dataframe_split": split, "params": params})).is_success
+    for table in ("", 'image\n"unclosed'):
+        response = client.post("/invocations", content=table, headers={"Content-Type": "text/csv"})
+        assert response.status_code == 400 and response.json()["message"] and "Traceback" not in response.text
 
 
 @pytest.mark.slow

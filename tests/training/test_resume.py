@@ -276,3 +276,19 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_keeps_what_there_is(
     assert "go on with --resume_from_checkpoint true" in error
     assert not (out / "checkpoint-2").exists()
     assert newest_whole_checkpoint(out) == out / "checkpoint-1"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"step": torch.tensor(torch.nan)}, {"step": torch.tensor(-1.0)}, {"exp_avg": torch.full((3,), torch.inf)}]
+)
+def test_optimizer_state_that_no_step_writes_is_refused(wrong):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["exp_avg_sq"] = saved["state"][0]["exp_avg_sq"].double()  # becomes the parameter's type
+    check_optimizer_state(saved, optimizer)
+    saved["state"][0].update(wrong)
+    with pytest.raises(ValueError, match="holds what no step writes"):
+        check_optimizer_state(saved, optimizer)
