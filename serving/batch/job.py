@@ -212,9 +212,16 @@ class Job:
 
     def _write(self, name: str, content: bytes) -> None:
         new = self.folder / f"{name}.new"
-        new.write_bytes(content)
-        _flush(new)
-        os.replace(new, self.folder / name)
+        try:
+            new.write_bytes(content)
+            _flush(new)
+            os.replace(new, self.folder / name)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            reason = error.strerror or error
+            raise OSError(
+                f"{self.folder} cannot be written ({reason}): make room; the same command goes on."
+            ) from error
 
     def _clear(self) -> None:
         """Removes what a batch wrote here, and nothing else."""

@@ -158,3 +158,13 @@ def test_what_is_known_of_the_batch_is_damaged(work, monkeypatch, capsys, name, 
     assert capsys.readouterr().err == f"ddetr batch: error: {file} is damaged: begin anew with --force.\n"
     assert main([*words, "--force"]) == 0
     assert output.read_bytes() == anew(source) and not file.exists()
+
+
+def test_a_full_disk_is_told_with_its_folder_and_what_was_done_is_kept(work, monkeypatch):
+    source, output = work
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match=r"found.jsonl.parts cannot be written \(No space left on device\)"):
+            run(source, output)
+    assert not list(output.with_name("found.jsonl.parts").glob("*.new"))
+    assert run(source, output).resumed == 16
