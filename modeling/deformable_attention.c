@@ -15,7 +15,7 @@
 #include <cpuid.h>
 #endif
 
-#define INTERFACE 4  // c_library.py refuses a library of another version
+#define INTERFACE 5  // c_library.py refuses a library of another version
 #define AHEAD 2      // queries to prefetch: rows of a head are H rows apart, which the hardware does not foresee
 
 // gcc keeps a vector wider than a register in memory. SSE has 16 registers, too few for two sums of 32 channels.

@@ -117,14 +117,17 @@ def fused_residual_norm_backward(
 
 def fused_quantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
     """Floats of any shape -> uint8 round(x / scale) + zero_point, cut at 0 and 255, in x's order in memory."""
-    quantize = getattr(library()[0], "fused_quantize", None)
-    if quantize is None or x.dtype != torch.float32:
+    opened = library()[0]
+    if opened is None or x.dtype != torch.float32:
         return (x.float() / scale + (zero_point + 0.5)).clamp(0, 255).to(torch.uint8)
     if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
         x = x.contiguous()
     out = torch.empty_like(x, dtype=torch.uint8)
     numbers, quantized = (tensor.as_strided((tensor.numel(), 1), (1, 1)) for tensor in (x, out))
-    _in_parts(numbers, lambda row, rows: quantize(_at(numbers, row), _at(quantized, row), rows, 1 / scale, zero_point))
+    _in_parts(
+        numbers,
+        lambda row, rows: opened.fused_quantize(_at(numbers, row), _at(quantized, row), rows, 1 / scale, zero_point),
+    )
     return out
 
 
