@@ -172,7 +172,8 @@ class Int8Conv(Int8Layer):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         if not self.is_linear:
-            x, other = (t if t is None else t.contiguous(memory_format=torch.channels_last) for t in (x, other))
+            x = x.contiguous(memory_format=torch.channels_last)
+            other = other if other is None else other.contiguous(memory_format=torch.channels_last)
             return self._call(torch.ops.onednn.qconv2d_pointwise, x, other, self.geometry)
         down, right = self.geometry.stride
         x = x.permute(0, 2, 3, 1)[:, ::down, ::right].contiguous()  # (B, h', w', in)
