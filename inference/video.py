@@ -63,11 +63,9 @@ class Video:
         self._av = import_av()
         self.source = str(source)
         self.name = as_text(without_secrets(self.source))
-        scheme = self.source.partition("://")[0].lower() if "://" in self.source else "file"
-        # It comes at its own pace, and what nobody takes is lost.
-        self.is_pushed = self.source.isdecimal() or scheme not in ("file", "http", "https")
         self.problem: str | None = None
         self._is_broken = False
+        self._damaged = 0  # packets
         self._held = 0.0  # seconds for which the last frame is shown
         self._container: Any = self._open()
         try:
@@ -144,10 +142,11 @@ class Video:
         if first is None:
             self.problem = f"{self.name} holds no frame that can be read."
         elif (whole := self._own_duration) and whole - last > max(1.0, 5 / self.rate) + self._held:
-            self.problem = f"{self.name} is cut short: it ends at {last:.1f} s of {whole:.1f} s."
+            # Where a film is cut, it is cut inside of a packet.
+            what = self.problem if self._damaged > 1 else f"{self.name} is cut short."
+            self.problem = f"{what} It ends at {last:.1f} s of {whole:.1f} s."
 
     def _decoded(self) -> Iterator[Any]:
-        damaged = 0
         try:
             for packet in self._container.demux(self._stream):
                 if packet.duration:
@@ -155,9 +154,9 @@ class Video:
                 try:
                     yield from packet.decode()
                 except (self._av.error.InvalidDataError, EOFError):
-                    damaged += 1
+                    self._damaged += 1
                     self.problem = (
-                        f"{self.name} is damaged: {damaged} of its packets cannot be decoded, and are left out."
+                        f"{self.name} is damaged: {self._damaged} of its packets cannot be decoded, and are left out."
                     )
         except self._av.error.FFmpegError as error:
             self._is_broken = True
@@ -195,7 +194,9 @@ class Video:
             raise ValueError(f"{self.name} holds no pictures.")
         self._stream = self._container.streams.video[0]
         self.has_sound = bool(self._container.streams.audio)
-        self.is_live = (self.is_pushed or "://" in self.source) and not self.duration
+        self.is_live = (self.source.isdecimal() or "://" in self.source) and not self.duration
+        # It comes at its own pace, and what nobody takes is lost.
+        self.is_pushed = self.is_live and not self.source.lower().startswith(("http:", "https:", "file:"))
         # By frames, the last ones before a damage would be lost, and a camera's come late.
         self._stream.thread_type = "SLICE"
         codec = self._stream.codec_context

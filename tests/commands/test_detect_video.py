@@ -64,7 +64,7 @@ def test_a_film_cut_short_is_told_and_what_was_read_is_written(model, tmp_path, 
     assert main(["detect", model, str(path), "--output", str(tmp_path / "found"), "--every", "5"]) == 1
     told = capsys.readouterr()
     assert f"{len(lines_in(tmp_path / 'found'))} frames looked at" in told.out
-    assert "a.mp4 is cut short: it ends at" in told.err
+    assert "a.mp4 is cut short. It ends at" in told.err
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,26 @@ def test_damage_in_the_middle_costs_some_frames_and_is_told(tmp_path):
     assert 20 < len(frames) < 60 and "its packets cannot be decoded" in video.problem
 
 
+def test_damage_at_the_end_is_told_as_damage(tmp_path):
+    path = write_clip(tmp_path / "whole.mp4", range(0, 6000, 100), options={"movflags": "+faststart"})
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3] + bytes(len(content) - len(content) * 2 // 3))
+    with Video(path) as video:
+        list(video.frames())
+    assert "packets cannot be decoded, and are left out. It ends at" in video.problem
+
+
+@pytest.mark.parametrize(("address", "is_pushed"), [("ftp://host/a.mp4", False), ("rtsp://host/live", True)])
+def test_frames_are_passed_over_of_what_does_not_wait(address, is_pushed, tmp_path, monkeypatch):
+    """Only a stream without an end comes at its own pace; a film, wherever it lies, gives all its frames."""
+    form = "mp4" if address.endswith("mp4") else "h264"  # which states no length
+    path = write_clip(tmp_path / f"a.{form}", range(0, 1000, 100))
+    container = av.open(str(path))
+    monkeypatch.setattr(Video, "_open", lambda self: container)
+    with Video(address) as video:
+        assert video.is_pushed == is_pushed
+
+
 def test_joined_films_go_on_in_time(tmp_path):
     """Of a camera that writes pieces: each begins its clock anew."""
     piece = write_clip(tmp_path / "a.ts", range(0, 2000, 100)).read_bytes()
