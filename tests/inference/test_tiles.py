@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import batched_nms
 
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.row_image import row_image
@@ -14,7 +15,7 @@ from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 from deformable_detr_refine.evaluation.predict import predict
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.load_detector import load_detector
-from deformable_detr_refine.inference.tiles import Tiling, detect_in_tiles
+from deformable_detr_refine.inference.tiles import Tile, Tiling, detect_in_tiles, merge_tiles
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 TILINGS = [Tiling((3, 2)), Tiling((1, 4), overlap=0.5), Tiling(size=64), Tiling(size=90, overlap=0.4)]
@@ -100,6 +101,25 @@ def test_every_object_comes_out_once(tiling):
     assert np.array_equal(boxes[np.lexsort(boxes.T)], truth.round()[order])
     assert max(seen) <= 3 and sum(seen) == len(tiling.tiles(height, width))
     assert (np.diff(found["scores"]) <= 0).all()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("count", [0, 1, 40, 700])
+def test_the_best_of_each_object_are_torchvisions(count, threshold):
+    chance = np.random.default_rng(count)
+    corners = chance.uniform(0, 150, (count, 2))
+    sides = chance.choice([0, 2, 30, 120], (count, 2)) * chance.uniform(0.9, 1.1, (count, 2))  # some have no area
+    boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    boxes[1::7] = boxes[: len(boxes[1::7])]  # and some are there twice
+    scores, labels = chance.permutation(count).astype(np.float32), chance.integers(0, 3, count)
+    expected = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), threshold).numpy()
+    assert threshold == 1 or count < 40 or 0 < len(expected) < count
+    every = {"boxes": boxes, "scores": scores, "labels": labels}
+    tile = Tile(0, 0, 300, 300)
+    parts = [(tile, {name: values[first::2] for name, values in every.items()}) for first in (0, 1)]
+    tiling = Tiling((2, 1), whole=False, nms_threshold=threshold)
+    found = merge_tiles(parts, tile.shape, tiling)
+    assert all(np.array_equal(found[name], values[expected]) for name, values in every.items())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
