@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deformable_detr_refine.modeling.image_decoding import to_rgb
 from deformable_detr_refine.modeling.setting_checks import check_processor
 from deformable_detr_refine.modeling.size_rules import checked_size, resized_shape, rule_of
 
@@ -68,7 +69,7 @@ class NumpyImageProcessor:
         """A batch.
 
         Args:
-            images: B of mode RGB, each of any size; those of another size than the largest are padded.
+            images: B of any mode and size; those of another size than the largest are padded.
             return_tensors: "np", as there are no others; transformers' processors have this argument too.
 
         Returns:
@@ -76,11 +77,13 @@ class NumpyImageProcessor:
             int64, 1 on it.
 
         Raises:
-            ValueError: an image is too thin, or does not fit into `pad_size`.
+            ValueError: there is no image, or one is too thin, of mode F, or does not fit into `pad_size`.
         """
         if return_tensors != "np":
             raise ValueError(f"This image processor gives arrays of numpy ('np'), not {return_tensors!r}.")
-        pixels = [self._resized(np.asarray(image)) for image in images]
+        if not images:
+            raise ValueError("There is no image to prepare: the list of images is empty.")
+        pixels = [self._resized(np.asarray(to_rgb(image))) for image in images]
         height, width = (max(array.shape[axis] for array in pixels) for axis in (0, 1))
         if self.do_pad and self.pad_size is not None:
             if height > self.pad_size["height"] or width > self.pad_size["width"]:
@@ -124,7 +127,7 @@ class NumpyImageProcessor:
     def _resized(self, image: np.ndarray) -> np.ndarray:
         if not self.do_resize:
             return image
-        return resize(image, self.resized_shape(*image.shape[:2]), self.resample, self.antialias)
+        return resize(image, self.resized_shape(*image.shape[:2]), self.resample, bool(self.antialias))
 
     def _normalise(self, pixels: np.ndarray) -> None:
         """(3, height, width) float32 of grey levels, in place; in PyTorch's order, so that the numbers are the same."""

@@ -1,5 +1,6 @@
-"""Images resized in numpy to the pixels that PyTorch's kernels for uint8 give, bit for bit.
+"""Images resized in numpy to the pixels that PyTorch's kernels for uint8 give: bit for bit on a processor with AVX2.
 
+Elsewhere PyTorch computes in float and rounds some pixels otherwise; these are within one grey level.
 Along the width first, then along the height, each with weights of 16 bits and rounded to a grey level.
 Source: UpSampleKernel.cpp in aten/src/ATen/native/cpu of PyTorch (`_compute_index_ranges_int16_weights`).
 """

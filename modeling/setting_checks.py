@@ -206,9 +206,12 @@ def check_processor(processor: Any) -> None:
         )
     for name, (least, most) in PROCESSOR_NUMBERS.items():
         value = getattr(processor, name)
-        numbers: Sequence[Any] = value if isinstance(value, list | tuple) and len(value) == 3 else [value]
+        of_colours = name.startswith("image_")
+        three = of_colours and isinstance(value, list | tuple) and len(value) == 3
+        numbers: Sequence[Any] = value if three else [value]
         if not all(type(number) in (int, float) and least <= number <= most for number in numbers):
-            raise ValueError(f"{name}={_shown(value)} must be a number from {least:g} to {most:g}, or three for RGB.")
+            or_three = ", or three for RGB" if of_colours else ""
+            raise ValueError(f"{name}={_shown(value)} must be a number from {least:g} to {most:g}{or_three}.")
     if processor.device is not None:
         raise ValueError(
             f"device={_shown(processor.device)} is no setting of a saved processor: name it where you call."

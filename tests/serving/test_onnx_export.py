@@ -345,7 +345,10 @@ DAMAGED = {
     "format": ["", "deformable-detr-refine 99"],
     "image_processor": [
         *("", "null", "5", "x", DEEP, "{}", '{"size": 1e9}', '{"size": {"height": 1e9, "width": 1}}'),
-        *(f'{{"size": {{"shortest_edge": 64}}, {setting}}}' for setting in ('"resample": 99', '"pad_size": [1]')),
+        *(
+            f'{{"size": {{"shortest_edge": 64}}, {setting}}}'
+            for setting in ('"resample": 99', '"pad_size": [1]', '"rescale_factor": [1, 1, 1]')
+        ),
     ],
     "id2label": [
         "",
