@@ -15,10 +15,13 @@ from .backbone import ConvSame, Neck
 from .feed_forward import FeedForward
 from .first_stage import FirstStage
 from .heads import BoxHead, ClassHead
+from .int8_layers import Int8Layer
 
 
 def initialize(module: nn.Module) -> None:
     """Draw a module's own weights; called for children before parents, so a parent overrides the general rule."""
+    if any(isinstance(child, Int8Layer) for child in module.children()):
+        return  # these come with a checkpoint alone
     if isinstance(module, nn.Linear):
         _linear(module)
     elif isinstance(module, nn.Conv2d | ConvSame):

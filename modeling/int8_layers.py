@@ -91,16 +91,12 @@ class Int8Layer(nn.Module):
     def _apply(self, *args: Any, **kwargs: Any) -> "Int8Layer":
         self._ready = None
         moved = super()._apply(*args, **kwargs)
-        self._check_place()
+        check_place(self.weight.device, self.weight_scale.dtype)
         return moved
 
-    def _check_place(self) -> None:
-        place, dtype = self.weight.device, self.weight_scale.dtype
-        if place.type not in ("cpu", "meta") or dtype != torch.float32:
-            raise ValueError(
-                f"A detector in int8 runs on a CPU with the rest of it in float32, not on {place} in {dtype}: load it "
-                "again and leave it there."
-            )
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._ready = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": None}  # oneDNN's tensors cannot be copied
@@ -116,7 +112,7 @@ class Int8Layer(nn.Module):
         if self._ready is None:
             if reason := why_not_int8():
                 raise ValueError(f"This detector is in int8 and cannot run here: {reason}.")
-            self._check_place()
+            check_place(self.weight.device, self.weight_scale.dtype)
             output = Quantization(1.0, 0) if self.output is None else _read(self.output)
             other = output if self.other is None else _read(self.other)
             weight, zeros = self._packed(), torch.zeros(len(self.bias), dtype=torch.int32)
@@ -200,6 +196,19 @@ class Int8MaxPool(nn.MaxPool2d):
             return super().forward(input)
         sizes = (_pair(size) for size in (self.kernel_size, self.stride, self.padding, self.dilation))
         return torch.ops.quantized.max_pool2d(input, *sizes, self.ceil_mode)
+
+
+def check_place(place: torch.device, dtype: torch.dtype) -> None:
+    """Whether a detector in int8 may stand there, with the rest of it in that type.
+
+    Raises:
+        ValueError: it may not.
+    """
+    if place.type not in ("cpu", "meta") or dtype != torch.float32:
+        raise ValueError(
+            f"A detector in int8 runs on a CPU with the rest of it in float32, not on {place} in {dtype}: load it "
+            "again and leave it there."
+        )
 
 
 def why_not_int8() -> str | None:

@@ -16,7 +16,7 @@ from .attention import DeformableAttention
 from .backbone import ConvSame
 from .feed_forward import FeedForward
 from .folded_norm import ConvWithNorm, Tracer
-from .int8_layers import Geometry, Int8Conv, Int8Layer, Int8Linear, Int8MaxPool
+from .int8_layers import Geometry, Int8Conv, Int8Layer, Int8Linear, Int8MaxPool, check_place
 
 if TYPE_CHECKING:
     from .modeling_deformable_detr_refine import DeformableDetrRefineModel
@@ -72,7 +72,12 @@ def layers_for_int8(model: "DeformableDetrRefineModel") -> Iterator[tuple[str, C
 
 
 def to_int8_form(model: "DeformableDetrRefineModel") -> None:
-    """Replaces these layers by empty ones in int8, in place, for weights that are loaded next."""
+    """Replaces these layers by empty ones in int8, in place, for weights that are loaded next.
+
+    Raises:
+        ValueError: the model is not in float32.
+    """
+    check_place(torch.device("cpu"), model.level_embed.dtype)
     in_units(model)
     for name, _, layer in layers_for_int8(model):
         model.set_submodule(name, layer)

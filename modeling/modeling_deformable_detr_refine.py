@@ -66,6 +66,13 @@ class DeformableDetrRefinePreTrainedModel(PreTrainedModel):
         else:
             initialize(module)
 
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        # No gradient passes through int8; again each time, since a loaded checkpoint's parameters take gradients.
+        if self.config.int8:
+            self.requires_grad_(False)
+        return self
+
     def freeze_backbone(self) -> None:
         """Train everything but the backbone."""
         self._backbone.requires_grad_(False)

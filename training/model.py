@@ -24,7 +24,8 @@ def build_model(
     """The detector for these classes, and a sentence on where its weights come from.
 
     Raises:
-        ValueError: `model_config` is not JSON or names a field that there is not; weights are damaged or do not fit.
+        ValueError: `model_config` is not JSON or names a field that there is not; the model is in
+            int8; weights are damaged or do not fit.
         OSError: the model cannot be read.
     """
     classes = {
@@ -91,9 +92,11 @@ def _fields(text: str) -> dict[str, Any]:
 
 def _config(fields: dict[str, Any]) -> DeformableDetrRefineConfig:
     try:
-        return DeformableDetrRefineConfig(**fields)
+        config = DeformableDetrRefineConfig(**fields)
     except StrictDataclassError as error:
         raise ValueError(f"model_config cannot be used: {error.__cause__ or error}") from error
+    refuse_int8(config, "model_config", "training")
+    return config
 
 
 def _frozen(model: DeformableDetrRefineForObjectDetection, parts: list[str]) -> DeformableDetrRefineForObjectDetection:

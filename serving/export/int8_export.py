@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from deformable_detr_refine.files import check_new_folder, new_path
 from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.inference.load_model import refuse_int8
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
-from deformable_detr_refine.modeling.int8_layers import Quantization, why_not_int8
+from deformable_detr_refine.modeling.int8_layers import Int8MaxPool, Quantization, why_not_int8
 from deformable_detr_refine.modeling.int8_model import in_units, layers_for_int8
 
 from .proof import ProofError, average_precisions, names_of
@@ -78,7 +79,8 @@ def export_int8(
     Raises:
         OSError: the model or an image cannot be read.
         ProofError: it loses more than that; nothing is written.
-        ValueError: int8 does not run here, there is no data set, `output` is taken, or the model cannot be loaded.
+        ValueError: int8 does not run here, there is no data set or none of its images has an object, there is no
+            image to calibrate on, `output` is taken, or the model cannot be loaded.
     """
     if reason := why_not_int8():
         raise ValueError(f"int8 cannot be proved here: {reason}.")
@@ -94,6 +96,10 @@ def export_int8(
     images = calibration(names_of(network))
     int8, layers = quantized(detector, processor, images, progress)
     before, after = average_precisions(data, [network, Network.of(int8, processor)], progress)
+    if before < 0:
+        raise ValueError(
+            f"There is no object in {len(data)} images to judge int8 by: give other --data, or a larger --limit."
+        )
     proof = Int8Proof(layers, len(images), before, after, len(data))
     if not (accept_loss or after >= before - AP_TOLERANCE):
         raise ProofError(
@@ -118,7 +124,14 @@ def quantized(
     """A copy of a float32 detector in int8, calibrated on images, and how many of its layers are.
 
     A range goes from the mean of the images' smallest numbers to that of their largest.
+
+    Raises:
+        ValueError: there is no image.
     """
+    if not images:
+        raise ValueError(
+            "There is no image to calibrate int8 on: give --images, or --data with images in its split train."
+        )
     copied = deepcopy(detector).eval()
     in_units(copied.model)
     layers = list(layers_for_int8(copied.model))
@@ -138,21 +151,30 @@ def quantized(
 
 
 def _observed(
-    detector: DeformableDetrRefineForObjectDetection,
+    detector: torch.nn.Module,
     processor: Any,
-    images: Sequence[Image.Image],
+    images: Sequence[Any],
     layers: dict[str, torch.nn.Module],
     progress: Callable[[int], Any],
 ) -> Ranges:
-    """The smallest and the largest number of each image in what goes into each layer and what comes out."""
+    """The smallest and the largest number of each image in what goes into each layer and what comes out.
+
+    What a pool gives counts as what it took, as whose uint8 it is handed on.
+    """
+    taken = WeakTensorKeyDictionary()
     ranges: Ranges = {name: {"input": [], "other": [], "output": []} for name in layers}
 
     def note(found: dict[str, list[tuple[float, float]]], _: Any, inputs: tuple, output: torch.Tensor) -> None:
         for kind, tensor in (*zip(("input", "other"), inputs, strict=False), ("output", output)):
-            low, high = tensor.aminmax()
+            before = taken.get(tensor)
+            low, high = (tensor if before is None else before).aminmax()
             found[kind].append((low.item(), high.item()))
 
+    def remember(_: Any, inputs: tuple, output: torch.Tensor) -> None:
+        taken[output] = taken.get(inputs[0], inputs[0])
+
     hooks = [layer.register_forward_hook(partial(note, ranges[name])) for name, layer in layers.items()]
+    hooks += [pool.register_forward_hook(remember) for pool in detector.modules() if isinstance(pool, Int8MaxPool)]
     try:
         for image in images:
             with torch.inference_mode():

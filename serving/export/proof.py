@@ -58,6 +58,8 @@ class Proof:
             said += f"; {self.at_the_cut} more tie with the last one kept"
         if self.model_ap is None:
             return said + "; AP was not compared"
+        if self.model_ap < 0:
+            return said + f"; AP was not compared, as {self.ap_images} images have no object"
         return said + f"; AP {self.exported_ap:.4f}, the model's {self.model_ap:.4f}, on {self.ap_images} images"
 
 

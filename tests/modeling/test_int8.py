@@ -75,6 +75,17 @@ def test_linear(activation, hands_on_uint8):
 
 
 @needs_int8
+def test_a_layer_that_has_run_takes_other_weights():
+    first, second = (Int8Linear((24, 40)).eval() for _ in range(2))
+    for layer in (first, second):
+        layer.fill(torch.randn(24, 40), None, input=INPUT)
+    x = torch.randn(3, 40)
+    assert not torch.equal(first(x), second(x))
+    first.load_state_dict(second.state_dict())
+    assert torch.equal(first(x), second(x))
+
+
+@needs_int8
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("hands_on_uint8", [False, True])
 @pytest.mark.parametrize(
@@ -174,12 +185,17 @@ def test_saved_and_copied_it_is_bit_equal(detector, tmp_path):
 
 
 @needs_int8
-def test_what_it_cannot_do_is_one_sentence(detector, monkeypatch):
+def test_what_it_cannot_do_is_one_sentence(detector, monkeypatch, tmp_path):
     pixels = torch.randn(1, 3, 64, 96)
     with pytest.raises(ValueError, match="cannot be trained: train the one that it was made from"):
         copy.deepcopy(detector).train()(pixels)
     with pytest.raises(ValueError, match="the rest of it in float32, not on cpu in"):
         copy.deepcopy(detector).to(torch.bfloat16)
+    detector.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the rest of it in float32, not on cpu in torch"):
+        type(detector).from_pretrained(tmp_path, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        type(detector).from_pretrained(tmp_path)(pixels).logits.sum().backward()
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(ValueError, match="cannot run here: int8 needs a processor with AVX-512 VNNI"):
         copy.deepcopy(detector)(pixels)
@@ -190,3 +206,9 @@ def test_the_form_needs_no_weights():
         detector = small_detector()
         to_int8_form(detector.model)
     assert sum(isinstance(layer, Int8Conv | Int8Linear) for layer in detector.modules()) > 10
+
+
+def test_a_config_alone_gives_the_form():
+    layers = [layer for layer in small_detector(int8=True).modules() if isinstance(layer, Int8Conv | Int8Linear)]
+    assert len(layers) > 10
+    assert not any(layer.weight.any() for layer in layers)

@@ -10,7 +10,6 @@ from deformable_detr_refine.inference.detections import Detections
 from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.modeling.int8_layers import why_not_int8
-from deformable_detr_refine.serving.export import int8_export
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,17 +71,6 @@ def test_what_does_not_take_it_says_so(folder, samples, command, told, capsys, m
     assert main([word.format(**places) for word in command]) == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_loss_is_refused_unless_it_is_accepted(samples, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(int8_export, "average_precisions", lambda *args: [0.5, 0.49])
-    arguments = ["export", "--to", "int8", str(CELLS), str(tmp_path / "out")]
-    arguments += ["--images", str(samples / "BloodImage_00053.jpg")]
-    assert main(arguments) == 2
-    assert "loses more than 0.5 points of AP: AP 0.4900, the model's 0.5000" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-    assert main([*arguments, "--accept-loss"]) == 0
-    assert load_detector(str(tmp_path / "out"))[0].config.int8
 
 
 def test_without_vnni_it_is_refused_before_the_work(folder, monkeypatch, capsys, tmp_path):

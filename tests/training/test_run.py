@@ -208,6 +208,7 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"data": "nowhere"}, "nowhere"),
         ({"model_config": {"d_mode": 64}}, "'d_mode'"),
         ({"model_config": {**SETTINGS["model_config"], "num_queries": 0}}, "num_queries"),
+        ({"model_config": {**SETTINGS["model_config"], "int8": True}}, "is in int8, which training does not take"),
         ({"augmentation": "heavy"}, "'heavy'"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"box_score_threshold": 3}, "box_score_threshold"),
