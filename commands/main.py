@@ -16,6 +16,8 @@ from runpy import run_path
 from typing import Any
 
 DISTRIBUTION = "deformable-detr-refine"
+# For everything but exported detectors; as in modeling/without_torch.py, whose import would take seconds.
+NEEDED = ("torch", "torchvision", "transformers", "timm", "scipy", "huggingface_hub", "safetensors")
 VERBS = {
     "train": "train or fine-tune a detector on a data set",
     "evaluate": "measure a detector on a data set, and write a report",
@@ -84,7 +86,7 @@ def one_line(error: BaseException) -> str:
         >>> one_line(ModuleNotFoundError("No module named 'torch'", name="torch"))
         'this needs torch: pip install deformable-detr-refine (without it .onnx files can be used, nothing else)'
     """
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision", "transformers"):
+    if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
         return f"this needs {error.name}: pip install {DISTRIBUTION} (without it .onnx files can be used, nothing else)"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -3,13 +3,13 @@
 Without PyTorch it runs exported detectors (.onnx) only, and registers nothing.
 """
 
-from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .inference.detections import Detections
 from .modeling.image_io import load_image
+from .modeling.without_torch import MISSING, told_missing
 
-if find_spec("torch") is not None:
+if not MISSING:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
     from .inference.transformers_models import accelerate_transformers
@@ -34,13 +34,6 @@ if find_spec("torch") is not None:
         exist_ok=True,
     )
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        raise ImportError(f"{name} needs PyTorch, which is not installed: pip install deformable-detr-refine.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 __all__ = [
     "DeformableDetrRefineConfig",
     "DeformableDetrRefineForObjectDetection",
@@ -53,3 +46,7 @@ __all__ = [
     "load_image",
     "use_backend",
 ]
+
+if not TYPE_CHECKING and MISSING:
+    __getattr__ = told_missing(__name__, __all__)
+    __all__ = [name for name in __all__ if name in globals()]

@@ -15,6 +15,7 @@ from PIL import Image
 from deformable_detr_refine.machine import choose_device
 from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.modeling.image_io import MAX_PIXELS, load_image
+from deformable_detr_refine.modeling.without_torch import MISSING, check_installed
 
 from .batches import batches_of_equal_shape
 from .detections import Detections
@@ -25,7 +26,7 @@ from .tiles import Tiling, detect_in_tiles
 from .tracking import Tracker
 from .video import Video, VideoFrame, read_ahead
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or not MISSING:
     import torch
 
 BATCH_SIZE = 4
@@ -292,8 +293,6 @@ class Detector:
     def _forward(self, images: Sequence[Image.Image], threshold: float, top_k: int | None) -> list[dict[str, Any]]:
         """One pass over images of one resized shape."""
         if self._in_torch and self.threads is not None and self._process != os.getpid():
-            import torch
-
             # Here and not earlier: a process that computed with several threads must not be forked by a server.
             torch.set_num_threads(self.threads)
             self._process = os.getpid()
@@ -316,8 +315,7 @@ def inside_mlflow(model: str | os.PathLike) -> str:
 
 
 def _load(model: str, device: str, dtype: "torch.dtype | str | None", revision: str | None) -> Network:
-    import torch
-
+    check_installed(model)
     if isinstance(dtype, str):
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype) or not named.is_floating_point:

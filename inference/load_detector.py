@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deformable_detr_refine.machine import choose_device
+from deformable_detr_refine.modeling.without_torch import MISSING, check_installed
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or not MISSING:
     from deformable_detr_refine.modeling import (
         DeformableDetrRefineForObjectDetection,
         DeformableDetrRefineImageProcessor,
@@ -27,11 +28,13 @@ def load_detector(
         The model in evaluation mode on its device, and its image processor.
 
     Raises:
+        ImportError: PyTorch, or what else it needs, is not installed.
         FileNotFoundError: there is no such folder.
         OSError: a file is missing, or the Hub does not give it.
         ValueError: it is another kind of model, its files are damaged or do not fit together, the device is not
             there, DDETR_BACKEND asks for a backend that does not run on it, or the model is in int8 and it has none.
     """
+    check_installed(str(model))
     # Here, since exported detectors run where these are not.
     import torch
     from transformers.utils import logging

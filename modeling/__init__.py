@@ -4,12 +4,12 @@ Flat, with relative imports only: these files travel with a saved model as its c
 reading of images only, and what is imported from the files by name.
 """
 
-from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .image_io import load_image
+from .without_torch import MISSING, told_missing
 
-if find_spec("torch") is not None:
+if not MISSING:
     from .configuration_deformable_detr_refine import DeformableDetrRefineConfig
     from .image_processing_deformable_detr_refine import DeformableDetrRefineImageProcessor
     from .modeling_deformable_detr_refine import (
@@ -18,13 +18,6 @@ if find_spec("torch") is not None:
         DeformableDetrRefinePreTrainedModel,
     )
     from .ops import deformable_attention, use_backend
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        raise ImportError(f"{name} needs PyTorch, which is not installed: pip install deformable-detr-refine.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
     "DeformableDetrRefineConfig",
@@ -36,3 +29,7 @@ __all__ = [
     "load_image",
     "use_backend",
 ]
+
+if not TYPE_CHECKING and MISSING:
+    __getattr__ = told_missing(__name__, __all__)
+    __all__ = [name for name in __all__ if name in globals()]

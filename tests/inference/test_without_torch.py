@@ -1,15 +1,21 @@
 """An ONNX file runs where PyTorch is not installed: with the same detections, and a sentence on whatever needs it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+import torch
 from support.without_torch import environment_without_torch, save_exported_means
 
 from ddetr.main import main
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection
+from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.inference.load_detector import load_detector
 
 pytest.importorskip("onnx", reason="pip install deformable-detr-refine[onnx]")
 pytest.importorskip("onnxruntime")
@@ -66,6 +72,14 @@ for name in ("DeformableDetrRefineForObjectDetection", "accelerate_transformers"
         getattr(package, name)
     except (ImportError, AttributeError) as error:
         print(type(error).__name__, error)
+from deformable_detr_refine import *
+from deformable_detr_refine.modeling import *
+print(sorted(package.__all__))
+try:
+    from deformable_detr_refine.inference.load_detector import load_detector
+    load_detector("folder")
+except ImportError as error:
+    print(type(error).__name__, error)
 assert not {"torch", "transformers"} & {name for name, module in sys.modules.items() if module is not None}
 """
 
@@ -73,11 +87,27 @@ assert not {"torch", "transformers"} & {name for name, module in sys.modules.ite
 def test_the_package_says_what_needs_torch(environment):
     words = [sys.executable, "-c", PUBLIC, SAMPLES / "images" / "10.jpg"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
-    read, model, accelerate, nothing = done.stdout.splitlines()
+    read, model, accelerate, nothing, names, folder = done.stdout.splitlines()
     assert read.startswith("Detections (") and done.returncode == 0, done.stderr
-    assert model.startswith("ImportError DeformableDetrRefineForObjectDetection needs PyTorch")
-    assert accelerate.startswith("ImportError accelerate_transformers needs PyTorch")
-    assert nothing.startswith("AttributeError")
+    assert model.startswith("ImportError DeformableDetrRefineForObjectDetection needs torch: pip install")
+    assert accelerate.startswith("ImportError accelerate_transformers needs torch: pip install")
+    assert nothing.startswith("AttributeError") and names == "['Detections', 'load_image']"
+    assert folder.startswith("ImportError folder needs torch: pip install")
+
+
+def test_torch_alone_is_as_good_as_none(exported, photos, tmp_path):
+    (tmp_path / "site").mkdir()
+    hide = "import sys; sys.modules['transformers'] = None\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(hide, encoding="utf-8")
+    done = ddetr(
+        {**os.environ, "PYTHONPATH": str(tmp_path / "site")}, "detect", exported, photos, "--output", tmp_path / "found"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_annotations_can_be_looked_up():
+    assert get_type_hints(Detector.__init__)["dtype"] == torch.dtype | str | None
+    assert DeformableDetrRefineForObjectDetection in get_args(get_type_hints(load_detector)["return"])
 
 
 def test_a_model_folder_needs_torch_in_one_sentence(environment, photos, tmp_path):
