@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", metavar="NAME", default="validation", help="of --data (default validation)")
     parser.add_argument(
-        "--limit", metavar="N", type=positive_int, default=50, help="of --data only the first N images (default 50)"
+        "--limit",
+        metavar="N",
+        type=positive_int,
+        default=50,
+        help="compare the AP on the first N images of --data's split only (default 50)",
     )
     parser.add_argument(
         "--custom-op",

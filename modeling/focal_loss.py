@@ -29,7 +29,8 @@ def focal_loss(logits: Tensor, positives: tuple[Tensor, ...], alpha: float, gamm
 
 def _of_torch(logits: Tensor, alpha: float, gamma: float, positives: tuple[Tensor, ...]) -> Tensor:
     def wrong(x: Tensor) -> Tensor:
-        return x.sigmoid() ** gamma * F.softplus(x)
+        # Not sigmoid ** gamma, whose slope is infinite where sigmoid is 0 and gamma is below 1.
+        return (gamma * F.logsigmoid(x)).exp() * F.softplus(x)
 
     logits = logits.float()
     chosen = logits[positives]

@@ -20,7 +20,8 @@ def quality_loss(logits: Tensor, positives: tuple[Tensor, ...], iou: Tensor, pow
     """
 
     def wrong(x: Tensor) -> Tensor:
-        return x.sigmoid() ** gamma * F.softplus(x)
+        # Not sigmoid ** gamma, whose slope is infinite where sigmoid is 0 and gamma is below 1.
+        return (gamma * F.logsigmoid(x)).exp() * F.softplus(x)
 
     logits = logits.float()
     matched = logits[positives]

@@ -32,7 +32,7 @@ SIZES = {
         f"{n} levels, {6 - n} points": (1, 3, 1, 4, 6 - n, [(3, 2), (1, 4), (2, 2), (1, 1), (5, 1)][:n])
         for n in range(1, 6)
     },
-    "odd queries and heads, two images": (2, 17, 3, 4, 1, THREE_LEVELS),
+    "odd queries and heads, two images": (2, 17, 3, 4, 2, THREE_LEVELS),
     "one of almost everything": (1, 1, 1, 2, 1, [(1, 1)]),
     "tiles": (1, None, 1, 4, 1, [(9, 17), (8, 8), (1, 9)]),
 }
@@ -60,7 +60,7 @@ BAD = [
 
 def inputs(name):
     """Value, levels, locations, weights and the output's gradient."""
-    B, Q, H, C, P, shapes = (SIZES | FALLBACK).get(name, (2, 9, 2, 8, 1, THREE_LEVELS))
+    B, Q, H, C, P, shapes = (SIZES | FALLBACK).get(name, (2, 9, 2, 8, 2 if name == "not finite" else 1, THREE_LEVELS))
     S = sum(h * w for h, w in shapes)
     Q = Q or S
     generator = torch.Generator().manual_seed(0)

@@ -54,6 +54,15 @@ def test_without_objects_the_quality_loss_is_the_focal_loss():
     torch.testing.assert_close(found, focal_loss(logits, (none,) * 3, alpha=0.0, gamma=2.0))
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_gradient_of_scores_near_0_and_1_is_that_of_the_focal_loss(gamma):
+    logits = torch.tensor([[-1e4, -110.0, -20.0, 0.0, 20.0, 110.0]], requires_grad=True)
+    none = (torch.zeros(0, dtype=torch.int64),) * 2
+    losses = quality_loss(logits, none, torch.zeros(0), power=0.25, gamma=gamma), focal_loss(logits, none, 0.0, gamma)
+    found, expected = (torch.autograd.grad(loss, logits)[0] for loss in losses)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_a_score_is_drawn_towards_score_and_overlap():
     """The gradient of a cross-entropy is score - target."""
     logits = torch.tensor([[0.0, -1.0], [2.0, 0.5]], requires_grad=True)
