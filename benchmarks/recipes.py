@@ -8,6 +8,7 @@ Two tasks, both with configs/small_cpu.yaml. `new`: a new detector, shortened to
 `fine-tuned`: samples/blood-cells learns 16 of its images with renamed classes, 15 epochs. The averaged weights are
 evaluated once, after the last epoch. Every run is a process of its own; RESULTS gets it when it has ended, and a run
 that stands there is not made again: a stopped measurement goes on with the same command. RECIPES.md gets the tables.
+A run is known by its task, recipe and seed alone: other data, weights or machines need other --results and --page.
 """
 
 import argparse
@@ -49,6 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mixed-query-selection": {"mixed_query_selection": True},
     "quality-target": {"quality_target": 0.25, "class_loss_coefficient": 1.0},
 }
+BOTH = "mixed-query-selection + quality-target"
+VARIANTS[BOTH] = VARIANTS["mixed-query-selection"] | VARIANTS["quality-target"]
 
 
 def train(task: str, data: str, backbone: Path, variant: str, seed: int, work: Path) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def train(task: str, data: str, backbone: Path, variant: str, seed: int, work: P
         sizes = yaml.safe_load(config.read_text())["model_config"]
         given |= {"backbone_weights": backbone, "model_config": json.dumps(sizes | VARIANTS[variant])}
     else:
-        given |= {"data": few_images(data, work / "few"), "model": ROOT / "samples" / "blood-cells"}
+        given |= {"data": few_images(data, work / f"few-{Path(data).name}"), "model": ROOT / "samples" / "blood-cells"}
         given |= {"model_config": json.dumps(VARIANTS[variant])}
     words = [word for key, value in (ONCE | TASKS[task] | given).items() for word in (f"--{key}", str(value))]
     start = time.perf_counter()
