@@ -10,6 +10,7 @@ from support.small_detector import save_small_detector, small_config
 from ddetr.main import main
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image, use_backend
 from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.serving.export.proof import Proof
 from deformable_detr_refine.serving.export.torch_export import load_torch
 from deformable_detr_refine.serving.export.tracing import trace
 
@@ -82,3 +83,8 @@ def test_exported_file_finds_what_the_model_finds(saved, photos, samples, tmp_pa
         content = b"".join(archive.read(name) for name in archive.namelist())
     assert b"deformable_attention" in content
     assert str(saved.parent).encode() not in content and b"modeling_deformable_detr_refine.py" not in content
+
+
+def test_a_proof_on_images_without_objects_says_so():
+    proof = Proof([(64, 96)], 0.0, 0.0, 20, 0, 20, model_ap=-1.0, exported_ap=-1.0, ap_images=3)
+    assert str(proof).endswith("; AP was not compared, as 3 images have no object")
