@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from deformable_detr_refine.machine import choose_device
 from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.modeling.image_io import MAX_PIXELS, load_image
 from deformable_detr_refine.modeling.without_torch import MISSING, check_installed
@@ -302,10 +301,15 @@ class Detector:
 def on_cpu(model: str | os.PathLike, device: str) -> bool:
     """Whether a detector computes on the CPU, as ONNX Runtime does wherever PyTorch would.
 
+    No accelerator is begun with, since a process that has must not be forked.
+
     Raises:
-        ValueError: there is no such device here.
+        ImportError: PyTorch, or what else the model needs, is not installed.
     """
-    return Path(model).suffix == ".onnx" or choose_device(device).type == "cpu"
+    if Path(model).suffix == ".onnx":
+        return True
+    check_installed(str(model))
+    return device.split(":")[0] == "cpu" or (device == "auto" and not torch.accelerator.is_available())
 
 
 def inside_mlflow(model: str | os.PathLike) -> str:

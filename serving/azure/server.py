@@ -104,9 +104,12 @@ def _preload() -> bool:
     Raises:
         OSError, ValueError: it cannot be loaded.
     """
+    from deformable_detr_refine.inference.detector import on_cpu
+
     from .service import load_service, preload
 
-    if os.environ["DDETR_MODEL"].endswith(".onnx") or not _in_torch_on_cpu():
+    model = os.environ["DDETR_MODEL"]
+    if Path(model).suffix == ".onnx" or not on_cpu(model, os.environ.get("DDETR_DEVICE") or "auto"):
         # A process that is forked from one with an accelerator in use, or with ONNX Runtime's threads, has neither.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
             other.submit(_try_model).result()
@@ -117,13 +120,6 @@ def _preload() -> bool:
     torch.set_num_threads(1)
     preload(load_service())
     return True
-
-
-def _in_torch_on_cpu() -> bool:
-    import torch
-
-    device = os.environ.get("DDETR_DEVICE") or "auto"
-    return device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
 
 
 def _try_model() -> None:

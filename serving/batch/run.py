@@ -14,7 +14,7 @@ from deformable_detr_refine.inference.detector import inside_mlflow
 from deformable_detr_refine.inference.tiles import Tiling
 from deformable_detr_refine.messages import counted
 
-from .input import FileInput, Shard, open_input
+from .input import FileInput, Shard
 from .job import Job
 from .rows import format_of
 from .shard import BatchSettings, ShardResult
@@ -104,10 +104,10 @@ def run_batch(
     identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
     identity["tiling"] = str(tiling) if tiling else None
     first_error = None
-    if tiling is not None and isinstance(found := open_input(source, column), FileInput):
-        tiling.check_images(found.folder / name for name in found.names)
     with Job(output) as job:
         images, size = job.start(source, column, identity, batch_size, force)
+        if tiling is not None and isinstance(images, FileInput):
+            tiling.check_images(images.folder / name for name in images.names)
         resumed = done = sum(len(shard) for shard in images.shards(size) if shard.number in job.finished)
         _check_errors(job, error_threshold, first_error)
         progress(done, len(images))
