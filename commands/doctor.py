@@ -16,7 +16,7 @@ DESCRIPTION = """\
 Prints versions, processor, accelerator, the backends of the attention operator with the one that runs and why, and
 which extras are installed. Then computes the operator with every backend that runs here and compares it with the
 reference. The exit status is 1 when one differs by more than rounding, or when models would refuse to run because
-DDETR_BACKEND asks for a backend that does not exist or does not run here.
+DDETR_BACKEND asks for a backend that does not exist or does not run here. Without PyTorch it says that .onnx files run.
 
 example:
   ddetr doctor
@@ -44,29 +44,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     report = examine()
     print(json.dumps(report, indent=2) if args.json else _text(report))
-    runs = any(row["chosen"] for row in report["backends"])
+    runs = not report["backends"] or any(row["chosen"] for row in report["backends"])
     return 0 if runs and all(test["passed"] for test in report["self_test"]) else 1
 
 
 def examine() -> dict[str, Any]:
     """Everything that `ddetr doctor` prints, as one JSON document."""
+    from deformable_detr_refine.machine import choose_device, usable_cores
+    from deformable_detr_refine.modeling.without_torch import MISSING
+
+    report = {
+        "versions": {DISTRIBUTION: version(DISTRIBUTION), "python": platform.python_version()}
+        | {name: _installed(name) for name in PACKAGES},
+        "system": platform.platform(),
+        "cpu": {"model": cpu_model(), "cores": usable_cores(), "threads": None},
+        "accelerator": None,
+        "device": None,
+        "backends": [],
+        "why": f"{MISSING[0]} is missing: .onnx files run, nothing else" if MISSING else None,
+        "extras": {extra: {name: _installed(name) for name in names} for extra, names in _extras().items()},
+        "self_test": [],
+    }
+    if MISSING:
+        return report
+
     import torch
 
-    from deformable_detr_refine.machine import choose_device, usable_cores
     from deformable_detr_refine.modeling.ops import backend_report
 
     device = choose_device("auto")
     backends = backend_report(device)
-    return {
-        "versions": {DISTRIBUTION: version(DISTRIBUTION), "python": platform.python_version()}
-        | {name: _installed(name) for name in PACKAGES},
-        "system": platform.platform(),
-        "cpu": {"model": cpu_model(), "cores": usable_cores(), "threads": torch.get_num_threads()},
+    report["cpu"]["threads"] = torch.get_num_threads()
+    return report | {
         "accelerator": accelerator_of(device),
         "device": str(device),
         "backends": backends,
         "why": _why(backends, str(device)),
-        "extras": {extra: {name: _installed(name) for name in names} for extra, names in _extras().items()},
         "self_test": _self_test(device),
     }
 
@@ -148,10 +161,11 @@ def _text(report: dict[str, Any]) -> str:
     lines += [f"  {name:<24}{value or 'not installed'}" for name, value in report["versions"].items()]
     cpu, accelerator = report["cpu"], report["accelerator"]
     lines += ["Machine", f"  {'system':<24}{report['system']}"]
-    lines += [f"  {'processor':<24}{cpu['model']}, {cpu['cores']} cores, torch uses {cpu['threads']} threads"]
+    lines += [f"  {'processor':<24}{cpu['model']}, {cpu['cores']} cores"]
+    lines[-1] += f", torch uses {cpu['threads']} threads" if cpu["threads"] else ""
     told = "none" if accelerator is None else " ".join(str(v) for v in accelerator.values() if v is not None)
     lines += [f"  {'accelerator':<24}{told}" + (" GiB" if accelerator and accelerator["memory_gib"] else "")]
-    lines += [f"Attention operator on {report['device']}"]
+    lines += ["Attention operator" + (f" on {report['device']}" if report["device"] else "")]
     for row in report["backends"]:
         state = "runs" if row["chosen"] else "available" if row["available"] else "not available"
         lines.append(f"  {row['backend']:<24}{state}" + (f": {row['reason']}" if row["reason"] else ""))

@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "Serving needs azureml-inference-server-http, in an environment apart from mlflow: in a checkout "
             "`make serve-env`, then `.venv-serve/bin/ddetr serve`; elsewhere "
-            'pip install "deformable-detr-refine[serve]".'
+            'pip install "deformable-detr-refine[serve]", which brings PyTorch; for an .onnx file without it, install '
+            "serving/deploy/onnx-requirements.txt of a checkout."
         )
 
     from deformable_detr_refine.serving.azure.server import serve

@@ -95,6 +95,19 @@ def test_the_package_says_what_needs_torch(environment):
     assert folder.startswith("ImportError folder needs torch: pip install")
 
 
+def test_doctor_says_what_runs(environment):
+    done = ddetr(environment, "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["why"] == "torch is missing: .onnx files run, nothing else"
+    assert "torch is missing" in ddetr(environment, "doctor").stdout
+
+
+@pytest.mark.parametrize("form", ["onnx", "mlflow"])
+def test_export_says_first_that_it_needs_torch(environment, form, tmp_path):
+    done = ddetr(environment, "export", "--to", form, SAMPLES / "blood-cells", tmp_path / "out")
+    assert done.returncode == 2 and "this needs torch: pip install" in done.stderr
+
+
 def test_torch_alone_is_as_good_as_none(exported, photos, tmp_path):
     (tmp_path / "site").mkdir()
     hide = "import sys; sys.modules['transformers'] = None\n"
