@@ -89,7 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_results_folder(args.output, OWN)
     tiling = tiling_of(args)
     source, image_words = model_and_images(args.words)
     if any(map(is_video, image_words)):
@@ -97,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"A video is detected by itself: give one video and nothing beside it, not {len(image_words)}."
             )
+        check_results_folder(args.output, OWN)
         from .detect_video import run_video
 
         return run_video(args, source, image_words[0], tiling)
@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     for text in left_out:
         print(f"ddetr detect: {text}.", file=sys.stderr)
     names = picture_names(images)
+    check_results_folder(args.output, OWN)
 
     from deformable_detr_refine.inference.detector import DetectionFailure, Detector
     from deformable_detr_refine.modeling.image_io import as_text
