@@ -38,6 +38,7 @@ typedef struct {
 int deformable_attention_interface(void);
 void deformable_attention_run(Work *, float *scratch);
 void fused_dropout(float *x, int64_t first, int64_t rows, int64_t width, const Dropout *);
+void fused_quantize(const float *x, uint8_t *out, int64_t count, float inverse_scale, float zero_point);
 void fused_relu_backward(float *grad, const float *hidden, double *grad_bias, int64_t rows, int64_t width, float scale);
 void fused_residual_norm(const float *x, const float *y, const float *gain, const float *bias, float *sum, float *out,
                          int64_t first, int64_t rows, int64_t width, float eps, const Dropout *);
@@ -238,6 +239,17 @@ static void check_dropout_and_relu(void) {
     for (int64_t i = 0; i < width; i++) compare("fused_relu_backward", grad_bias[i], sum[i], 1e-6);
 }
 
+static void check_quantize(void) {
+    int64_t count = between(1, 300), zero_point = between(0, 255);
+    float inverse_scale = (float)uniform(1, 200), *x = random_floats(count, -2, 2);
+    uint8_t *out = take(count, 1);
+    fused_quantize(x, out, count, inverse_scale, (float)zero_point);
+    for (int64_t i = 0; i < count; i++) {
+        double exact = fmin(fmax((double)x[i] * inverse_scale + (double)zero_point, 0), 255);
+        compare("fused_quantize", out[i] - exact, 0, 0.0501);  // half of one, and what float32 adds
+    }
+}
+
 static void check_residual_norm(void) {
     int64_t rows = between(1, 30), width = 8 * between(1, 33), all = rows * width, first = between(0, 1000);
     Dropout dropout = random_dropout();
@@ -316,8 +328,9 @@ static void check_sampling(void) {
 int main(int count, char **arguments) {
     int cases = count > 1 ? atoi(arguments[1]) : 100, differ = 0;
     for (int seed = 0; seed < cases; seed++) {
-        void (*all[])(void) = {check_attention, check_dropout_and_relu, check_residual_norm, check_sampling};
-        for (int i = 0; i < 4; i++) state = (uint64_t)seed * 4 + (uint64_t)i, used = 0, all[i]();
+        void (*all[])(void) = {check_attention, check_dropout_and_relu, check_residual_norm, check_sampling,
+                               check_quantize};
+        for (int i = 0; i < 5; i++) state = (uint64_t)seed * 4 + (uint64_t)i, used = 0, all[i]();
     }
     for (int i = 0; checks[i].name; i++) {
         printf("%s: %.3f of the tolerance, of %lld numbers\n", checks[i].name, checks[i].worst, checks[i].numbers);
