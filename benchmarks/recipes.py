@@ -30,9 +30,11 @@ from deformable_detr_refine.data.formats.coco import write_coco
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.files import new_path
+from deformable_detr_refine.training.model import IMPROVED
 
 ROOT = Path(__file__).resolve().parent.parent
 ONCE = {
+    "improved_recipe": "false",  # each variant says what it changes
     "per_device_train_batch_size": 4,
     "eval_strategy": "no",
     "save_strategy": "no",
@@ -48,7 +50,8 @@ BASELINE = "baseline"
 VARIANTS: dict[str, dict[str, Any]] = {
     BASELINE: {},
     "mixed-query-selection": {"mixed_query_selection": True},
-    "quality-target": {"quality_target": 0.25, "class_loss_coefficient": 1.0},
+    "class coefficient alone": {"class_loss_coefficient": 1.0},
+    "quality-target": IMPROVED,
 }
 BOTH = "mixed-query-selection + quality-target"
 VARIANTS[BOTH] = VARIANTS["mixed-query-selection"] | VARIANTS["quality-target"]

@@ -50,7 +50,13 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
     has_processor = (model_dir / "preprocessor_config.json").is_file()
     processor = load_processor(model_dir) if has_processor else DeformableDetrRefineImageProcessor()
     with new_path(output) as new:
-        return kind.export(model, processor, new)
+        export = kind.export(model, processor, new)
+    if model.config.quality_target is not None:
+        export.notes.append(
+            f"quality_target={model.config.quality_target}: {kind.title} trains on with the focal loss; "
+            "what the model detects is the same."
+        )
+    return export
 
 
 __all__ = ["export_checkpoint"]

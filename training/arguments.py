@@ -26,6 +26,13 @@ class ModelArguments:
         default="{}",
         metadata={"help": "Fields of DeformableDetrRefineConfig to change, as JSON or a YAML mapping."},
     )
+    improved_recipe: bool = field(
+        default=False,
+        metadata={
+            "help": "More AP from the same boxes than by MMDetection's recipe: the class of a box learns its overlap, "
+            "and a new detector's queries are learned. Sets fields that model_config does not give."
+        },
+    )
     backbone_weights: str | None = field(
         default=None,
         metadata={"help": "ImageNet weights of a new model's backbone: a file, or 'pretrained' (from timm, by name)."},

@@ -17,6 +17,10 @@ from deformable_detr_refine.modeling import (
 from .arguments import DataArguments, ModelArguments
 from .surgery import transfer
 
+# What `improved_recipe` sets; benchmarks/RECIPES.md has the measurements. A trained detector keeps its kind of queries.
+IMPROVED: dict[str, Any] = {"quality_target": 0.25, "class_loss_coefficient": 1.0}
+IMPROVED_WHEN_NEW: dict[str, Any] = {**IMPROVED, "mixed_query_selection": True}
+
 
 def build_model(
     args: ModelArguments, label_map: LabelMap, keep_class_heads: bool = True
@@ -35,6 +39,9 @@ def build_model(
         "score_threshold": None,  # of other data
     }
     fields = _fields(args.model_config)
+    if args.improved_recipe:
+        can_mix = args.model is None and fields.get("two_stage", True)
+        fields = {**(IMPROVED_WHEN_NEW if can_mix else IMPROVED), **fields}
     if args.model is None:
         model = DeformableDetrRefineForObjectDetection(_config({**fields, **classes}))
         said = "A new detector"

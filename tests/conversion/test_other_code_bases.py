@@ -99,6 +99,14 @@ def test_learned_queries_have_no_counterpart(code_base, tmp_path):
         export_checkpoint(tmp_path / "model", tmp_path / "out.pth", code_base)
 
 
+@pytest.mark.parametrize("code_base", ["mmdet", "original", "transformers"])
+def test_another_class_target_is_told(code_base, tmp_path):
+    """It is of training alone: what is written detects the same."""
+    small_model(quality_target=0.25, neck_bias=False).save_pretrained(tmp_path / "model")
+    notes = export_checkpoint(tmp_path / "model", tmp_path / "out", code_base).notes
+    assert any("quality_target=0.25" in note and "focal loss" in note for note in notes)
+
+
 def test_detrex_takes_the_averaged_weights_and_says_so(small, tmp_path):
     raw = code_base_named("detrex").theirs(small.state_dict(), small.config)
     averaged = {name: tensor + 1 for name, tensor in raw.items()}
