@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'This needs {", ".join(missing)}: pip install "deformable-detr-refine[train]".')
 
     from deformable_detr_refine.data.defects import box_form_notes, command_line_words
-    from deformable_detr_refine.data.formats.load import load_detection_data
+    from deformable_detr_refine.data.formats.load import check_source, load_detection_data
     from deformable_detr_refine.data.label_map import LabelMap
     from deformable_detr_refine.data.row_image import row_image
     from deformable_detr_refine.evaluation.class_names import RelabelledData
@@ -101,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
         azure = AzureEvaluation(azure.metrics, azure.iou_threshold, args.threshold)
     check_results_folder(args.output, FILES)
     tiling = tiling_of(args)
+    check_source(args.data)
+    model, processor = load_detector(args.model, args.device, args.revision)
+    model = model.to(_torch_type(args.dtype, model.device))
 
     with command_line_words():
         data = load_detection_data(args.data, split=args.split, defects=args.defects)
@@ -113,8 +116,6 @@ def run(args: argparse.Namespace) -> int:
         tried = {printable(name) for name in dataset["file_name"]}
     if tiling is not None:
         tiling.check(zip(dataset["height"], dataset["width"], strict=True))
-    model, processor = load_detector(args.model, args.device, args.revision)
-    model = model.to(_torch_type(args.dtype, model.device))
     names = LabelMap.from_config(model.config).names
     rows = RelabelledData(dataset, data.label_map.names, names, skip_unknown=args.defects == "skip")
 

@@ -132,7 +132,11 @@ def _int8(args: argparse.Namespace) -> int:
 
 def _rows(args: argparse.Namespace) -> Callable[[Sequence[str]], Sequence[Any] | None]:
     """What gives, for a model's class names, the rows on which AP is compared."""
+    from deformable_detr_refine.data.formats.load import check_source
     from deformable_detr_refine.serving.export.proof_data import data_rows, matching_samples
+
+    if args.data:
+        check_source(args.data)
 
     def rows(names: Sequence[str]) -> Sequence[Any] | None:
         if args.data:

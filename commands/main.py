@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     _shorten_waits()
+    # Its client tells of every try to reach it again; what becomes of them is in the error.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     messages()["escape_what_cannot_be_printed"]()
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
     try:

@@ -5,7 +5,6 @@ from pathlib import Path
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import check_new_file, check_new_folder, new_path
 from deformable_detr_refine.inference.load_model import load_model, load_processor, refuse_int8
-from deformable_detr_refine.messages import without_progress_bars
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .code_base import Export
@@ -42,8 +41,7 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
             f"{model_dir} is no model folder of this package. Two steps lead from a checkpoint to another: `ddetr "
             f"convert {model_dir} FOLDER`, then `ddetr convert --to {code_base} FOLDER {output}`."
         )
-    with without_progress_bars():
-        model = load_model(model_dir, local_files_only=True)
+    model = load_model(model_dir, local_files_only=True)
     refuse_int8(model.config, model_dir, "ddetr convert")
     if model.config.mixed_query_selection:
         raise CheckpointError(f"{model_dir} has mixed_query_selection=True, which has no counterpart in {kind.title}.")

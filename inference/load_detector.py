@@ -37,7 +37,6 @@ def load_detector(
     check_installed(str(model))
     # Here, since exported detectors run where these are not.
     import torch
-    from transformers.utils import logging
 
     from deformable_detr_refine.modeling.int8_layers import why_not_int8
     from deformable_detr_refine.modeling.ops import backend_report
@@ -48,7 +47,6 @@ def load_detector(
     if not any(row["chosen"] for row in backend_report(where)):
         name = os.environ.get("DDETR_BACKEND")
         raise ValueError(f"DDETR_BACKEND={name} asks for a backend that does not run on {where}; see `ddetr doctor`.")
-    logging.disable_progress_bar()
     try:
         detector = load_model(model, revision=revision)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,21 +1,19 @@
 """A model folder, or a model of the Hub, that must be whole: loaded, or refused in one sentence."""
 
-import socket
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from huggingface_hub.constants import ENDPOINT
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers.utils import logging
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
-from deformable_detr_refine.hub_names import is_hub_name
+from deformable_detr_refine.hub_names import hub_has_an_address, is_hub_name
 from deformable_detr_refine.json_file import read_json
-from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.messages import one_line, printable, without_progress_bars
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -47,17 +45,18 @@ def load_model(model: str | Path, **options: Any) -> DeformableDetrRefineForObje
         CheckpointError: it is another kind of model, config.json asks for one that cannot be, or the weights are
             damaged or do not fit it.
     """
-    options = {**_where(model), **options}
+    options = {**_where(model, options), **options}
     _check_files(Path(model))
     config = _config(model, options)
     verbosity = logging.get_verbosity()
     # Its report on weights that do not fit is a table; the sentence below replaces it.
     logging.set_verbosity_error()
     try:
-        # A pair, with this option.
-        loaded: Any = DeformableDetrRefineForObjectDetection.from_pretrained(
-            model, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with without_progress_bars():
+            # A pair, with this option.
+            loaded: Any = DeformableDetrRefineForObjectDetection.from_pretrained(
+                model, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
     except SafetensorError as error:
         raise CheckpointError(_damaged(model, error)) from error
     except (*_UNFORESEEN, RuntimeError) as error:
@@ -81,7 +80,7 @@ def load_processor(model: str | Path, **options: Any) -> DeformableDetrRefineIma
     Raises:
         OSError: there is no such model, preprocessor_config.json is missing, or the Hub does not give it.
     """
-    options = {**_where(model), **options}
+    options = {**_where(model, options), **options}
     _check_files(Path(model))
     try:
         return DeformableDetrRefineImageProcessor.from_pretrained(model, **options)
@@ -99,7 +98,7 @@ def refuse_int8(config: DeformableDetrRefineConfig, model: str | Path, what: str
         raise ValueError(f"{model} is in int8, which {what} does not take: give it the detector that it was made from.")
 
 
-def _where(model: str | Path) -> dict[str, Any]:
+def _where(model: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that say where a model is looked for: here, or on the Hub.
 
     Raises:
@@ -119,8 +118,15 @@ def _where(model: str | Path) -> dict[str, Any]:
         # Without a slash it may be meant as one of those names.
         published = "" if "/" in name else ": `ddetr convert` makes one of a published checkpoint (`--list` names them)"
         raise FileNotFoundError(f"There is no model folder {model}{published}.")
-    # Without a network transformers would ask for half a minute before it looks into its cache.
-    return {} if _hub_has_an_address() else {"local_files_only": True}
+    if hub_has_an_address():
+        return {}
+    place = {name: options[name] for name in ("revision", "cache_dir") if name in options}
+    if not isinstance(try_to_load_from_cache(name, "config.json", **place), str):
+        raise FileNotFoundError(
+            f"There is no model folder {model}; as a model of the Hub it is not in the cache here, and the Hub cannot "
+            "be reached: check the name, or the network."
+        )
+    return {"local_files_only": True}
 
 
 def _check_files(folder: Path) -> None:
@@ -136,16 +142,6 @@ def _check_files(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
         weight_map_of(index)
-
-
-def _hub_has_an_address() -> bool:
-    if getproxies():  # which know addresses that this machine does not
-        return True
-    try:
-        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
-    except OSError:
-        return False
-    return True
 
 
 def _config(model: str | Path, options: dict[str, Any]) -> DeformableDetrRefineConfig:

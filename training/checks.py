@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
 
+from deformable_detr_refine.data.formats.load import check_source
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation
 from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
 from deformable_detr_refine.messages import one_line, printable
@@ -25,6 +26,7 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
     """Check that every setting can be used, and that what it needs is installed.
 
     Raises:
+        FileNotFoundError: there is no such data set.
         ValueError: the first that cannot; the message says what was expected, or what to install.
     """
     if missing := [name for name in ("datasets", "pycocotools", "matplotlib", "jinja2") if find_spec(name) is None]:
@@ -36,6 +38,8 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
     AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
     if data.tiling and args.metric_for_best_model in ("loss", "eval_loss"):
         raise ValueError("metric_for_best_model loss: an evaluation in tiles has none; take AP.")
+    for source in filter(None, (data.data, data.validation_data)):
+        check_source(source)
     check_scaling(args)
     _check_integrations(args)
     _check_optimizer(args)

@@ -50,11 +50,11 @@ def run(settings: Settings) -> dict[str, float]:
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
+    processor = build_processor(model_args, data_args)  # and so a model's name is checked before the data
     with args.main_process_first(desc="reading the data set"):
         run_data = read_run_data(data_args, say)
     check_evaluation(args, run_data.validation is not None)
     data = run_data.data
-    processor = build_processor(model_args, data_args)
     edges = nearest_edges(checked_size(processor.size))
     augmentation = training_transform(data_args.augmentation, *edges, vertical_flip=data_args.vertical_flip)
     model, origin = build_model(model_args, data.label_map, args.head_surgery)

@@ -52,7 +52,8 @@ def locate(source: str | Path, revision: str | None = None) -> Place:
             path = download(address, published.sha256 if published else None)
         except OSError as error:
             shown = public_address(address)
-            raise OSError(f"{error} Or fetch {shown} elsewhere, and give the file in its place.") from error
+            what = "it" if shown in str(error) else shown
+            raise OSError(f"{error} Or fetch {what} elsewhere, and give the file in its place.") from None
         return Place(path, public_address(address), published)
     if published or is_hub_name(address):
         return Place(fetch_from_hub(address, revision), f"{address} on the Hub", published)

@@ -12,7 +12,7 @@ from torch import Tensor
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.inference.comparison import Found
 from deformable_detr_refine.json_file import read_json
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import printable, without_progress_bars
 
 from ..source import Source
 from ..stock.config import INTEGERS
@@ -48,14 +48,15 @@ def load_stock(source: Source) -> tuple[Any, Any]:
     assert source.facts is not None and source.facts.raw is not None
     config, settings = _config(source.facts.raw, source.path), source.path.parent / "preprocessor_config.json"
     try:
-        # A pair, with this option.
-        loaded: Any = DeformableDetrForObjectDetection.from_pretrained(
-            None,
-            config=DeformableDetrConfig(**config),
-            state_dict=_one_name_each(open_weights(source.path), bool(config.get("with_box_refine"))),
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with without_progress_bars():
+            # A pair, with this option.
+            loaded: Any = DeformableDetrForObjectDetection.from_pretrained(
+                None,
+                config=DeformableDetrConfig(**config),
+                state_dict=_one_name_each(open_weights(source.path), bool(config.get("with_box_refine"))),
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except Exception as error:  # whatever it stops with, there is nothing to compare
         reason = printable(" ".join(str(error).split()), 200)
         raise CheckpointError(

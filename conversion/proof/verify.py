@@ -14,12 +14,9 @@ from torchvision.ops import box_iou
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.inference.load_model import load_model, load_processor
 from deformable_detr_refine.messages import counted
-from deformable_detr_refine.modeling import (
-    DeformableDetrRefineForObjectDetection,
-    DeformableDetrRefineImageProcessor,
-    load_image,
-)
+from deformable_detr_refine.modeling import load_image
 from deformable_detr_refine.modeling.ops import backend_report
 
 from ..code_bases import read_source
@@ -136,8 +133,7 @@ def _verify_stock(
 
 
 def _load(model_folder: Path, detections: int | None = None) -> OurModel:
-    model = DeformableDetrRefineForObjectDetection.from_pretrained(model_folder, dtype=torch.float32)
-    processor = DeformableDetrRefineImageProcessor.from_pretrained(model_folder)
+    model, processor = load_model(model_folder, dtype=torch.float32), load_processor(model_folder)
     return OurModel(model.eval(), processor, processor.top_k if detections is None else detections)
 
 

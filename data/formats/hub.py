@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deformable_detr_refine.hub_names import hub_has_an_address
 from deformable_detr_refine.messages import described, printable
 from deformable_detr_refine.modeling.image_io import file_of, image_size, is_url
 
@@ -42,14 +44,33 @@ def open_hub(source: str) -> "dict[str, datasets.Dataset]":
     name, _, revision = source.removeprefix(HUB).partition("@")
     try:
         # Scripts and pickles of a repository are refused by `datasets` itself.
-        return from_datasets(datasets.load_dataset(name, revision=revision or None))
+        with _asked_only_where_it_can_be():
+            return from_datasets(datasets.load_dataset(name, revision=revision or None))
     except DataError:
         raise
+    except ConnectionError as error:
+        raise DataError(
+            f"There is no path {source}; as a data set of the Hub it is not in the cache here, and the Hub cannot be "
+            "reached: check the name, or the network."
+        ) from error
     except Exception as error:  # it raises its own, huggingface_hub's and the network's
         reason = printable(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 300)
         raise DataError(
             f"There is no path {source}, and as a data set of the Hub it does not open: {reason}"
         ) from error
+
+
+@contextmanager
+def _asked_only_where_it_can_be() -> Iterator[None]:
+    """Without a network only the cache of `datasets` is looked into."""
+    from datasets import config
+
+    offline = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = offline or not hub_has_an_address()
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = offline
 
 
 def from_datasets(given: Any) -> "dict[str, datasets.Dataset]":

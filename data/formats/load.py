@@ -64,6 +64,17 @@ def load_detection_data(
     return _finish({key: columns[key] for key in chosen}, label_map, name, form, defects)
 
 
+def check_source(source: str | os.PathLike) -> None:
+    """Check, before any work, that a data set may be there: a path is, and a name of the Hub has its form.
+
+    Raises:
+        FileNotFoundError: there is nothing at this path.
+    """
+    path, name = Path(source).expanduser(), str(source)
+    if not (path.exists() or name.startswith(hub.HUB) or is_hub_name(name.partition("@")[0])):
+        raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
+
+
 def _classes(columns: Mapping[str, SplitColumns], source: str) -> LabelMap:
     """One label map for all splits; where no class is named, it says what became of the objects."""
     declared = {key: part.declared for key, part in columns.items()}
@@ -108,9 +119,8 @@ def _find(source: Any) -> tuple[str, str, Callable[[str], SplitColumns], dict[st
         splits = hub.from_datasets(source)
         return "the data set", "datasets", lambda key: hub.read(key, splits[key], None, "the data set"), splits
     path = Path(source).expanduser()
+    check_source(source)
     if not path.exists() or str(source).startswith(hub.HUB):
-        if not (str(source).startswith(hub.HUB) or is_hub_name(str(source).partition("@")[0])):
-            raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
         splits = hub.open_hub(str(source))
         return str(source), "datasets", lambda key: hub.read(key, splits[key], None, str(source)), splits
     folder = path
@@ -149,4 +159,4 @@ def _choose(split: str, splits: Mapping[str, Any], source: str) -> str:
     raise DataError(f"{source} has no split {split!r}, but {', '.join(splits)}.")
 
 
-__all__ = ["load_detection_data"]
+__all__ = ["check_source", "load_detection_data"]

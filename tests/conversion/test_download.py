@@ -100,9 +100,10 @@ def test_the_digest_in_a_name_holds(cache):
 
 
 def test_errors_are_one_sentence(cache, tmp_path):
-    with serving({}) as address, pytest.raises(OSError, match=r"404 Not Found\. Or fetch .* elsewhere") as error:
+    with serving({}) as address, pytest.raises(OSError, match=r"404 Not Found\. Or fetch it elsewhere") as error:
         convert_checkpoint(f"{address}/model.pth", tmp_path / "out")
-    assert "\n" not in str(error.value) and files_in(cache) == []
+    assert "\n" not in str(error.value) and files_in(cache) == [] and str(error.value).count(address) == 1
+    assert error.value.__cause__ is None and error.value.__suppress_context__
     with pytest.raises(OSError, match="cannot be read"):
         convert_checkpoint(f"{address}/model.pth", tmp_path / "out")
     with pytest.raises(ValueError, match="no address"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.goldens_other import HF_RESNET18, OTHER, as_hf_resnet, other_weights
+from transformers.utils import logging
 
 from ddetr.main import main
 from deformable_detr_refine.conversion import convert_checkpoint
@@ -48,6 +49,17 @@ def stock(tmp_path):
         return place
 
     return write
+
+
+def test_no_bar_is_drawn(stock, capsys, samples):
+    was_shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    try:
+        assert main(["verify", str(stock("refine")), "--images", str(samples / "10.jpg")]) == 0
+        assert "Loading weights" not in capsys.readouterr().err and logging.is_progress_bar_enabled()
+    finally:
+        if not was_shown:
+            logging.disable_progress_bar()
 
 
 def verified(capsys, place, samples, *arguments):

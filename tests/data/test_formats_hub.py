@@ -12,6 +12,7 @@ from deformable_detr_refine.data.defects import DataError
 from deformable_detr_refine.data.detection_data import features
 from deformable_detr_refine.data.formats.box_form import box_form
 from deformable_detr_refine.data.formats.load import load_detection_data
+from deformable_detr_refine.inference.load_model import load_model
 
 SIZE = (40, 30)
 BOXES = [[[1, 2, 10, 20], [5.5, 6, 30, 20]], [], [[0, 0, 40, 30]]]
@@ -240,8 +241,23 @@ def test_another_form_is_refused_by_name():
 def test_without_network_a_hub_name_says_both(name, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=f"There is no path {name}, and as a data set of the Hub it does not open: "):
+    with pytest.raises(DataError, match=f"There is no path {name}; as a data set of the Hub it is not in the cache"):
         load_detection_data(name)
+
+
+def test_a_hub_without_an_address_is_not_asked(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    asked = []
+    monkeypatch.setattr("deformable_detr_refine.hub_names.getproxies", dict)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", lambda *a, **k: asked.append(a))
+    with pytest.raises(DataError, match="the Hub cannot be reached"):
+        load_detection_data("runs/none")
+    with pytest.raises(FileNotFoundError, match="There is no model folder runs/none; as a model of the Hub"):
+        load_model("runs/none")
+    assert not asked and not datasets.config.HF_HUB_OFFLINE
 
 
 def test_no_such_path():

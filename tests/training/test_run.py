@@ -238,6 +238,8 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"freeze": ["backbones"]}, "'backbones'"),
         ({"freeze": ["model", "class_heads"]}, "leave nothing of the model to train"),
         ({"model": str(Path(__file__).parent)}, "no config.json in it"),
+        ({"model": "no/such/folder", "data": str(Path(__file__).parent)}, "There is no model folder no/such/folder"),
+        ({"validation_data": "no/such/data", "data": str(Path(__file__).parent)}, "There is no data set no/such/data"),
         ({"model": "no/such/folder"}, "There is no model folder no/such/folder"),
         ({"resume_from_checkpoint": "no-checkpoint"}, "no-checkpoint"),
     ],
