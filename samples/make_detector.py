@@ -3,12 +3,13 @@
     python samples/make_detector.py runs/bccd samples/blood-cells
 
 Weights are stored as fp16 and computed with in fp32; the settings are copied, the curve of the
-training and pictures of sample images drawn. README.md, the card, is written by hand.
+training and pictures of sample images drawn, at the threshold that the run found. README.md, the card, is written by hand.
 """
 
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -36,19 +37,9 @@ def make(run: Path, folder: Path) -> None:
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     with new_path(folder / "curve.svg") as new:
         curve(history, new)
-    ddetr(
-        [
-            "detect",
-            str(folder),
-            *map(str, (SAMPLES / name for name in PICTURES)),
-            "--output",
-            str(folder),
-            "--draw",
-            "--threshold",
-            "0.4",
-        ]
-    )
-    (folder / "detections.json").unlink()
+    with tempfile.TemporaryDirectory() as found:
+        ddetr(["detect", str(folder), *(str(SAMPLES / name) for name in PICTURES), "--output", found, "--draw"])
+        shutil.copytree(Path(found) / "drawn", folder / "drawn", dirs_exist_ok=True)
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:
