@@ -80,9 +80,9 @@ def main() -> int:
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not args.render and kept.get("machine") != machine():
         kept = {"machine": machine(), "sections": {}}
-    wanted = args.sections or [name for name, section in SECTIONS.items() if args.full or not section.slow]
+    sections = args.sections or [name for name, section in SECTIONS.items() if args.full or not section.slow]
     failed = []
-    for name in [] if args.render else wanted:
+    for name in [] if args.render else sections:
         if args.missing and name in kept["sections"]:
             continue
         if result := measured(SECTIONS[name]):

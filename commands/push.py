@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     from transformers.utils import logging
 
-    from deformable_detr_refine.serving.hub.push import push
+    from deformable_detr_refine.serving.push import push
 
     logging.disable_progress_bar()
     url = push(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 
-class Found(NamedTuple):
+class RawDetections(NamedTuple):
     """Final detections of one image, best first; boxes xyxy in pixels of the original image."""
 
     boxes: np.ndarray  # (N, 4)
@@ -14,7 +14,9 @@ class Found(NamedTuple):
     labels: np.ndarray  # (N,)
 
 
-def compare_found(ours: Found, theirs: Found, tolerance: float, box_tolerance: float) -> dict[str, Any]:
+def compare_detections(
+    ours: RawDetections, theirs: RawDetections, tolerance: float, box_tolerance: float
+) -> dict[str, Any]:
     """Matches the detections of two detectors, at least distance in all, and says how far they are apart.
 
     Args:
@@ -54,4 +56,4 @@ def largest(difference: np.ndarray) -> float:
     return float(np.abs(difference).max()) if difference.size else 0.0
 
 
-__all__ = ["Found", "compare_found", "largest"]
+__all__ = ["RawDetections", "compare_detections", "largest"]

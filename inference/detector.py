@@ -118,7 +118,7 @@ class Detector:
         threshold: float = 0.0,
         top_k: int | None = None,
         *,
-        wanted: Callable[[], bool] = lambda: True,
+        keep_going: Callable[[], bool] = lambda: True,
     ) -> list[Result]:
         """Detections in each image, in the order given.
 
@@ -126,17 +126,17 @@ class Detector:
             images: PIL images, bytes of image files, paths or URLs. A `DetectionFailure` stays in its place.
             threshold: scores above it are kept.
             top_k: most boxes an image; as many as the model's image processor says if None, in tiles of each tile.
-            wanted: is asked before each batch whether anybody still waits.
+            keep_going: is asked before each batch whether anybody still waits.
 
         Returns:
             `Detections`, boxes xyxy in pixels of the original image, or a `DetectionFailure` for an image that cannot
             be read or is refused.
 
         Raises:
-            Abandoned: `wanted` said no.
+            Abandoned: `keep_going` said no.
         """
         results: list[Result] = [DetectionFailure("The image was not looked at.")] * len(images)
-        for index, _, result in self.detect_each(enumerate(images), threshold, top_k, wanted=wanted):
+        for index, _, result in self.detect_each(enumerate(images), threshold, top_k, keep_going=keep_going):
             results[index] = result
         return results
 
@@ -146,7 +146,7 @@ class Detector:
         threshold: float = 0.0,
         top_k: int | None = None,
         *,
-        wanted: Callable[[], bool] = lambda: True,
+        keep_going: Callable[[], bool] = lambda: True,
     ) -> Iterator[tuple[Any, Image.Image | None, Result]]:
         """The same over a stream of (key, image), in bounded memory: results come as batches fill, not in order.
 
@@ -158,7 +158,7 @@ class Detector:
         if self.tiling is not None:
             for key, image in readable:
                 yield from _taken(failed)
-                yield key, image, self._in_tiles(image, threshold, top_k, self.tiling, wanted)
+                yield key, image, self._in_tiles(image, threshold, top_k, self.tiling, keep_going)
             yield from _taken(failed)
             return
 
@@ -170,7 +170,7 @@ class Detector:
 
         for batch in batches_of_equal_shape(readable, shape, self.batch_size, pixels, LOOK_AHEAD_PIXELS):
             yield from _taken(failed)
-            results = self._compute([image for _, image in batch], threshold, top_k, wanted)
+            results = self._compute([image for _, image in batch], threshold, top_k, keep_going)
             for (key, image), result in zip(batch, results, strict=True):
                 yield key, image, result
         yield from _taken(failed)
@@ -253,12 +253,12 @@ class Detector:
         threshold: float,
         top_k: int | None,
         tiling: Tiling,
-        wanted: Callable[[], bool],
+        keep_going: Callable[[], bool],
     ) -> Result:
         size = (image.height, image.width)
 
         def detect(tiles: Sequence[Image.Image]) -> list[dict[str, Any]]:
-            return self._run(tiles, threshold, top_k, wanted)
+            return self._run(tiles, threshold, top_k, keep_going)
 
         try:
             found = detect_in_tiles(image, tiling, detect, self.network.processor.resized_shape, self.batch_size)
@@ -267,11 +267,11 @@ class Detector:
         return Detections.from_post_process(found, self.network.id2label, size)[:top_k]
 
     def _compute(
-        self, images: Sequence[Image.Image], threshold: float, top_k: int | None, wanted: Callable[[], bool]
+        self, images: Sequence[Image.Image], threshold: float, top_k: int | None, keep_going: Callable[[], bool]
     ) -> list[Result]:
         """One batch; when the model refuses it, its images are tried one by one."""
         try:
-            results = self._run(images, threshold, top_k, wanted)
+            results = self._run(images, threshold, top_k, keep_going)
             return [
                 Detections.from_post_process(result, self.network.id2label, (image.height, image.width))
                 for result, image in zip(results, images, strict=True)
@@ -279,13 +279,13 @@ class Detector:
         except ValueError as error:
             if len(images) == 1:
                 return [DetectionFailure(one_line(error), (images[0].height, images[0].width))]
-        return [result for image in images for result in self._compute([image], threshold, top_k, wanted)]
+        return [result for image in images for result in self._compute([image], threshold, top_k, keep_going)]
 
     def _run(
-        self, images: Sequence[Image.Image], threshold: float, top_k: int | None, wanted: Callable[[], bool]
+        self, images: Sequence[Image.Image], threshold: float, top_k: int | None, keep_going: Callable[[], bool]
     ) -> list[dict[str, Any]]:
         with self._one_at_a_time:
-            if not wanted():
+            if not keep_going():
                 raise Abandoned
             return self._forward(images, threshold, top_k)
 

@@ -2,8 +2,8 @@
 
     python samples/make_detector.py runs/bccd samples/blood-cells
 
-Weights are stored as fp16 and computed with in fp32; the settings are copied, the curve of the
-training and pictures of sample images drawn, at the threshold that the run found. README.md, the card, is written by hand.
+Weights are stored as fp16 and computed with in fp32; the settings are copied, the curve of the training and pictures
+of sample images drawn, at the threshold that the run found. README.md, the card, is written by hand.
 """
 
 import json

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from deformable_detr_refine.inference.comparison import Found, compare_found, largest
+from deformable_detr_refine.inference.comparison import RawDetections, compare_detections, largest
 
 # Logits and boxes in fp32: what builds of PyTorch differ by stays a tenth of it.
 TOLERANCE = 1e-4
@@ -18,7 +18,7 @@ class Prediction:
     references: np.ndarray  # (Q, 4) cxcywh, or (Q, 2) points: where the decoder starts
     logits: np.ndarray  # (layers, Q, K)
     boxes: np.ndarray  # (layers, Q, 4) cxcywh
-    found: Found
+    found: RawDetections
     image_size: tuple[int, int]  # (height, width) of the original image
 
 
@@ -91,7 +91,7 @@ def compare(ours: Prediction, theirs: Prediction, tolerance: float, match_querie
         queries=len(order),
         logits=largest(ours.logits - theirs.logits[:, order]),
         boxes=largest(ours.boxes - theirs.boxes[:, order]),
-        **compare_found(ours.found, theirs.found, tolerance, box_tolerance),
+        **compare_detections(ours.found, theirs.found, tolerance, box_tolerance),
         box_tolerance=box_tolerance,
         tolerance=tolerance,
     )

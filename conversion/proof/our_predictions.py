@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.inference.comparison import RawDetections
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
 
@@ -34,7 +34,7 @@ class OurModel:
                 references=outputs.initial_reference_points[n].numpy(),
                 logits=outputs.intermediate_logits[:, n].numpy(),
                 boxes=outputs.intermediate_pred_boxes[:, n].numpy(),
-                found=Found(*(detections[n][name].numpy() for name in ("boxes", "scores", "labels"))),
+                found=RawDetections(*(detections[n][name].numpy() for name in ("boxes", "scores", "labels"))),
                 image_size=(sizes[n][0], sizes[n][1]),
             )
             for n in range(len(sizes))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.inference.comparison import RawDetections
 
 from .difference import Prediction
 
@@ -122,7 +122,7 @@ def _pass(arrays: dict[str, np.ndarray], images: list[int]) -> MMDetectionPass:
             references=arrays["references"][n],
             logits=arrays["logits"][:, n],
             boxes=arrays["boxes"][:, n],
-            found=Found(arrays[f"bboxes{n}"], arrays[f"scores{n}"], arrays[f"labels{n}"]),
+            found=RawDetections(arrays[f"bboxes{n}"], arrays[f"scores{n}"], arrays[f"labels{n}"]),
             image_size=tuple(arrays[f"size{n}"].tolist()),
         )
         for n in range(len(images))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.inference.comparison import RawDetections
 from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import printable, without_progress_bars
 
@@ -94,7 +94,7 @@ def compare_stock(ours: OurModel, theirs: tuple[Any, Any], picture: Any, name: s
         references=outputs.init_reference_points[0].numpy(),
         logits=outputs.logits.numpy(),
         boxes=outputs.pred_boxes.numpy(),
-        found=Found(*(detections[key].numpy() for key in ("boxes", "scores", "labels"))),
+        found=RawDetections(*(detections[key].numpy() for key in ("boxes", "scores", "labels"))),
         image_size=size,
     )
     (every,) = ours.predict(pixels, mask, [size])

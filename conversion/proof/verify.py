@@ -13,7 +13,7 @@ import torch
 from torchvision.ops import box_iou
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.inference.comparison import RawDetections
 from deformable_detr_refine.inference.load_model import load_model, load_processor
 from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling import load_image
@@ -182,7 +182,7 @@ def _own_resize(model: OurModel, picture: Any, theirs: MMDetectionPass, name: st
     )
 
 
-def _alike(ours: Found, theirs: Found) -> int:
+def _alike(ours: RawDetections, theirs: RawDetections) -> int:
     overlap = box_iou(torch.from_numpy(theirs.boxes), torch.from_numpy(ours.boxes)).numpy()
     close = np.abs(theirs.scores[:, None] - ours.scores[None]) <= 0.05
     same = theirs.labels[:, None] == ours.labels[None]

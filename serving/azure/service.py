@@ -41,27 +41,27 @@ class Service:
         self.detector, self.limits = detector, limits
         self._places = _Places(most_at_work)
 
-    def answer(self, body: bytes, wanted: Callable[[], bool] = lambda: True) -> tuple[int, Any]:
+    def answer(self, body: bytes, keep_going: Callable[[], bool] = lambda: True) -> tuple[int, Any]:
         """The HTTP status and the JSON value for one request.
 
         Args:
             body: as it came.
-            wanted: says whether the client still waits.
+            keep_going: says whether the client still waits.
 
         Returns:
             200 and the list of `respond`, or a status from 400 on and `{"message": one sentence}`.
         """
         try:
-            return self._answer(body, wanted)
+            return self._answer(body, keep_going)
         finally:
             _give_memory_back()
 
-    def _answer(self, body: bytes, wanted: Callable[[], bool]) -> tuple[int, Any]:
+    def _answer(self, body: bytes, keep_going: Callable[[], bool]) -> tuple[int, Any]:
         try:
             request = parse_request(body, self.limits)
             images = read_images(request.images, self.limits)
             with self._places:
-                return 200, respond(self._detect(images, request, wanted))
+                return 200, respond(self._detect(images, request, keep_going))
         except RequestError as error:
             return refusal(error)
         except Abandoned:
@@ -71,11 +71,11 @@ class Service:
             return 500, {"message": "The detector failed on this request; the server's log says why."}
 
     def _detect(
-        self, images: Sequence[bytes | DetectionFailure], request: Request, wanted: Callable[[], bool]
+        self, images: Sequence[bytes | DetectionFailure], request: Request, keep_going: Callable[[], bool]
     ) -> list[Result]:
         results: list[Result] = [DetectionFailure("The image was not looked at.")] * len(images)
         pictures = ((index, self._picture(image)) for index, image in enumerate(images))
-        each = self.detector.detect_each(pictures, request.threshold, request.top_k, wanted=wanted)
+        each = self.detector.detect_each(pictures, request.threshold, request.top_k, keep_going=keep_going)
         for index, _, result in each:
             results[index] = result
         return results

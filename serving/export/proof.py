@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from deformable_detr_refine.inference.comparison import Found, compare_found
+from deformable_detr_refine.inference.comparison import RawDetections, compare_detections
 from deformable_detr_refine.inference.detections import to_numpy
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import load_image
@@ -110,7 +110,7 @@ class Samples:
             inputs, exported_inputs = model.prepare(batch), exported.prepare(batch)
             shapes.append(tuple(inputs["pixel_values"].shape[-2:]))
             for ours, theirs in zip(_found(model, inputs), _found(exported, exported_inputs), strict=True):
-                difference = compare_found(theirs, ours, TOLERANCE, TOLERANCE)
+                difference = compare_detections(theirs, ours, TOLERANCE, TOLERANCE)
                 worst["boxes"] = _larger(worst["boxes"], difference["box_pixels"])
                 worst["scores"] = _larger(worst["scores"], difference["scores"])
                 for key in ("agreeing", "at_the_cut", "detections"):
@@ -155,10 +155,10 @@ def names_of(network: Network) -> list[str]:
     return [name for _, name in sorted(network.id2label.items())]
 
 
-def _found(network: Network, inputs: Any) -> list[Found]:
+def _found(network: Network, inputs: Any) -> list[RawDetections]:
     """The best detections of a batch, boxes xyxy in 0..1 of the image."""
     _, results = network.run(inputs, None)
-    return [Found(*(to_numpy(result[name]) for name in ("boxes", "scores", "labels"))) for result in results]
+    return [RawDetections(*(to_numpy(result[name]) for name in ("boxes", "scores", "labels"))) for result in results]
 
 
 def _shape(image: Image.Image, network: Network) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deformable_detr_refine.conversion.proof.difference import Prediction, compare
-from deformable_detr_refine.inference.comparison import Found
+from deformable_detr_refine.inference.comparison import RawDetections
 
 TOLERANCE = 1e-4
 
@@ -20,7 +20,7 @@ def prediction() -> Prediction:
         references=random.uniform(size=(20, 4)).astype(np.float32),
         logits=random.normal(size=(3, 20, 4)).astype(np.float32),
         boxes=random.uniform(size=(3, 20, 4)).astype(np.float32),
-        found=Found(corners, np.linspace(0.9, 0.3, 10, dtype=np.float32), np.arange(10) % 4),
+        found=RawDetections(corners, np.linspace(0.9, 0.3, 10, dtype=np.float32), np.arange(10) % 4),
         image_size=(480, 640),
     )
 
@@ -76,7 +76,7 @@ def test_detections_of_equal_score_may_come_in_another_order(prediction):
     scores = prediction.found.scores.copy()
     scores[4] = scores[5] + 1e-6
     found = prediction.found._replace(scores=scores)
-    swapped = Found(*(np.concatenate((a[:4], a[[5, 4]], a[6:])) for a in found))
+    swapped = RawDetections(*(np.concatenate((a[:4], a[[5, 4]], a[6:])) for a in found))
     difference = compare(replace(prediction, found=swapped), replace(prediction, found=found), TOLERANCE, True)
     assert difference.passed and difference.agreeing == 10
 
@@ -84,14 +84,14 @@ def test_detections_of_equal_score_may_come_in_another_order(prediction):
 def test_either_of_two_that_tie_for_the_last_place_may_be_kept(prediction):
     boxes, labels = prediction.found.boxes.copy(), prediction.found.labels.copy()
     boxes[9], labels[9] = (1, 2, 3, 4), 3
-    other = replace(prediction, found=Found(boxes, prediction.found.scores, labels))
+    other = replace(prediction, found=RawDetections(boxes, prediction.found.scores, labels))
     difference = compare(other, prediction, TOLERANCE, match_queries=True)
     assert difference.passed and (difference.agreeing, difference.at_the_cut) == (9, 1)
 
 
 def test_missing_detections_fail(prediction):
-    fewer = replace(prediction, found=Found(*(array[:9] for array in prediction.found)))
-    none = replace(prediction, found=Found(*(array[:0] for array in prediction.found)))
+    fewer = replace(prediction, found=RawDetections(*(array[:9] for array in prediction.found)))
+    none = replace(prediction, found=RawDetections(*(array[:0] for array in prediction.found)))
     assert not compare(fewer, prediction, TOLERANCE, match_queries=True).passed
     assert not compare(none, prediction, TOLERANCE, match_queries=True).passed
     assert compare(none, none, TOLERANCE, match_queries=True).passed

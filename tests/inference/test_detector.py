@@ -98,7 +98,7 @@ def test_the_stream_gives_each_key_once_with_its_image(ready, photos):
 def test_nobody_waits_nothing_is_computed(ready, photos, monkeypatch):
     monkeypatch.setattr(ready, "_forward", lambda *args: pytest.fail("computed"))
     with pytest.raises(Abandoned):
-        ready.detect(photos, wanted=lambda: False)
+        ready.detect(photos, keep_going=lambda: False)
 
 
 def test_smaller_types_are_close(saved, ready, photos):

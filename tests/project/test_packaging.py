@@ -103,7 +103,7 @@ SCRIPTS = {
         "evaluation/metrics/detection_metric.py",
         "serving/azure/score.py",
         "serving/azure/score_batch.py",
-        "serving/hub/handler.py",
+        "serving/hub_handler.py",
         "training/azure.py",
         "training/train.py",
     )
@@ -217,6 +217,6 @@ def test_import_reaches_for_no_network_and_no_device_and_adds_little_to_transfor
 def test_the_list_without_pytorch_asks_for_the_projects_versions():
     extras = PROJECT["project"]["optional-dependencies"]
     lines = (ROOT / "serving" / "deploy" / "onnx-requirements.txt").read_text().splitlines()
-    wanted = {line for line in lines if not line.startswith("#")}
-    assert wanted >= set(extras["serve"])
-    assert wanted <= {*PROJECT["project"]["dependencies"], *extras["serve"], *extras["onnx"]}
+    expected = {line for line in lines if not line.startswith("#")}
+    assert expected >= set(extras["serve"])
+    assert expected <= {*PROJECT["project"]["dependencies"], *extras["serve"], *extras["onnx"]}

@@ -16,7 +16,7 @@ from PIL import Image
 import deformable_detr_refine.serving
 from deformable_detr_refine.inference.detector import Detector
 
-HANDLER = Path(deformable_detr_refine.serving.__file__).parent / "hub" / "handler.py"
+HANDLER = Path(deformable_detr_refine.serving.__file__).parent / "hub_handler.py"
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_a_bug_is_logged_and_tells_the_client_nothing(ready, photo, monkeypatch,
 
 def test_who_left_costs_nothing(ready, photo, monkeypatch):
     monkeypatch.setattr(ready, "_forward", lambda *args: pytest.fail("computed"))
-    assert Service(ready, Limits()).answer(body(photo), wanted=lambda: False)[0] == 499
+    assert Service(ready, Limits()).answer(body(photo), keep_going=lambda: False)[0] == 499
 
 
 def test_the_environment_sets_everything(saved, tmp_path):

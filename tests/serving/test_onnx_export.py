@@ -23,7 +23,7 @@ from timm.layers import create_conv2d
 
 from ddetr.main import main
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection, load_image
-from deformable_detr_refine.inference.comparison import Found, compare_found
+from deformable_detr_refine.inference.comparison import RawDetections, compare_detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.numpy_processor import NumpyImageProcessor
 from deformable_detr_refine.serving.export.proof import ProofError, Samples
@@ -82,8 +82,8 @@ def written(saved, photos, own_data, module_folder):
 
 
 def assert_same_detections(one, other) -> None:
-    found = (Found(each.boxes / max(each.image_size), each.scores, each.labels) for each in (one, other))
-    difference = compare_found(*found, 1e-4, 1e-4)
+    found = (RawDetections(each.boxes / max(each.image_size), each.scores, each.labels) for each in (one, other))
+    difference = compare_detections(*found, 1e-4, 1e-4)
     assert difference["agreeing"] + difference["at_the_cut"] == difference["detections"] == len(one)
 
 

@@ -8,7 +8,7 @@ import torch
 from support.small_detector import SIZE, save_small_detector
 
 from ddetr.main import main
-from deformable_detr_refine.inference.comparison import Found, compare_found
+from deformable_detr_refine.inference.comparison import RawDetections, compare_detections
 from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.modeling import c_library, deformable_attention
 
@@ -134,8 +134,8 @@ def test_a_detector_with_the_node_is_the_detector(tmp_path, samples):
     for one, other in zip(
         Detector(folder, "cpu").detect(photos), Detector(tmp_path / "a.onnx").detect(photos), strict=True
     ):
-        found = (Found(each.boxes / max(each.image_size), each.scores, each.labels) for each in (one, other))
-        difference = compare_found(*found, 1e-4, 1e-4)
+        found = (RawDetections(each.boxes / max(each.image_size), each.scores, each.labels) for each in (one, other))
+        difference = compare_detections(*found, 1e-4, 1e-4)
         assert difference["agreeing"] + difference["at_the_cut"] == len(one) > 0
     (library,) = [path for path in tmp_path.iterdir() if path.suffix == operator_library().suffix]
     options = onnxruntime.SessionOptions()

@@ -24,7 +24,7 @@ from deformable_detr_refine import (
     load_image,
 )
 from deformable_detr_refine.secret_text import line_with_secret, without_secrets
-from deformable_detr_refine.serving.hub.push import push
+from deformable_detr_refine.serving.push import push
 
 NAME = "someone/cells"
 METRICS = {
