@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from deformable_detr_refine.evaluation.timing import Runs, interleaved
+from deformable_detr_refine.evaluation.timing import Runs, interleaved, resident
 
 
 def table(times: Mapping[str, Runs], peers: Mapping[str, Sequence[str]]) -> str:
@@ -45,12 +45,6 @@ def machine() -> str:
     half = f" with {' and '.join(half)}" if half else ""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "timm"))
     return f"{model[1] if model else platform.machine()}{cores}{half}, Python {platform.python_version()}, {packages}"
-
-
-def resident(name: str) -> int:
-    """Kilobytes of this process's memory now ('VmRSS') or at most so far ('VmHWM'); Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
 def shape_of(size: str) -> tuple[int, int]:

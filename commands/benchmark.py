@@ -1,9 +1,12 @@
-"""`ddetr benchmark`: how many images a second a detector does on this machine, by backend and type of numbers."""
+"""`ddetr benchmark`: how fast a detector is on this machine in every form that it can have, and what each costs."""
 
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -11,43 +14,82 @@ from tqdm import tqdm
 from .arguments import add_device, add_json, add_model_and_size, add_revision, positive_int
 from .default_model import default_model
 from .info import PHOTO
+from .main import one_line
 
 DESCRIPTION = """\
-Times a detector's forward pass on this machine: every backend of its attention operator that runs here, in float32 and
-in bfloat16. Each round runs every row once, so that a busy moment of the machine falls on all; a first round is not
-counted. Reading, resizing and drawing images is not part of it.
+Shows in one table what this machine does with a detector in each form that it can have here, and recommends one.
+  float32, bfloat16, float16   PyTorch in these numbers
+  compiled-float32, ...        the same by torch.compile(model, dynamic=True), which takes minutes to begin with
+  onnx, onnx-operator          ONNX Runtime with the portable file, and with that of `ddetr export --custom-op`
+  int8                         what `ddetr export --to int8` writes
 
-images/s is of the fastest run (what the machine can do) and of the median run (what it did); the ratio is by the
-fastest, to the first row. Where others keep the CPU busy it is told: PyTorch's threads wait for each other, so that
-fewer of them (--threads 1, or OMP_NUM_THREADS=1 for any command) are faster then.
+ONNX files and int8 are written for it into a folder that goes (a minute or two each) unless --exported gives them. A
+form that cannot be had here says why.
 
-Not among the rows is torch.compile, which takes minutes to begin with; for images of several shapes the call is
-torch.compile(model, dynamic=True), which makes one graph for all.
+Each round runs every form once, so that a busy moment of the machine falls on all; a first round is not counted.
+Reading, resizing and drawing images is not part of it. images/s is of the fastest run (what the machine can do) and of
+the median run (what it did); the ratio is by the fastest, to the first row. AP is that of the first images of --data's
+split, on a CPU memory is what a process of its own grows by, at most, when it loads the form and makes one pass.
+
+Where others keep the CPU busy it is told: PyTorch's threads wait for each other, so that fewer of them (--threads 1, or
+OMP_NUM_THREADS=1 for any command) are faster then.
 """
 EXAMPLES = """\
 examples:
-  ddetr benchmark detector
-  ddetr benchmark detector --size 800x1333 --batch-size 2 --runs 10
-  ddetr benchmark detector --backends c torch --dtypes float32 --threads 4
+  ddetr benchmark detector --data datasets/bccd
+  ddetr benchmark detector --forms float32 bfloat16 --size 800x1333 --batch-size 2 --runs 10
+  ddetr benchmark detector --exported detector.onnx detector-int8 --threads 4
+  ddetr benchmark detector --backends c torch --forms float32
 """
-DTYPES = ("float32", "bfloat16", "float16")
+# By name, how it is taken into use.
+FORMS = {
+    "float32": "as it is",
+    "bfloat16": "`--dtype bfloat16`",
+    "float16": "`--dtype float16`",
+    "compiled-float32": "`torch.compile(model, dynamic=True)`",
+    "compiled-bfloat16": "`torch.compile(model, dynamic=True)`",
+    "compiled-float16": "`torch.compile(model, dynamic=True)`",
+    "onnx": "`ddetr export --to onnx`",
+    "onnx-operator": "`ddetr export --to onnx --custom-op`",
+    "int8": "`ddetr export --to int8`",
+}
+EXPORTS = ("onnx", "onnx-operator", "int8")
+DEFAULT = ["float32", "bfloat16", *EXPORTS]
 BACKENDS = ("c", "triton", "torch", "reference")
+# Of AP that a recommended form may lose: 0.5 points, as int8 may.
+AP_TOLERANCE = 5e-3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_and_size(parser)
     parser.add_argument("--batch-size", metavar="N", type=positive_int, default=1, help="images at a time (default 1)")
     parser.add_argument("--runs", metavar="N", type=positive_int, default=5, help="timed runs of each row (default 5)")
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, help="only these (default: all that run here)")
     parser.add_argument(
-        "--dtypes",
+        "--forms",
         nargs="+",
-        choices=DTYPES,
-        default=["float32", "bfloat16"],
-        help="types of numbers (default float32 bfloat16); a model in int8 has one row, int8",
+        metavar="FORM",
+        choices=FORMS,
+        default=DEFAULT,
+        help=f"which: {', '.join(FORMS)} (default: {' '.join(DEFAULT)}); a model in int8 has that one",
     )
     parser.add_argument(
-        "--threads", metavar="N", type=positive_int, help="of PyTorch on a CPU (default: its own choice)"
+        "--exported", metavar="OUT", nargs="+", type=Path, default=[], help="ONNX files and a folder in int8 to take"
+    )
+    parser.add_argument(
+        "--data", metavar="DATA", help="data set to find the AP on, and to calibrate int8 (split train)"
+    )
+    parser.add_argument("--split", metavar="NAME", default="validation", help="of --data (default validation)")
+    parser.add_argument(
+        "--limit", metavar="N", type=positive_int, default=100, help="AP on the first N images only (default 100)"
+    )
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=BACKENDS,
+        help="of the operator in PyTorch, a row each (default: the one that `ddetr doctor` names)",
+    )
+    parser.add_argument(
+        "--threads", metavar="N", type=positive_int, help="of PyTorch and ONNX Runtime on a CPU (default: their choice)"
     )
     add_device(parser)
     add_revision(parser)
@@ -60,21 +102,47 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.evaluation.timing import interleaved
     from deformable_detr_refine.inference.load_detector import load_detector
     from deformable_detr_refine.machine import idle_cores
+    from deformable_detr_refine.serving.export.proof import average_precisions
+    from deformable_detr_refine.serving.export.proof_data import data_rows
 
     idle = idle_cores()
     if args.threads:
         torch.set_num_threads(args.threads)
-    model, processor = load_detector(args.model or str(default_model()), args.device, args.revision)
+    args.model = args.model or str(default_model())
+    model, processor = load_detector(args.model, args.device, args.revision)
     height, width = args.size or processor.resized_shape(*PHOTO)
-    backends = _backends(args.backends, model.device)
+    names = [model.config.id2label[label] for label in range(model.config.num_labels)]
+    data = data_rows(names, args.data, args.split, args.limit) if args.data else None
     pixels = torch.randn(args.batch_size, 3, height, width, generator=torch.Generator().manual_seed(0))
-    candidates = _candidates(model, pixels.to(model.device), backends, args.dtypes)
-    with tqdm(total=len(candidates) * (args.runs + 1), unit="run", disable=None) as progress:
-        times = interleaved(candidates, args.runs, progress.update)
+    with TemporaryDirectory(prefix="ddetr-benchmark-") as folder:
+        opened, memory, reasons = _opened(args, model, pixels, names, Path(folder))
+        once = {form: once for form, (_, once) in opened.items()}
+        with tqdm(total=len(once) * (args.runs + 1), unit="run", desc="timing", disable=None) as progress:
+            times = interleaved(once, args.runs, progress.update)
+        found: Sequence[float | None] = [None] * len(opened)
+        if data is not None:
+            with tqdm(total=len(data), unit="image", desc="AP", disable=None) as progress:
+                found = average_precisions(data, [network for network, _ in opened.values()], progress.update)
 
     first = min(next(iter(times.values())))
+    rows = [
+        {
+            "form": form.name,
+            "backend": form.backend,
+            "numbers": form.numbers,
+            "images_per_second": {
+                "fastest": args.batch_size / min(runs),
+                "median": args.batch_size / statistics.median(runs),
+            },
+            "ratio": first / min(runs),
+            "seconds": list(runs),
+            "ap": None if ap == -1 else ap,  # no object to judge by
+            "memory": memory.get(form),
+        }
+        for (form, runs), ap in zip(times.items(), found, strict=True)
+    ]
     report = {
-        "model": args.model or str(default_model()),
+        "model": args.model,
         "device": str(model.device),
         "processor": _processor(model.device),
         "threads": torch.get_num_threads() if model.device.type == "cpu" else None,
@@ -82,26 +150,67 @@ def run(args: argparse.Namespace) -> int:
         "torch": torch.__version__,
         "image": {"height": height, "width": width},
         "batch_size": args.batch_size,
-        "rows": [
-            {
-                "backend": backend,
-                "dtype": dtype,
-                "images_per_second": {
-                    "fastest": args.batch_size / min(runs),
-                    "median": args.batch_size / statistics.median(runs),
-                },
-                "ratio": first / min(runs),
-                "seconds": list(runs),
-            }
-            for (backend, dtype), runs in times.items()
-        ],
+        "ap_images": None if data is None else len(data),
+        "rows": rows,
+        "not_run": reasons,
+        "recommended": recommendation(rows),
     }
     print(json.dumps(report, indent=2) if args.json else _text(report))
     return 0
 
 
+def _opened(
+    args: argparse.Namespace, model: Any, pixels: Any, names: Sequence[str], folder: Path
+) -> tuple[dict[Any, Any], dict[Any, int], dict[str, str]]:
+    """By form its network and forward pass; its memory, in bytes; and by name, why the others cannot be had.
+
+    Raises:
+        ValueError: none can.
+    """
+    from PIL import Image
+
+    from deformable_detr_refine.data.row_image import row_image
+    from deformable_detr_refine.serving.export import forms
+    from deformable_detr_refine.serving.export.proof_data import data_rows
+
+    from .export import CALIBRATION_IMAGES
+
+    def calibration() -> Sequence[Any]:
+        if args.data:
+            return [row_image(row) for row in data_rows(names, args.data, "train", CALIBRATION_IMAGES)]
+        return [Image.effect_noise((pixels.shape[3], pixels.shape[2]), 64).convert("RGB")]  # for its time alone
+
+    exported = {forms.form_of_export(path): str(path) for path in args.exported}
+    wanted = [*args.forms, *exported]
+    if model.config.int8:
+        wanted, exported = ["int8"], {"int8": args.model}
+    backends = _backends(args.backends, model.device)
+    with_memory = model.device.type == "cpu" and sys.platform == "linux"
+    opened, memory, reasons = {}, {}, {}
+    for name in tqdm([name for name in FORMS if name in wanted], unit="form", desc="opening, exporting", disable=None):
+        try:
+            if reason := forms.why_not(name, model.device):
+                raise ValueError(reason)
+            path = exported.get(name) or args.model
+            if name in EXPORTS and name not in exported:
+                path = forms.write_export(name, args.model, args.revision, folder, calibration)
+            for backend in [None] if name.startswith("onnx") else backends:
+                form = forms.Form(name, path, backend)
+                opened[form] = form.open(pixels, args.device, args.threads, args.revision)
+                opened[form][1]()  # what fails, as where there is no compiler, fails here
+                if with_memory:
+                    memory[form] = 1024 * forms.added_memory(form, pixels.shape, args.threads, args.revision)
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            reasons[name] = one_line(error)
+            opened = {form: entry for form, entry in opened.items() if form.name != name}
+    if not opened:
+        name, reason = next(iter(reasons.items()))
+        raise ValueError(f"{name} cannot be had here: {reason}")
+    return opened, memory, reasons
+
+
 def _backends(asked: Sequence[str] | None, device: Any) -> list[str]:
-    """Those asked for, or all that run on the device, best first.
+    """Those asked for, best first, or the one that is chosen for the device.
 
     Raises:
         ValueError: one that was asked for does not run there.
@@ -112,37 +221,7 @@ def _backends(asked: Sequence[str] | None, device: Any) -> list[str]:
     for name in asked or ():
         if not rows[name]["available"]:
             raise ValueError(f"The backend {name} does not run on {device}: {rows[name]['reason']}.")
-    return [name for name, row in rows.items() if row["available"] and (not asked or name in asked)]
-
-
-def _candidates(
-    model: Any, pixels: Any, backends: Sequence[str], dtypes: Sequence[str]
-) -> dict[tuple[str, str], Callable[[], None]]:
-    """By backend and type of numbers, a forward pass that waits for its end."""
-    from copy import deepcopy
-
-    import torch
-
-    from deformable_detr_refine import use_backend
-
-    def forward(backend: str, detector: Any, values: Any) -> Callable[[], None]:
-        def once() -> None:
-            with use_backend(backend), torch.inference_mode():
-                detector(values)
-            if pixels.device.type != "cpu":
-                torch.accelerator.synchronize(pixels.device)
-
-        return once
-
-    candidates = {}
-    if model.config.int8:
-        return {(name, "int8"): forward(name, model, pixels) for name in backends}
-    for dtype in dict.fromkeys(dtypes):
-        if dtype == "float16" and pixels.device.type == "cpu":
-            raise ValueError("float16 is for accelerators; on a CPU take float32 or bfloat16.")
-        detector = deepcopy(model).to(getattr(torch, dtype))
-        candidates |= {(name, dtype): forward(name, detector, pixels.to(detector.dtype)) for name in backends}
-    return candidates
+    return [name for name, row in rows.items() if (name in asked if asked else row["chosen"])]
 
 
 def _processor(device: Any) -> str:
@@ -155,23 +234,61 @@ def _processor(device: Any) -> str:
 def _text(report: dict[str, Any]) -> str:
     from deformable_detr_refine.messages import counted
 
-    image, threads = report["image"], report["threads"]
+    image, threads, rows = report["image"], report["threads"], report["rows"]
     using = f", {counted(threads, 'thread')}" if threads else ""
+    several = len({row["backend"] for row in rows} - {None}) > 1
     lines = [
         report["model"],
         f"{report['processor']}{using}, "
         f"torch {report['torch']}; batch of {report['batch_size']}, {image['height']}x{image['width']}",
         "",
-        f"{'backend':<12}{'numbers':<12}{'images/s':>10}{'median':>10}{'ratio':>8}",
+        f"{'form':<20}{'images/s':>10}{'median':>10}{'ratio':>8}{'AP':>9}{'memory':>10}",
     ]
-    for row in report["rows"]:
-        speed = row["images_per_second"]
+    for row in rows:
+        speed, ap, memory = row["images_per_second"], row["ap"], row["memory"]
+        name = f"{row['form']}, {row['backend']}" if several and row["backend"] else row["form"]
         lines.append(
-            f"{row['backend']:<12}{row['dtype']:<12}{speed['fastest']:>10.3g}{speed['median']:>10.3g}{row['ratio']:>8.2f}"
+            f"{name:<20}{speed['fastest']:>10.3g}{speed['median']:>10.3g}{row['ratio']:>8.2f}"
+            f"{'-' if ap is None else f'{ap:.4f}':>9}{'-' if memory is None else f'{memory / 1e6:.0f} MB':>10}"
         )
+    lines += [f"{name:<20}not run: {reason}" for name, reason in report["not_run"].items()]
+    lines += ["", report["recommended"]]
     if threads and (busy := busy_machine(threads, report["idle_cores"])):
         lines += ["", busy]
     return "\n".join(lines)
+
+
+def recommendation(rows: Sequence[dict[str, Any]]) -> str:
+    """One sentence: the fastest form that loses at most 0.5 points of the first row's AP.
+
+    Without AP it is the fastest in the same numbers, and what others would gain is said beside it.
+
+    Example:
+        >>> fp32, int8 = {"form": "float32", "numbers": "float32"}, {"form": "int8", "numbers": "int8"}
+        >>> recommendation([{**fp32, "ratio": 1.0, "ap": 0.51}, {**int8, "ratio": 2.94, "ap": 0.507}])
+        'For this machine: int8 (`ddetr export --to int8`), 2.9 times as fast as float32, AP 0.5070 in place of 0.5100.'
+        >>> recommendation([{**fp32, "ratio": 1.0, "ap": 0.51}, {**int8, "ratio": 2.94, "ap": 0.50}])
+        'For this machine: float32 (as it is), AP 0.5100.'
+        >>> print(recommendation([{**fp32, "ratio": 1.0, "ap": None}, {**int8, "ratio": 2.94, "ap": None}]))
+        For this machine: float32 (as it is); int8 is 2.9 times as fast, at a cost in AP that --data would show.
+    """
+    first = rows[0]
+    known = first["ap"] is not None
+    same = [
+        row
+        for row in rows
+        if (row["ap"] >= first["ap"] - AP_TOLERANCE if known else row["numbers"] == first["numbers"])
+    ]
+    best, fastest = (max(some, key=lambda row: row["ratio"]) for some in (same, rows))
+    said = f"For this machine: {best['form']} ({FORMS[best['form']]})"
+    if best is not first:
+        said += f", {best['ratio'] / first['ratio']:.1f} times as fast as {first['form']}"
+    if known:
+        said += f", AP {best['ap']:.4f}" + (f" in place of {first['ap']:.4f}" if best is not first else "")
+    elif fastest is not best:
+        gain = fastest["ratio"] / best["ratio"]
+        said += f"; {fastest['form']} is {gain:.1f} times as fast, at a cost in AP that --data would show"
+    return said + "."
 
 
 def busy_machine(threads: int, idle: float | None) -> str | None:

@@ -31,7 +31,7 @@ VERBS = {
     "export": "write a detector as ONNX, torch.export or MLflow, proved against the model",
     "push": "upload a detector to the Hub, with its model card",
     "info": "print a detector's family, classes, parameters and operations",
-    "benchmark": "time a detector on this machine, by backend and type of numbers",
+    "benchmark": "time a detector on this machine in every form it can have, and recommend one",
     "visualize": "draw where a detector looks, what it proposes and how it refines boxes",
     "doctor": "print versions, hardware and the operator backend that runs, and why",
 }

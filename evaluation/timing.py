@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
@@ -47,4 +48,10 @@ def interleaved(
     return times
 
 
-__all__ = ["Runs", "interleaved"]
+def resident(name: str) -> int:
+    """Kilobytes of this process's memory now ('VmRSS') or at most so far ('VmHWM'); Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
+
+
+__all__ = ["Runs", "interleaved", "resident"]

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from deformable_detr_refine.files import check_new_file, new_path
 from deformable_detr_refine.inference.exported import INPUTS, OUTPUTS
 from deformable_detr_refine.inference.onnx_detector import OPERATOR, load_onnx, operator_library
-from deformable_detr_refine.modeling import use_backend
+from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, use_backend
 
 from .proof import Proof, Samples
 from .tracing import prepared, trace
@@ -54,8 +54,7 @@ def export_onnx(
         ProofError: the file does not compute what the model does; nothing is written.
         ValueError: a package is not installed, `output` is taken, or the model cannot be loaded.
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise ValueError(f'ONNX needs {", ".join(missing)}: pip install "deformable-detr-refine[onnx]".')
+    check_onnx()
     output = Path(output)
     if output.suffix != ".onnx":
         raise ValueError(f"{output} does not end in .onnx, by which `ddetr detect` and `ddetr serve` know the form.")
@@ -64,19 +63,35 @@ def export_onnx(
     if operator is not None:
         check_new_file(output.with_suffix(operator.suffix), force)
     detector, network, known = prepared(model, samples)
-    with use_backend(None if custom_operator else "reference"):
-        program = trace(detector)
-    graph = onnx_graph(program)
-    for key, text in {**known, "opset": str(OPSET)}.items():
-        graph.metadata_props.add(key=key, value=text)
     with new_path(output) as new:
-        new.write_bytes(graph.SerializeToString())
-        del graph
+        write_onnx(detector, known, new, custom_operator)
         proof = samples.prove(network, load_onnx(new))
     if operator is not None:
         with new_path(output.with_suffix(operator.suffix)) as new:
             shutil.copyfile(operator, new)
     return proof
+
+
+def check_onnx() -> None:
+    """Says what an export as ONNX needs and is not here.
+
+    Raises:
+        ValueError: something is not.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ValueError(f'ONNX needs {", ".join(missing)}: pip install "deformable-detr-refine[onnx]".')
+
+
+def write_onnx(
+    detector: DeformableDetrRefineForObjectDetection, known: dict[str, str], output: Path, custom_operator: bool
+) -> None:
+    """Writes a detector in float32 as ONNX, with the facts about it, unproved."""
+    with use_backend(None if custom_operator else "reference"):
+        program = trace(detector)
+    graph = onnx_graph(program)
+    for key, text in {**known, "opset": str(OPSET)}.items():
+        graph.metadata_props.add(key=key, value=text)
+    output.write_bytes(graph.SerializeToString())
 
 
 def onnx_graph(program: ExportedProgram) -> "onnx.ModelProto":
@@ -159,4 +174,4 @@ def _axes(value: Any) -> Any:
     return value.type.tensor_type.shape.dim
 
 
-__all__ = ["OPSET", "export_onnx", "onnx_graph"]
+__all__ = ["OPSET", "check_onnx", "export_onnx", "onnx_graph", "write_onnx"]

@@ -48,7 +48,7 @@ def prepared(
     refuse_int8(detector.config, model, "ddetr export")
     network = Network.of(detector.float(), processor)
     samples.check(network)
-    return detector, network, _facts(detector, processor, _sha256_of_weights(model))
+    return detector, network, facts_of(detector, processor, _sha256_of_weights(model))
 
 
 def trace(detector: DeformableDetrRefineForObjectDetection) -> ExportedProgram:
@@ -102,13 +102,13 @@ def _short_expressions() -> Iterator[None]:
         padding.get_same_padding = own
 
 
-def _facts(
-    detector: DeformableDetrRefineForObjectDetection, processor: DeformableDetrRefineImageProcessor, weights: str
+def facts_of(
+    detector: DeformableDetrRefineForObjectDetection, processor: DeformableDetrRefineImageProcessor, weights: str = ""
 ) -> dict[str, str]:
     """All that is needed to use the program, as texts: class names, the image processor's settings, the config.
 
     Args:
-        weights: sha256 of the file of weights; '' when there is none.
+        weights: sha256 of the file of weights; '' when it is not known.
     """
     config = {key: value for key, value in detector.config.to_dict().items() if key != "_name_or_path"}
     names = {str(label): name for label, name in sorted(detector.config.id2label.items())}
@@ -129,4 +129,4 @@ def _sha256_of_weights(model: str | Path) -> str:
     return sha256_of(file) if file.is_file() else ""
 
 
-__all__ = ["LogitsAndBoxes", "prepared", "trace"]
+__all__ = ["LogitsAndBoxes", "facts_of", "prepared", "trace"]

@@ -192,7 +192,7 @@ def test_every_verb_prints_to_an_output_that_is_not_utf_8(model_folder, tmp_path
             "--threshold",
             "0",
         ],
-        ["benchmark", model, "--size", "64x64", "--runs", "1", "--backends", "torch", "--dtypes", "float32"],
+        ["benchmark", model, "--size", "64x64", "--runs", "1", "--backends", "torch", "--forms", "float32"],
         ["export", model, str(tmp_path / "mlflow-кошка"), "--to", "mlflow"],
         ["doctor"],
     ]

@@ -1,10 +1,9 @@
-"""`ddetr info`, `ddetr benchmark` and `ddetr visualize` from the outside."""
+"""`ddetr info` and `ddetr visualize` from the outside."""
 
 import json
 import shutil
 
 import pytest
-import torch
 from PIL import Image
 
 from ddetr.main import main
@@ -45,37 +44,9 @@ def test_info_tells_how_it_was_trained(model_folder, tmp_path, capsys):
     assert "AP 0.583, AP50 0.844" in printed
 
 
-def test_info_and_benchmark_have_a_model_of_their_own(capsys):
+def test_info_has_a_model_of_its_own(capsys):
     assert main(["info"]) == 0
     assert "Platelets, RBC, WBC" in capsys.readouterr().out
-
-
-def test_benchmark_says_when_the_machine_is_busy(model_folder, capsys, monkeypatch):
-    words = ["benchmark", model_folder, "--runs", "1", "--size", "64x64", "--backends", "torch", "--dtypes", "float32"]
-    for idle, threads, told in ((0.4, "1", "too low"), (1.2, "2", "--threads 1"), (64.0, "1", None)):
-        monkeypatch.setattr("deformable_detr_refine.machine.idle_cores", lambda idle=idle: idle)
-        before = torch.get_num_threads()
-        assert main([*words, "--threads", threads]) == 0
-        torch.set_num_threads(before)
-        output = capsys.readouterr().out
-        assert told in output if told else "busy" not in output
-
-
-def test_benchmark_times_every_backend_that_runs_here(model_folder, capsys):
-    assert main(["benchmark", model_folder, "--runs", "2", "--batch-size", "2", "--size", "64x96", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    rows = report["rows"]
-    assert {"torch", "reference"} <= {row["backend"] for row in rows}
-    assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
-    assert rows[0]["ratio"] == 1
-    for row in rows:
-        assert len(row["seconds"]) == 2
-        assert row["images_per_second"]["fastest"] == 2 / min(row["seconds"])
-        assert row["ratio"] == min(rows[0]["seconds"]) / min(row["seconds"])
-    assert main(["benchmark", model_folder, "--runs", "1", "--backends", "torch", "--dtypes", "float32"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    (header,) = (place for place, line in enumerate(lines) if line.startswith("backend"))
-    assert lines[header + 1].split()[:2] == ["torch", "float32"]
 
 
 def test_visualize_draws_the_best_detections_the_proposals_and_a_token(model_folder, photo, tmp_path, capsys):
@@ -96,7 +67,6 @@ def test_visualize_draws_the_best_detections_the_proposals_and_a_token(model_fol
         (["visualize", "MODEL", "PHOTO", "--query", "0", "--level", "9"], "There is no level 9"),
         (["visualize", "MODEL", "PHOTO", "PHOTO"], "one is drawn at a time"),
         (["visualize", "MODEL", "PHOTO", "--threshold", "1"], "lower --threshold or name a --query"),
-        (["benchmark", "MODEL", "--backends", "triton"], "The backend triton does not run on cpu"),
         (["info", "MODEL", "--size", "16x16"], "fewer than num_queries=20"),
         (["info", "nowhere"], "There is no model folder nowhere: `ddetr convert` makes one of a published"),
     ],

@@ -43,8 +43,8 @@ def test_it_finds_the_same_cells(folder, samples):
 
 def test_the_commands_take_it(folder, samples, tmp_path, capsys):
     assert main(["detect", str(folder), str(samples / "BloodImage_00053.jpg"), "--output", str(tmp_path)]) == 0
-    assert main(["benchmark", str(folder), "--size", "96x128", "--runs", "1", "--backends", "c"]) == 0
-    assert " int8 " in capsys.readouterr().out
+    assert main(["benchmark", str(folder), "--size", "96x128", "--runs", "1"]) == 0
+    assert "\nint8 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
