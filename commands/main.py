@@ -6,7 +6,9 @@ and transformers, and `ddetr --help` or a mistyped file name would take seconds 
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -36,7 +38,8 @@ VERBS = {
     "doctor": "print versions, hardware and the operator backend that runs, and why",
 }
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+# The server ends by finishing its requests; what a training or a batch has finished is kept, and it ends at once.
+ENDED_BY_THEMSELVES = ("train", "serve", "batch")
 EXIT_BROKEN_PIPE = 141
 
 DESCRIPTION = """\
@@ -53,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 when the command worked but the answer is no; 2 on an error that the user can mend, told in one line;
-        130 after Ctrl-C; 141 when the reader of the output went away. Other exceptions, which are bugs, pass through.
+        130 after Ctrl-C, 143 after SIGTERM; 141 when the reader of the output went away. Other exceptions, which are
+        bugs, pass through.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     _shorten_waits()
@@ -61,14 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     messages()["escape_what_cannot_be_printed"]()
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
+    if verb not in ENDED_BY_THEMSELVES:
+        _unwind_when_told_to_end()
     try:
         args = _parser(verb).parse_args(argv)
         status = args.run(args)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print(f"ddetr {verb}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:
         # Python flushes stdout once more at its end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,6 +93,22 @@ def _shorten_waits() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def _unwind_when_told_to_end() -> None:
+    """SIGTERM and the terminal's end do what Ctrl-C does: nothing half written is left. The second ends at once."""
+    process = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() == process:
+            raise KeyboardInterrupt(number)
+        os.kill(os.getpid(), number)  # a forked child has nothing to unwind
+
+    if threading.current_thread() is threading.main_thread():
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+            if signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
+                signal.signal(number, stop)
 
 
 def one_line(error: BaseException) -> str:

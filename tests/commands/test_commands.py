@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from ddetr import arguments as ddetr_arguments
-from ddetr.main import VERBS, main
+from ddetr.main import ENDED_BY_THEMSELVES, VERBS, main
+from deformable_detr_refine.files import new_path
 from deformable_detr_refine.inference.detections import THRESHOLD
 
 PHOTOS = Path(__file__).parents[2] / "samples" / "images"
@@ -156,3 +158,35 @@ def test_a_backend_that_does_not_run_is_told(model_folder, tmp_path, capsys, mon
     assert main(["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path / "out")]) == 2
     assert "DDETR_BACKEND=abacus asks for a backend that does not run on" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(number, tmp_path, monkeypatch, capsys):
+    def work(args):
+        with new_path(tmp_path / "new" / "model") as new:
+            new.write_text("half")
+            if not (child := os.fork()):
+                os.kill(os.getpid(), number)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == number  # not unwound: a fork would take away what is its parent's
+            os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    monkeypatch.setattr("ddetr.doctor.run", work)
+    try:
+        assert main(["doctor"]) == 128 + number
+    finally:
+        assert signal.signal(number, before) is signal.SIG_DFL  # the second time it ends at once
+    assert capsys.readouterr().err == "ddetr doctor: interrupted\n" and not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("verb", ENDED_BY_THEMSELVES)
+def test_verbs_with_an_end_of_their_own_keep_it(verb, monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr(f"ddetr.{verb}.run", lambda args: int(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL))
+    try:
+        assert main([verb, *["m", "in", "--output", "o"][: 4 * (verb == "batch")]]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
