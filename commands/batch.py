@@ -16,6 +16,7 @@ from .arguments import (
     positive_int,
     tiling_of,
 )
+from .default_model import spare_torch
 from .output import make_writable
 
 DESCRIPTION = """\
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.output.is_dir():
         raise ValueError(f"{args.output} is a folder; give the name of the file to write.")
+    spare_torch(args.model)
     tiling = tiling_of(args)
     make_writable(args.output.absolute().parent)
 

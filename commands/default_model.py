@@ -1,5 +1,6 @@
 """The detector that comes with the package, for `ddetr detect` without a model's name."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -34,6 +35,12 @@ def model_and_images(words: Sequence[str], verb: str = "detect") -> tuple[str, l
     _check_images(words, verb)
     print(f"ddetr {verb}: no model is named, so the package's own looks for blood cells ({NAME}).", file=sys.stderr)
     return str(default_model()), list(words)
+
+
+def spare_torch(model: str) -> None:
+    """Of an .onnx file, which runs without PyTorch: that is not imported, here and in processes that are started."""
+    if Path(model).suffix == ".onnx" and "torch" not in sys.modules:
+        os.environ["DDETR_WITHOUT_TORCH"] = "1"
 
 
 def _check_images(words: Sequence[str], verb: str) -> None:

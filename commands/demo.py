@@ -4,7 +4,7 @@ import argparse
 from importlib.util import find_spec
 
 from .arguments import add_device, add_model, add_port_and_host, add_revision, positive_int
-from .default_model import default_images, default_model
+from .default_model import default_images, default_model, spare_torch
 from .images import find_images
 
 DESCRIPTION = """\
@@ -37,13 +37,15 @@ def run(args: argparse.Namespace) -> int:
     if find_spec("gradio") is None:
         raise ValueError('The page needs gradio: pip install "deformable-detr-refine[demo]".')
 
+    model = args.model or str(default_model())
+    spare_torch(model)
+
     from deformable_detr_refine.inference.detector import Detector
     from deformable_detr_refine.serving.azure.server import check_port
     from deformable_detr_refine.serving.demo import build_page, launch
 
     check_port(args.host, args.port)
     samples = find_images(args.samples) if args.samples else default_images() if args.model is None else []
-    model = args.model or str(default_model())
     detector = Detector(model, args.device, threads=args.cores, revision=args.revision)
     page = build_page(detector, model.rstrip("/").rpartition("/")[2] or "Detector", samples)
     launch(page, args.host, args.port)

@@ -23,7 +23,7 @@ from .arguments import (
     seconds,
     tiling_of,
 )
-from .default_model import model_and_images
+from .default_model import model_and_images, spare_torch
 from .images import find_images_and_faults, is_video, picture_names
 from .output import check_results_folder, results_folder
 
@@ -89,8 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    tiling = tiling_of(args)
     source, image_words = model_and_images(args.words)
+    spare_torch(source)
+    tiling = tiling_of(args)
     if any(map(is_video, image_words)):
         if len(image_words) > 1:
             raise ValueError(

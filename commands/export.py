@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from .arguments import add_force, add_json, positive_int
 from .images import find_images
-from .main import NEEDED
 from .verify import sample_images
 
 DESCRIPTION = """\
@@ -81,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--custom-op is for --to onnx.")
     if args.accept_loss and args.to != "int8":
         raise ValueError("--accept-loss is for --to int8.")
-    if missing := next((name for name in NEEDED if find_spec(name) is None), None):
-        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    from deformable_detr_refine.modeling.without_torch import check_installed
+
+    check_installed("ddetr export")
     if args.to == "mlflow":
         return _mlflow(args)
     if args.to == "int8":

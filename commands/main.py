@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,8 +19,6 @@ from runpy import run_path
 from typing import Any
 
 DISTRIBUTION = "deformable-detr-refine"
-# For everything but exported detectors; as in modeling/without_torch.py, whose import would take seconds.
-NEEDED = ("torch", "torchvision", "transformers", "timm", "scipy", "huggingface_hub", "safetensors")
 VERBS = {
     "train": "train or fine-tune a detector on a data set",
     "evaluate": "measure a detector on a data set, and write a report",
@@ -120,10 +119,14 @@ def one_line(error: BaseException) -> str:
         >>> one_line(PermissionError(13, "Permission denied", "out"))
         'out: Permission denied'
         >>> one_line(ModuleNotFoundError("No module named 'torch'", name="torch"))
-        'this needs torch: pip install deformable-detr-refine (without it .onnx files can be used, nothing else)'
+        'this needs torch: pip install deformable-detr-refine (without it .onnx files run, nothing else).'
     """
-    if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
-        return f"this needs {error.name}: pip install {DISTRIBUTION} (without it .onnx files can be used, nothing else)"
+    if isinstance(error, ModuleNotFoundError):
+        with suppress(ImportError):
+            from deformable_detr_refine.modeling.without_torch import NEEDED, needs
+
+            if error.name in NEEDED:
+                return needs("this", error.name)
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -5,7 +5,7 @@ import os
 from importlib.util import find_spec
 
 from .arguments import add_device, add_model, add_port_and_host, add_revision, positive_int
-from .default_model import default_model
+from .default_model import default_model, spare_torch
 
 DESCRIPTION = """\
 Answers POST /score as the endpoint of Azure's model catalogue does, and GET / as its health probe:
@@ -96,10 +96,13 @@ def run(args: argparse.Namespace) -> int:
             "serving/deploy/onnx-requirements.txt of a checkout."
         )
 
+    model = args.model or str(default_model())
+    spare_torch(model)
+
     from deformable_detr_refine.serving.azure.server import serve
 
     serve(
-        args.model or str(default_model()),
+        model,
         host=args.host,
         port=args.port,
         workers=args.workers,

@@ -72,6 +72,10 @@ for name in ("DeformableDetrRefineForObjectDetection", "accelerate_transformers"
         getattr(package, name)
     except (ImportError, AttributeError) as error:
         print(type(error).__name__, error)
+try:
+    from deformable_detr_refine.modeling import use_backend
+except ImportError as error:
+    print(type(error).__name__, error)
 from deformable_detr_refine import *
 from deformable_detr_refine.modeling import *
 print(sorted(package.__all__))
@@ -87,10 +91,12 @@ assert not {"torch", "transformers"} & {name for name, module in sys.modules.ite
 def test_the_package_says_what_needs_torch(environment):
     words = [sys.executable, "-c", PUBLIC, SAMPLES / "images" / "10.jpg"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
-    read, model, accelerate, nothing, names, folder = done.stdout.splitlines()
+    read, model, accelerate, nothing, imported, names, folder = done.stdout.splitlines()
     assert read.startswith("Detections (") and done.returncode == 0, done.stderr
-    assert model.startswith("ImportError DeformableDetrRefineForObjectDetection needs torch: pip install")
-    assert accelerate.startswith("ImportError accelerate_transformers needs torch: pip install")
+    # hasattr() is False, and an import tells why.
+    assert model.startswith("AttributeError DeformableDetrRefineForObjectDetection needs torch: pip install")
+    assert accelerate.startswith("AttributeError accelerate_transformers needs torch: pip install")
+    assert imported.startswith("ImportError use_backend needs torch: pip install")
     assert nothing.startswith("AttributeError") and names == "['Detections', 'load_image']"
     assert folder.startswith("ImportError folder needs torch: pip install")
 
@@ -105,7 +111,21 @@ def test_doctor_says_what_runs(environment):
 @pytest.mark.parametrize("form", ["onnx", "mlflow"])
 def test_export_says_first_that_it_needs_torch(environment, form, tmp_path):
     done = ddetr(environment, "export", "--to", form, SAMPLES / "blood-cells", tmp_path / "out")
-    assert done.returncode == 2 and "this needs torch: pip install" in done.stderr
+    assert done.returncode == 2 and "ddetr export needs torch: pip install" in done.stderr
+
+
+def test_torch_is_not_imported_for_an_onnx_file(exported, photos, tmp_path):
+    code = (
+        "import sys; from ddetr.main import main; status = main(sys.argv[1:])\n"
+        "sys.exit(status or {'torch', 'transformers'} & set(sys.modules) or 0)"
+    )
+    for words in (
+        ["detect", exported, photos, "--output", tmp_path],
+        ["batch", exported, photos, "--output", "a.jsonl"],
+    ):
+        command = [sys.executable, "-c", code, *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path.parent, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
 
 
 def test_torch_alone_is_as_good_as_none(exported, photos, tmp_path):
