@@ -109,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     names = picture_names(images)
     check_results_folder(args.output, OWN)
 
+    from deformable_detr_refine.files import full_disk
     from deformable_detr_refine.inference.detector import DetectionFailure, Detector
     from deformable_detr_refine.modeling.image_io import as_text
 
@@ -132,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
                     try:
                         detections.draw(image).save(folder / "drawn" / f"{names[index]}.jpg", quality=92)
                     except (OSError, ValueError) as error:  # the boxes are worth more than their picture
+                        if full_disk(error, folder):
+                            raise
                         undrawn += 1
                         tqdm.write(f"ddetr detect: the picture of {name} is not written: {error}", file=sys.stderr)
             progress.update()

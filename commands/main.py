@@ -127,8 +127,8 @@ def one_line(error: BaseException) -> str:
 
             if error.name in NEEDED:
                 return needs("this", error.name)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

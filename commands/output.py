@@ -61,18 +61,21 @@ def results_folder(folder: Path, own: Sequence[str]) -> Iterator[Path]:
     Args:
         own: as of `check_results_folder`.
     """
+    from deformable_detr_refine.files import full_disk_told
+
     check_results_folder(folder, own)
     was_there = folder.exists()
     make_writable(folder)
     new = folder / f"{_ASIDE}{secrets.token_hex(4)}"
-    new.mkdir()
     try:
-        yield new
-        for old in list(folder.iterdir()):
-            if old != new:
-                _remove(old)
-        for item in new.iterdir():
-            os.replace(item, folder / item.name)
+        with full_disk_told(new, f"nothing is written in {folder}, and what stood there stays"):
+            new.mkdir()
+            yield new
+            for old in list(folder.iterdir()):
+                if old != new:
+                    _remove(old)
+            for item in new.iterdir():
+                os.replace(item, folder / item.name)
     finally:
         _remove(new)
         if not was_there and not any(folder.iterdir()):

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and what a file is by its first bytes."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -13,6 +14,10 @@ from .errors import CheckpointError
 
 # What converting writes, custom code for the Hub included; --force replaces a folder that holds nothing else.
 _WRITTEN = (".json", ".safetensors", ".md", ".py", "__pycache__")
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+TORCH_WRITES = ("inline_container", "iostream")  # in what PyTorch says where it could not
+_LITTLE = 2**20  # bytes: a disk with fewer is the full one
 
 _OTHER_FILES = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the file itself: fetch it with `git lfs pull`"),
@@ -93,13 +98,65 @@ def new_path(path: Path) -> Iterator[Path]:
     start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # file systems count bytes
     temporary = path.parent / f".{start}-{secrets.token_hex(4)}"
     try:
-        yield temporary
-        _put(temporary, path)
+        with full_disk_told(path):
+            yield temporary
+            _put(temporary, path)
     except BaseException:
         _remove(temporary)
         if first_new is not None:
             _remove_empty(path.parent, first_new)
         raise
+
+
+@contextmanager
+def new_files(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write files in, which take their places in `folder` when the block ends well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as new:
+        yield Path(new)
+        for file in Path(new).iterdir():
+            os.replace(file, folder / file.name)
+
+
+@contextmanager
+def full_disk_told(path: Path, so: str | None = None, how: str = "give the same command again") -> Iterator[None]:
+    """Within the block a disk that takes no more is one sentence, whatever library wrote.
+
+    Args:
+        path: is being written.
+        so: what follows, in the sentence.
+        how: the work goes on when there is room.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (place := full_disk(error, path.parent)) is None:
+            raise
+        so = so or f"{path} is not written, and what stood there stays"
+        raise OSError(f"The disk of {place} is full, so {so}: make room, and {how}.") from error
+
+
+def full_disk(error: BaseException, folder: Path) -> Path | None:
+    """The folder whose disk is full if that is the reason for an error: where was written, or that of temporary files.
+
+    Example:
+        >>> str(full_disk(OSError(errno.ENOSPC, "No space left on device"), Path("detector")))
+        'detector'
+        >>> full_disk(OSError(13, "Permission denied"), Path("detector"))
+    """
+    free = {place: shutil.disk_usage(place).free for place in (folder, Path(tempfile.gettempdir())) if place.exists()}
+    places = [place for place, count in free.items() if count < _LITTLE]
+    link: BaseException | None = error
+    while link is not None:
+        # PyTorch's writer says no more than that it failed, and others than safetensors wrap what the system says.
+        by_torch = places and isinstance(link, RuntimeError) and any(word in str(link) for word in TORCH_WRITES)
+        if by_torch or getattr(link, "errno", None) in _NO_ROOM or os.strerror(errno.ENOSPC) in str(link):
+            return places[0] if places else folder
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def follow_umask(folder: Path) -> None:
@@ -182,10 +239,14 @@ def other_kind(start: bytes) -> str | None:
 
 
 __all__ = [
+    "TORCH_WRITES",
     "check_new_file",
     "check_new_folder",
     "check_writable",
     "follow_umask",
+    "full_disk",
+    "full_disk_told",
+    "new_files",
     "new_path",
     "other_kind",
     "sha256_of",

@@ -22,6 +22,12 @@ _SECRET = (
     r"(?>[\w-]*?(?:token|secret|passwo?r?d|passphrase|pwd|credential"
     r"|(?:api|access|account|encryption|private|signing|storage)[_-]?key))[\w-]*+"
 )
+# Short names are those of secrets in a list alone, as name=x,key=y.
+_LISTED = re.compile(
+    r"(?i)(?P<name>(?<=[,;])(?:key|pass)=|(?<![\w.,;-])(?:key|pass)=(?=[^\s,;]+[,;]))(?!\[removed\])[^\s,;\"'()]{6,}"
+)
+# As JSON, a list of arguments and addresses in addresses hold / @ : and their like.
+_ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])|%([2-7][0-9a-fA-F])|\\([/\"])")
 _SECRET_NAME = re.compile(f"(?i){_SECRET}")
 # A name and its value, as JSON, YAML, settings of an environment and command lines have them.
 _NAMED = re.compile(
@@ -65,8 +71,10 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     """
     for secret in secrets:
         text = text.replace(secret, _REMOVED) if secret else text
+    text = "\n".join(plain if _has_secret(plain := _unescaped(line)) else line for line in text.split("\n"))
     text = _ADDRESS.sub(lambda found: _address_in_text(found[0]), _USER.sub("", text))
-    return _NAMED.sub(rf"\1{_REMOVED}", _TOKEN.sub(_REMOVED, text))
+    text = _LISTED.sub(rf"\g<name>{_REMOVED}", _TOKEN.sub(_REMOVED, text))
+    return _NAMED.sub(rf"\1{_REMOVED}", text)
 
 
 def line_with_secret(text: str, code: bool = False) -> int | None:
@@ -80,12 +88,21 @@ def line_with_secret(text: str, code: bool = False) -> int | None:
         (2, None)
     """
     for number, line in enumerate(text.splitlines(), 1):
-        addresses = (found[0] for found in _ADDRESS.finditer(line))
-        if _TOKEN.search(line) or _USER.search(line) or any("@" in address.split("/")[2] for address in addresses):
-            return number
-        if not code and _NAMED.search(line):
+        if _has_secret(line, code) or _has_secret(_unescaped(line), code):
             return number
     return None
+
+
+def _has_secret(line: str, code: bool = False) -> bool:
+    if _TOKEN.search(line) or _USER.search(line):
+        return True
+    if any("@" in found[0].split("/")[2] for found in _ADDRESS.finditer(line)):
+        return True
+    return not code and bool(_NAMED.search(line) or _LISTED.search(line))
+
+
+def _unescaped(line: str) -> str:
+    return _ESCAPED.sub(lambda found: found[3] or chr(int(found[1] or found[2], 16)), line)
 
 
 def _address_in_text(address: str) -> str:

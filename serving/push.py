@@ -3,15 +3,16 @@
 import json
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx, validate_repo_id
 
-from deformable_detr_refine.files import sha256_of
+from deformable_detr_refine.files import full_disk_told, sha256_of
 from deformable_detr_refine.inference.detections import Detections
 from deformable_detr_refine.inference.detector import DetectionFailure, Detector
 from deformable_detr_refine.inference.load_detector import load_detector
@@ -42,7 +43,9 @@ def push(
     image: str | Path | None = None,
     threshold: float | None = None,
     metrics: str | Path | None = None,
-) -> str:
+    tell: Callable[[Mapping[str, int]], Any] = lambda sizes: None,
+    dry_run: bool = False,
+) -> str | None:
     """Uploads a model folder with a model card made from the files in it (see `model_card`).
 
     The account is the one that `hf auth login` or HF_TOKEN gives. All files become visible in one commit: when the push
@@ -60,9 +63,11 @@ def push(
         image: a photo to show in the card with what is found in it. It becomes public with the model.
         threshold: least score that the card's examples and the Hub's widget show; the detector's own if None.
         metrics: a metrics.json elsewhere than in the folder.
+        tell: is called with the names and the bytes of what is to be uploaded, before it is.
+        dry_run: upload nothing.
 
     Returns:
-        The commit's URL.
+        The commit's URL; nothing after a dry run.
 
     Raises:
         FileNotFoundError: the folder, the image or the metrics are not there.
@@ -74,13 +79,13 @@ def push(
         raise FileNotFoundError(f"There is no model folder {folder}: a folder with config.json and weights is pushed.")
     _check_names(repo_id, license)
     token = get_token()
-    if token is None:
+    if token is None and not dry_run:
         raise ValueError("There is no token for the Hub: `hf auth login` keeps one, or set HF_TOKEN.")
     facts = read_facts(folder, Path(metrics) if metrics else None)
     photo = load_image(image) if image else None
     detector, processor = load_detector(str(folder), "cpu")
     threshold = Network.of(detector, processor).threshold if threshold is None else threshold
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, full_disk_told(Path(temporary), "nothing is pushed"):
         stage = Path(temporary)
         detector.save_pretrained(stage)
         processor.save_pretrained(stage)
@@ -96,6 +101,10 @@ def push(
         card = model_card(repo_id, detector.config, facts, threshold, license, *sample)
         (stage / "README.md").write_text(without_secrets(card, token), encoding="utf-8")
         _check_public(stage)
+        files = sorted(path for path in stage.rglob("*") if path.is_file())
+        tell({path.relative_to(stage).as_posix(): path.stat().st_size for path in files})
+        if dry_run:
+            return None
         with _one_sentence(token):
             said = without_secrets(message or f"{folder.name} by ddetr push", token)
             return _upload(HfApi(), stage, repo_id, private, revision, said)
@@ -152,7 +161,7 @@ def _check_names(repo_id: str, license: str | None) -> None:
 
 
 @contextmanager
-def _one_sentence(token: str) -> Iterator[None]:
+def _one_sentence(token: str | None) -> Iterator[None]:
     """The Hub's errors without its advice of several lines, and without the token, wherever it might stand."""
     try:
         yield

@@ -1,6 +1,5 @@
 """Which checkpoint a run goes on from: the newest that is whole."""
 
-import errno
 import json
 import re
 import shutil
@@ -15,7 +14,7 @@ from transformers import TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from deformable_detr_refine.files import new_path, sha256_of
+from deformable_detr_refine.files import TORCH_WRITES, full_disk, new_path, sha256_of
 from deformable_detr_refine.messages import counted, one_line, printable
 
 # Written after all others: the size and the digest of every file.
@@ -127,12 +126,12 @@ def writing(folder: Path, half: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except Exception as error:
         # PyTorch tells it as a RuntimeError of its writer, safetensors as an error of its own.
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("inline_container", "iostream")):
+        place, by_torch = full_disk(error, folder.parent), any(word in str(error) for word in TORCH_WRITES)
+        if not (place or by_torch or isinstance(error, OSError | SafetensorError)):
             raise
-        full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder.parent).free < 2**20
-        reason = "the disk is full" if full else printable(one_line(error), 200).rstrip(".")
+        reason = f"the disk of {place} is full" if place else printable(one_line(error), 200).rstrip(".")
         if half is not None and fault_of(half):
             shutil.rmtree(half, ignore_errors=True)
         raise OSError(

@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from deformable_detr_refine.files import follow_umask
+from deformable_detr_refine.files import follow_umask, new_files
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection
 
 from .arguments import DetectionTrainingArguments
@@ -69,9 +69,12 @@ class ResumableTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
+        # A checkpoint that is not whole gives way; in the run's folder every file is whole.
+        aside = self.args.should_save and folder == Path(self.args.output_dir)
+        place = new_files(folder) if aside else nullcontext(folder)
         # The state dict that some engines hand over is of the raw weights. All ranks come here, one writes.
-        with self.averaged_weights(), self._whole_model(), writing(folder):
-            super()._save(output_dir, None if self.ema or self.is_fsdp_enabled else state_dict)
+        with self.averaged_weights(), self._whole_model(), writing(folder), place as new:
+            super()._save(str(new), None if self.ema or self.is_fsdp_enabled else state_dict)
             if self.ema and self.is_in_train:
                 self.ema.save_raw(folder, self.args.should_save)
         if self.args.should_save:

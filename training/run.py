@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 import transformers
+from transformers.trainer import TRAINER_STATE_NAME
 
 from deformable_detr_refine.data.augmentation.recipe import training_transform
 from deformable_detr_refine.data.detection_data import DetectionData
 from deformable_detr_refine.data.examples import Examples
 from deformable_detr_refine.data.tiled_rows import TiledRows, check_tiles
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation, azure_metrics
-from deformable_detr_refine.files import new_path
+from deformable_detr_refine.files import full_disk_told, new_path
 from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling.size_rules import checked_size, nearest_edges
 
@@ -94,13 +95,15 @@ def run(settings: Settings) -> dict[str, float]:
     if trainer.is_world_process_zero():
         with new_path(output / SETTINGS_FILE) as new:
             new.write_text(settings_text(settings), encoding="utf-8")
-    with mlflow_run(args):
+    kept = f"{output} is not finished, and what was written before it is kept"
+    with mlflow_run(args), full_disk_told(output, kept, "go on with --resume_from_checkpoint true"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         _check_steps(trainer, checkpoint, say)
         trainer.save_model()
         metrics = trainer.evaluate() if validation is not None else {}
-        trainer.save_state()
         if trainer.is_world_process_zero():
+            with new_path(output / TRAINER_STATE_NAME) as new:
+                trainer.state.save_to_json(str(new))
             # A pickle that nothing here reads; the settings stand in settings.yaml.
             (output / "training_args.bin").unlink(missing_ok=True)
             code_aside(output)

@@ -17,6 +17,9 @@ from torch.optim import Optimizer
 
 from deformable_detr_refine.messages import one_line, printable
 
+# Counts, and means and sums of squares: of Adam and its kin, RMSprop, Adagrad.
+_NEVER_BELOW_0 = ("step", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")
+
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
@@ -119,8 +122,8 @@ def _check_entry(saved: dict[str, Any], expected: dict[str, Any]) -> None:
         # Of other floats `load_state_dict` makes the parameter's own.
         if tensor.dtype != value.dtype and not (tensor.is_floating_point() and value.is_floating_point()):
             raise ValueError(f"{name} is of {tensor.dtype}, its parameter wants {value.dtype}")
-        if not tensor.isfinite().all() or (name == "step" and tensor < 0):
-            raise ValueError(f"{name} of a parameter holds what no step writes (NaN, infinity, or a step below 0)")
+        if not tensor.isfinite().all() or (name in _NEVER_BELOW_0 and (tensor < 0).any()):
+            raise ValueError(f"{name} of a parameter holds what no step writes (NaN, infinity, or less than 0)")
 
 
 def _same_kind(saved: Any, own: Any) -> bool:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from deformable_detr_refine.files import full_disk
+
 from .input import FileInput, Shard, TableInput, open_input, shard_size
 from .rows import join
 from .shard import ShardResult
@@ -139,8 +141,8 @@ class Job:
         """Joins all shards into the output, and removes the folder."""
         if sorted(self.finished) != list(range(shards)):
             raise ValueError(f"{len(self.finished)} of {shards} shards came back from the workers: begin anew.")
-        join(map(self._content, sorted(self.finished)), self.folder / _JOINED, form)
-        _flush(self.folder / _JOINED)
+        with self._whole(_JOINED) as new:
+            join(map(self._content, sorted(self.finished)), new, form)
         os.replace(self.folder / _JOINED, self.output)
         (self.folder / _JOB).unlink()
 
@@ -160,10 +162,10 @@ class Job:
 
     def _content(self, number: int) -> bytes:
         part = self.finished[number]
-        content = (self.folder / part.name).read_bytes()
-        if not part.holds(content):
-            raise ValueError(f"{self.folder / part.name} is damaged: the same command again computes it anew.")
-        return content
+        with contextlib.suppress(OSError):
+            if part.holds(content := (self.folder / part.name).read_bytes()):
+                return content
+        raise ValueError(f"{self.folder / part.name} is damaged: the same command again computes it anew.")
 
     def _begun(self) -> dict[str, Any] | None:
         begun = self._json(_JOB)
@@ -211,16 +213,28 @@ class Job:
         return os.listdir(self.folder)
 
     def _write(self, name: str, content: bytes) -> None:
+        with self._whole(name) as new:
+            new.write_bytes(content)
+
+    @contextlib.contextmanager
+    def _whole(self, name: str) -> Iterator[Path]:
+        """Gives a path to write a file at, which then has its name.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         new = self.folder / f"{name}.new"
         try:
-            new.write_bytes(content)
+            yield new
             _flush(new)
             os.replace(new, self.folder / name)
         except OSError as error:
             new.unlink(missing_ok=True)
-            reason = error.strerror or error
+            place = full_disk(error, self.folder)
+            reason = f"the disk of {place} is full" if place else error.strerror or error
             raise OSError(
-                f"{self.folder} cannot be written ({reason}): make room; the same command goes on."
+                f"{self.folder} cannot be written ({reason}): what is finished is kept; make room, and the same "
+                "command goes on."
             ) from error
 
     def _clear(self) -> None:

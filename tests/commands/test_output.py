@@ -1,10 +1,13 @@
 """An output folder is of one run: earlier results give way whole or stay whole, and nothing else is touched."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
 from ddetr.output import check_results_folder, results_folder
+from deformable_detr_refine.files import full_disk, new_path
 
 OWN = ("a.json", "drawn/")
 
@@ -34,6 +37,41 @@ def test_a_failure_leaves_what_was_there(tmp_path):
             (new / "a.json").write_text("half")
             raise KeyboardInterrupt
         assert folder.exists() == bool(held) and (not held or names(folder) == held)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, error):
+    """Also where another package wraps what the system says, as MLflow does."""
+    (tmp_path / "a.json").touch()
+    with (
+        pytest.raises(OSError, match=f"^The disk of {tmp_path} is full, so nothing is written in {tmp_path}, and what"),
+        results_folder(tmp_path, OWN) as new,
+    ):
+        (new / "a.json").write_text("half")
+        raise RuntimeError("the file cannot be copied") from error
+    assert names(tmp_path) == ["a.json"] and not (tmp_path / "a.json").read_text()
+    with (
+        pytest.raises(
+            OSError, match=f"^The disk of {tmp_path} is full, so {tmp_path}/b is not written, and what stood"
+        ),
+        new_path(tmp_path / "b") as new,
+    ):
+        new.mkdir()
+        raise error
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_pytorchs_writer_does_not_say_that_the_disk_is_full(tmp_path, monkeypatch):
+    error = RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+    assert full_disk(error, tmp_path) is None
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=100))
+    assert full_disk(error, tmp_path) == tmp_path
 
 
 def test_a_folder_with_other_files_is_refused_and_remains_of_a_killed_run_are_not(tmp_path):

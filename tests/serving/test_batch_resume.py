@@ -164,7 +164,27 @@ def test_a_full_disk_is_told_with_its_folder_and_what_was_done_is_kept(work, mon
     source, output = work
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(OSError, match=r"found.jsonl.parts cannot be written \(No space left on device\)"):
+        with pytest.raises(
+            OSError, match=r"found.jsonl.parts cannot be written \(the disk of .*/found.jsonl.parts is full"
+        ):
             run(source, output)
     assert not list(output.with_name("found.jsonl.parts").glob("*.new"))
     assert run(source, output).resumed == 16
+
+
+def test_a_disk_that_is_full_at_the_very_end_costs_no_row(work, monkeypatch):
+    source, output = work
+
+    def half(pieces, file, form):
+        file.write_bytes(next(pieces))
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deformable_detr_refine.serving.batch.job.join", half)
+        with pytest.raises(
+            OSError, match=r"is full\): what is finished is kept; make room, and the same command goes on"
+        ):
+            run(source, output)
+    assert not output.exists() and not list(output.with_name("found.jsonl.parts").glob("joined*"))
+    assert run(source, output).resumed == COUNT
+    assert output.read_bytes() == anew(source)

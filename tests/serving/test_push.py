@@ -90,6 +90,21 @@ def test_push_uploads_the_model_in_one_commit(hub, trained, samples):
     assert load_image(files["sample_detections.jpg"]).size == load_image(samples / "10.jpg").size
 
 
+def test_what_would_be_uploaded_is_told_before(hub, trained, samples, monkeypatch, capsys):
+    words = ["push", str(trained), NAME, "--image", str(samples / "10.jpg"), "--threshold", "0"]
+    monkeypatch.delenv("HF_TOKEN")
+    assert main([*words, "--dry-run"]) == 0
+    head, *listed, end = capsys.readouterr().out.splitlines()
+    assert not hub.requests and end == "Nothing is uploaded: a dry run."
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == [head, *listed]
+    assert head.startswith(f"To {NAME}: {len(listed)} files, ")
+    sizes = {name: int(size.replace(",", "")) for name, size, _ in map(str.split, listed)}
+    uploaded = {name: len(content) for name, content in hub.files(NAME).items() if name != ".gitattributes"}
+    assert sizes == uploaded
+
+
 def test_card_is_made_from_facts(hub, trained):
     push(trained, NAME, license="mit", threshold=0.35)
     front, text = card_of(hub)
@@ -182,6 +197,13 @@ SECRETS = (
     '"passphrase": "correct horse battery"',
     "ddetr train --password correcthorse",
     "https://me:p/w#d@example.org/x",
+    "host=example.org,user=me,pass=correcthorse",
+    "key=correcthorse,name=cells",
+    "AccountName=cells,AccountKey=correcthorse,EndpointSuffix=core.windows.net",
+    r"from https:\/\/me:correcthorse@example.org\/x",
+    r"from https:\u002f\u002fme:correcthorse\u0040example.org and password: correcthorse",
+    r"args: {\"password\": \"correcthorse\"}",
+    "https://example.org/?next=https%3A%2F%2Fme%3Acorrecthorse%40example.org",
     "-----BEGIN PGP PRIVATE KEY BLOCK-----\nabc\n-----END PGP PRIVATE KEY BLOCK-----",
     "-----BEGIN RSA PRIVATE KEY-----\nDEK-Info: AES-128\n\nMIIE\n-----END RSA PRIVATE KEY-----",
 )
@@ -195,7 +217,16 @@ def test_secrets_of_many_forms(text):
     assert not any(word in left for word in ("abc", "MIIE", "hunter2", "horse", "p/w", "a1B2", "ab12", "0a1b", "bWU6"))
 
 
-@pytest.mark.parametrize("text", ["token", "SG.", "a://b:c", "-----BEGIN PRIVATE KEY-----", "password='\\a"])
+@pytest.mark.parametrize(
+    "text", ["sorted(boxes, key=lambda box: -box.score)", r"C:\u0020 and \"scores\"", "100%25", "monkey=banana,x"]
+)
+def test_what_is_no_secret_stays_as_it_is(text):
+    assert line_with_secret(text) is None and without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["token", "key=a,", "\\u002f", "%2f:", "SG.", "a://b:c", "-----BEGIN PRIVATE KEY-----", "password='\\a"]
+)
 def test_a_long_text_is_looked_through(text):
     """Patterns that took the square of a text's length did not come to an end here."""
     without_secrets(text * 50_000)

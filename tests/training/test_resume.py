@@ -15,6 +15,7 @@ except ImportError:  # Windows
     resource = None
 
 from ddetr.main import main as ddetr
+from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.training.checkpoints import MANIFEST, fault_of, newest_whole_checkpoint, read_trainer_state
 from deformable_detr_refine.training.optimizer import drops_at
 from deformable_detr_refine.training.saved_state import check_optimizer_state, check_scheduler_state
@@ -278,8 +279,29 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_keeps_what_there_is(
     assert newest_whole_checkpoint(out) == out / "checkpoint-1"
 
 
+def test_a_disk_that_is_full_at_the_end_leaves_no_half_detector(finished, stopped, settings, monkeypatch, capsys):
+    def save_half(model, folder, **kwargs):
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeformableDetrRefineForObjectDetection, "save_pretrained", save_half)
+        assert ddetr(["train", str(settings(stopped, resume_from_checkpoint=True))]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"is full, so {stopped} is not finished, and what was written before it is kept: make room, and go" in error
+    assert sorted(path.name for path in stopped.iterdir()) == ["checkpoint-1", "checkpoint-2", "settings.yaml"]
+    train([str(settings(stopped, resume_from_checkpoint=True))])
+    assert largest_difference(weights(stopped), weights(finished)) == 0
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"step": torch.tensor(torch.nan)}, {"step": torch.tensor(-1.0)}, {"exp_avg": torch.full((3,), torch.inf)}]
+    "wrong",
+    [
+        {"step": torch.tensor(torch.nan)},
+        {"step": torch.tensor(-1.0)},
+        {"exp_avg": torch.full((3,), torch.inf)},
+        {"exp_avg_sq": torch.tensor([1.0, -1e-9, 1.0])},
+    ],
 )
 def test_optimizer_state_that_no_step_writes_is_refused(wrong):
     parameter = torch.nn.Parameter(torch.ones(3))
