@@ -32,8 +32,8 @@ Finds objects in images. DIR/detections.json lists, in the order of the images:
   {"image", "width", "height", "boxes": [[x0, y0, x1, y1]], "scores", "labels"}
 Boxes are corners in pixels of the original image (turned upright by its EXIF orientation), best first; labels are
 names. What cannot be read (a file that is not there or no image, a URL, an empty folder) is told and has an entry with
-"error"; the others go on, and the exit status is 1. What else a folder holds is counted and told. Bytes of file names
-that are no UTF-8 stand as %E9.
+"error"; the others go on, and the exit status is 1. Where none can be read, nothing is written. What else a folder
+holds is counted and told. Bytes of file names that are no UTF-8 stand as %E9.
 
 A video (a file, a camera's number, an rtsp address, or an http one that ends as a file of videos) is detected frame by
 frame; DIR/detections.jsonl has a line for each:
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     detector = Detector(source, args.device, batch_size=args.batch_size, tiling=tiling, revision=args.revision)
     threshold = detector.network.threshold if args.threshold is None else args.threshold
     records: list[dict[str, Any]] = [{} for _ in images]
-    undrawn = 0
+    undrawn, failed = 0, []
     sources = ((i, DetectionFailure(faults[i]) if i in faults else image) for i, image in enumerate(images))
     with results_folder(args.output, OWN) as folder, tqdm(total=len(images), unit="image", disable=None) as progress:
         if args.draw:
@@ -127,6 +127,9 @@ def run(args: argparse.Namespace) -> int:
             name = as_text(images[index])
             if isinstance(detections, DetectionFailure):
                 records[index] = _failure(name, detections)
+                failed.append(records[index]["error"])
+                if len(images) > 1:
+                    tqdm.write(f"ddetr detect: {failed[-1]}", file=sys.stderr)
             else:
                 records[index] = {"image": name, **found_fields(detections)}
                 if args.draw:
@@ -138,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
                         undrawn += 1
                         tqdm.write(f"ddetr detect: the picture of {name} is not written: {error}", file=sys.stderr)
             progress.update()
+        if len(failed) == len(images):
+            raise ValueError(failed[0] if len(images) == 1 else f"None of {len(images)} images can be used.")
         text = "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
         (folder / "detections.json").write_text(as_text(text), encoding="utf-8")
 
@@ -149,13 +154,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"Found by the package's own detector, {Path(source).name}, which knows nothing else.")
         drawn = f", {args.output / 'drawn'}" if args.draw else ""
         print(f"Written: {args.output / 'detections.json'}{drawn}")
-    return 1 if undrawn or any("error" in record for record in records) else 0
+    return 1 if undrawn or failed else 0
 
 
 def _failure(name: str, failure: Any) -> dict[str, Any]:
-    """Tells of an image without result, and gives its record."""
+    """The record of an image without result."""
     text = failure.error if name in failure.error else f"{name}: {failure.error}"
-    tqdm.write(f"ddetr detect: {text}", file=sys.stderr)
     height, width = failure.image_size or (None, None)
     return {"image": name, "width": width, "height": height, "boxes": [], "scores": [], "labels": [], "error": text}
 

@@ -35,7 +35,8 @@ files in DIR:
   metrics.json     AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl, 0..1 (-1: nothing to judge),
                    per_class, azure (mean_average_precision, precision, recall, ...), about (what was evaluated how)
   per_class.csv    a row for each class
-  detections.json  COCO's result form, with the data set's own image and category ids
+  detections.json  COCO's result form, with the ids of a COCO data set; of others with those of
+                   `ddetr data convert --to coco`: classes count from 1
 """
 EXAMPLES = """\
 examples:
@@ -155,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     }
     metrics = {**coco, "azure": {name: by_azure[name] for name in azure.metrics}, "about": about}
 
-    ids = dict(zip(data.label_map.names, data.label_map.category_ids, strict=True))
+    ids = dict(zip(data.label_map.names, data.coco_ids, strict=True))
     category_ids = [ids.get(name) for name in names]
     numbers = {image_id: number for number, image_id in enumerate(dataset["image_id"])}
     with results_folder(args.output, FILES) as folder:

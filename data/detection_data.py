@@ -36,6 +36,19 @@ class DetectionData:
             raise DataError(f"{self.source} has no split {split!r}, but {', '.join(self.splits)}.")
         return self.splits[split]
 
+    @property
+    def coco_ids(self) -> tuple[int | str, ...]:
+        """The classes' ids in files of COCO's form: a COCO file's own; of others from 1 on, as CVAT takes 0 for none.
+
+        Example:
+            >>> DetectionData({}, LabelMap(("can", "carton")), "", "yolo").coco_ids
+            (1, 2)
+        """
+        ids = self.label_map.category_ids
+        if self.format == "coco" or 0 not in ids or any(isinstance(number, str) for number in ids):
+            return ids
+        return tuple(int(number) + 1 for number in ids)
+
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {len(dataset)}" for name, dataset in self.splits.items())
         defects = ", ".join(f"{kind} {count}" for kind, count in count_defects(self.defects).items())

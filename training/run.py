@@ -143,7 +143,7 @@ def _write_evaluation(trainer: DetectionTrainer, data: DetectionData, validation
     )
     from deformable_detr_refine.evaluation.report.result_files import write_detections, write_metrics, write_per_class
 
-    names, category_ids, images = data.label_map.names, data.label_map.category_ids, trainer.evaluated
+    names, category_ids, images = data.label_map.names, data.coco_ids, trainer.evaluated
     args = trainer.args
     azure = AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
     metrics, by_azure = coco_metrics(images, names), azure_metrics(images, names, azure)

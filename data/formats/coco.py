@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -97,10 +97,8 @@ def write_coco(data: DetectionData, folder: str | Path) -> None:
     Raises:
         DataError: there is something in the folder, or an image cannot be copied.
     """
-    label_map = _numbered_from_one(data)
-    categories = [
-        {"id": number, "name": name} for number, name in zip(label_map.category_ids, label_map.names, strict=True)
-    ]
+    ids = data.coco_ids
+    categories = [{"id": number, "name": name} for number, name in zip(ids, data.label_map.names, strict=True)]
     with new_data_folder(folder) as new:
         (new / "annotations").mkdir()
         for split, dataset in data.splits.items():
@@ -109,18 +107,10 @@ def write_coco(data: DetectionData, folder: str | Path) -> None:
                 images = NewImages(new / split)
                 _write_items(file, (_image_item(row, images.put(row)) for row in rows_of(dataset)))
                 file.write('], "annotations": [')
-                _write_items(file, _annotation_items(dataset, label_map))
+                _write_items(file, _annotation_items(dataset, ids))
                 file.write('], "categories": [')
                 _write_items(file, categories)
                 file.write("]}\n")
-
-
-def _numbered_from_one(data: DetectionData) -> LabelMap:
-    """The classes with a COCO file's own ids; those of other forms begin at 1, since CVAT's reader takes 0 for none."""
-    ids = data.label_map.category_ids
-    if data.format == "coco" or 0 not in ids or any(isinstance(number, str) for number in ids):
-        return data.label_map
-    return LabelMap(data.label_map.names, tuple(int(number) + 1 for number in ids))
 
 
 def _image_item(row: dict[str, Any], name: str) -> dict[str, Any]:
@@ -131,14 +121,14 @@ def _own_id(row: dict[str, Any]) -> int | str:
     return row.get("source_id", row["image_id"])
 
 
-def _annotation_items(dataset: Any, label_map: LabelMap) -> Iterator[dict[str, Any]]:
+def _annotation_items(dataset: Any, ids: Sequence[int | str]) -> Iterator[dict[str, Any]]:
     for row in rows_of(dataset.remove_columns("image")):
         for box_id, bbox, label, area, crowd in objects_of(row):
             *bbox, area = (float(str(value)) for value in np.array([*bbox, area], np.float32))  # the fewest digits
             yield {
                 "id": box_id,
                 "image_id": _own_id(row),
-                "category_id": label_map.category_ids[label],
+                "category_id": ids[label],
                 "bbox": bbox,
                 "area": area,
                 "iscrowd": crowd,

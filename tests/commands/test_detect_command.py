@@ -87,6 +87,20 @@ def test_an_unreadable_image_is_told_and_the_others_go_on(model_folder, tmp_path
     assert "404" in lines[1]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_nothing_can_be_read_nothing_is_written(count, model_folder, tmp_path, capsys):
+    bad = [tmp_path / f"{number}.jpg" for number in range(count)]
+    for file in bad:
+        file.write_bytes(b"not an image")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "detections.json").write_text("[]")
+    assert main(["detect", model_folder, *map(str, bad), "--output", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 + count * (count > 1) and "0.jpg is not an image" in lines[0]
+    assert lines[-1].startswith("ddetr detect: error: ") and (count == 1 or "None of 2 images can be used" in lines[-1])
+    assert written(tmp_path / "out") == []
+
+
 def test_urls_and_turned_photos(model_folder, tmp_path):
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()

@@ -115,29 +115,36 @@ def test_the_files_are_what_help_says(model, data, tmp_path, capsys):
     assert f"{metrics['AP']:.3f}" in printed and "precision>0.4" in printed and "report.html" in printed
 
 
-@pytest.mark.parametrize("ids", ["numbers", "texts"])
+@pytest.mark.parametrize("ids", ["numbers", "texts", "none"])
 def test_cocoeval_gives_the_same_from_the_files(ids, model, data, tmp_path, tmp_path_factory, report):
-    """The written detections and the data set's own file, with its own ids, through pycocotools alone."""
+    """The written detections and the data set's own file, or its conversion, through pycocotools alone."""
+    truth = data / "annotations" / "instances_val.json"
+    if ids == "none":
+        yolo, converted = (tmp_path_factory.mktemp(form) / "data" for form in ("yolo", "coco"))
+        assert main(["data", "convert", str(data), str(yolo), "--to", "yolo"]) == 0
+        assert main(["data", "convert", str(yolo), str(converted), "--to", "coco"]) == 0
+        data, truth = yolo, converted / "annotations" / "instances_validation.json"
     if ids == "texts":
         data = shutil.copytree(data, tmp_path_factory.mktemp("texts") / "data")
-        file = data / "annotations" / "instances_val.json"
-        content = json.loads(file.read_text())
+        truth = data / "annotations" / "instances_val.json"
+        content = json.loads(truth.read_text())
         for item in [*content["images"], *content["categories"]]:
             item["id"] = f"№ {item['id']}"
         for item in content["annotations"]:
             item |= {key: f"№ {item[key]}" for key in ("image_id", "category_id")}
-        file.write_text(json.dumps(content))
+        truth.write_text(json.dumps(content))
     main(["evaluate", str(model), str(data), "--output", str(tmp_path)])
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco.COCO(str(data / "annotations" / "instances_val.json"))
-        evaluation = cocoeval.COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
+        objects = coco.COCO(str(truth))
+        evaluation = cocoeval.COCOeval(objects, objects.loadRes(str(tmp_path / "detections.json")), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     assert [metrics[key] for key in TWELVE] == pytest.approx(evaluation.stats.tolist(), abs=1e-9)
     results = json.loads((tmp_path / "detections.json").read_text(encoding="utf-8"))
-    assert {result["category_id"] for result in results} == ({3, 7} if ids == "numbers" else {"№ 3", "№ 7"})
+    expected = {"numbers": {3, 7}, "texts": {"№ 3", "№ 7"}, "none": {1, 2}}
+    assert {result["category_id"] for result in results} == expected[ids]
     if ids == "texts":
         assert {result["image_id"] for result in results} <= {item["id"] for item in content["images"]}
         return
