@@ -54,6 +54,7 @@ def read_settings(words: Sequence[str]) -> Settings:
     file = Path(words.pop(0)) if words and not words[0].startswith("--") else None
     given = [*(_of_file(file, settings_parser) if file else ()), *_of_command_line(words, settings_parser)]
     for where, setting in given:
+        setting[0] = _known_name(setting[0], settings_parser)
         _check(settings_parser, where, setting)
     model, data, training = settings_parser.parse_args_into_dataclasses(
         [word for _, setting in given for word in setting], look_for_args_file=False
@@ -91,6 +92,13 @@ def settings_text(settings: Settings) -> str:
         if isinstance(value, _PLAIN) and name not in _UNWRITTEN
     }
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _known_name(word: str, settings_parser: SettingsParser) -> str:
+    """transformers 5.24 calls gradient_checkpointing activation_checkpointing; with every release either is taken."""
+    names = "--gradient_checkpointing", "--activation_checkpointing"
+    old, new = names if settings_parser.action(names[1]) else reversed(names)
+    return word.replace(old, new, 1)
 
 
 def _check(settings_parser: SettingsParser, where: str, setting: list[str]) -> None:

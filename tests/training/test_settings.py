@@ -1,11 +1,13 @@
 """Settings are read, and what is wrong with them is one sentence that says where it stands."""
 
+import warnings
+
 import pytest
 import yaml
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine.training.azure import read_parameters
-from deformable_detr_refine.training.settings import read_settings, settings_text
+from deformable_detr_refine.training.settings import SettingsParser, read_settings, settings_text
 
 
 @pytest.fixture
@@ -47,6 +49,19 @@ def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, 
 def test_the_settings_file_comes_first(words, file):
     with pytest.raises(ValueError, match=r"The settings file comes first: ddetr train .*own\.yaml --"):
         read_settings([*words, file("seed: 1\n")])
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # pretending to be older
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_checkpointing_has_either_name_with_every_transformers(name, file, tmp_path, monkeypatch):
+    action = SettingsParser.action
+    words = [file(f"{name}_kwargs: {{use_reentrant: false}}\n"), f"--{name}", "true", "--output_dir", str(tmp_path)]
+    with warnings.catch_warnings(action="error"):
+        _, _, args = read_settings(words)
+    assert args.gradient_checkpointing and args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    of_5_20 = lambda self, word: None if word.startswith("--activation") else action(self, word)  # noqa: E731
+    monkeypatch.setattr(SettingsParser, "action", of_5_20)
+    assert read_settings([f"--{name}", "true", "--output_dir", str(tmp_path)])[2].gradient_checkpointing
 
 
 def test_yamls_no_is_the_word_where_it_is_a_choice(file, tmp_path):
