@@ -177,7 +177,7 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
             positions.append(sines.to(embedding.dtype) + embedding)
             size = valid_sizes(shape, mask, embedding.device)
             centres.append(cell_centres(shape, size))
-            valid_ratios.append(size / level_sizes([shape], size.device))
+            valid_ratios.append(size / level_sizes((shape,), size.device))
         return Pyramid(
             tokens=torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1),
             position=torch.cat(positions, 1),
@@ -190,8 +190,8 @@ class DeformableDetrRefineModel(DeformableDetrRefinePreTrainedModel):
     def _queries(self, tokens: Tensor, pyramid: Pyramid, keep_all: bool) -> Proposals:
         """Where the decoder starts: at the first stage's best boxes, or at learned points."""
         if self.config.two_stage:
-            centres = pyramid.centres.split([h * w for h, w in pyramid.shapes], dim=1)
-            return self.first_stage(tokens, box_proposals(centres), pyramid.token_mask, keep_all)
+            proposals = box_proposals(pyramid.centres, pyramid.shapes)
+            return self.first_stage(tokens, proposals, pyramid.token_mask, keep_all)
         slots = torch.arange(self.config.num_queries, device=tokens.device).expand(tokens.shape[0], -1)
         position, query = self.query_embedding(slots).chunk(2, dim=-1)
         points = self.reference_points(position).sigmoid()

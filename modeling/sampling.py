@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from .fused_passes import SamplingShape, fused_path_applies, fused_sampling, fused_sampling_backward
 from .linear import linear, product, worth_onednn
-from .positions import level_sizes
+from .positions import pixel_sizes
 
 # Queries whose offsets and logits stay in the processor's cache.
 _CHUNK = 1024
@@ -38,7 +38,7 @@ def sampling(
         and worth_onednn(x, offsets)
     ):
         points = logits.out_features // (heads * L)
-        pixel = x.new_tensor([(1 / w, 1 / h) for h, w in spatial_shapes]) if sides == 2 else None
+        pixel = pixel_sizes(tuple(spatial_shapes), x.device) if sides == 2 else None
         weight, bias = torch.cat((offsets.weight, logits.weight)), torch.cat((offsets.bias, logits.bias))
         return _Sampling.apply(
             x, position, weight, bias, reference.contiguous(), SamplingShape(heads, L, points, pixel)
@@ -52,7 +52,7 @@ def sampling(
     weights = weights.view(*shape[:3], L * points).softmax(-1).view(shape)
     reference = reference[:, :, None, :, None]  # (B or 1, Q, 1, L, 1, 2 or 4)
     if sides == 2:
-        pixel = (1 / level_sizes(spatial_shapes, x.device)).to(reference.dtype).view(L, 1, 2)
+        pixel = pixel_sizes(tuple(spatial_shapes), x.device).to(reference.dtype).view(L, 1, 2)
         return torch.addcmul(reference, steps, pixel), weights
     return torch.addcmul(reference[..., :2], steps, reference[..., 2:] * (0.5 / points)), weights
 

@@ -7,6 +7,7 @@ import timm
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
+from deformable_detr_refine.modeling import positions
 from deformable_detr_refine.modeling.focal_loss import focal_loss
 from deformable_detr_refine.modeling.folded_norm import fold_frozen_norms
 from deformable_detr_refine.modeling.heads import BoxHead
@@ -118,6 +119,24 @@ def test_positions_of_a_whole_level_are_those_of_a_full_mask():
         assert torch.equal(valid_sizes(shape, mask, device), valid_sizes(shape, None, device).expand(2, -1))
         centres = cell_centres(shape, valid_sizes(shape, None, device))
         assert centres[0, 0].tolist() == pytest.approx([0.5 / shape[1], 0.5 / shape[0]])
+
+
+def test_what_depends_on_sizes_alone_is_kept_bit_for_bit_and_usable_in_training(monkeypatch):
+    device, shapes = torch.device("cpu"), [(7, 31), (4, 16)]
+
+    def computed():
+        centres = torch.cat([cell_centres(shape, valid_sizes(shape, None, device)) for shape in shapes], 1)
+        sines = [sine_position_embedding(shape, None, 32, device) for shape in shapes]
+        return [*sines, positions.pixel_sizes(tuple(shapes), device), positions.box_proposals(centres, shapes)]
+
+    with torch.inference_mode():  # whose tensors autograd does not take
+        kept = positions.pixel_sizes(tuple(shapes), device), *computed()
+    again = computed()
+    assert again[2] is kept[0]
+    (torch.ones(2, requires_grad=True) * again[2]).sum().backward()
+    monkeypatch.setattr(positions, "plain_operations", lambda: False)
+    for ours, anew in zip(again, computed(), strict=True):
+        assert torch.equal(ours, anew) and ours is not anew
 
 
 @pytest.mark.parametrize("gamma", [2.0, 1.5, 0])
