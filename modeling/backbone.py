@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_utils import load_state_dict
 
 from .folded_norm import fold_frozen_norms
+from .linear import convolution
+from .plain_calls import plain_modules
 
 if TYPE_CHECKING:
     from timm.models import FeatureListNet
@@ -168,8 +170,11 @@ class NeckLevel(nn.Module):
         self.norm = nn.GroupNorm(32, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        plain = type(conv) is nn.Conv2d and plain_modules(conv)
+        y = convolution(x, conv, conv.weight, conv.bias) if plain else conv(x)
         # PyTorch's group norm of a channels-last map loses half a digit (2e-5 instead of 7e-6 in the encoder's output).
-        return self.norm(self.conv(x).contiguous())
+        return self.norm(y.contiguous())
 
 
 class Neck(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .linear import convolution
 from .plain_calls import plain_modules, plain_tensors
 
 
@@ -83,7 +84,7 @@ class ConvWithNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.folds():
             return super().forward(x)
-        return self._conv_forward(x, *self.folded())
+        return convolution(x, self, *self.folded())
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias that do the norm's work too."""

@@ -11,7 +11,7 @@ from deformable_detr_refine.modeling import positions
 from deformable_detr_refine.modeling.focal_loss import focal_loss
 from deformable_detr_refine.modeling.folded_norm import fold_frozen_norms
 from deformable_detr_refine.modeling.heads import BoxHead
-from deformable_detr_refine.modeling.linear import linear, linear_relu
+from deformable_detr_refine.modeling.linear import convolution, linear, linear_relu
 from deformable_detr_refine.modeling.positions import cell_centres, sine_position_embedding, valid_sizes
 from deformable_detr_refine.modeling.sparse_gradient import with_sparse_gradient
 
@@ -107,6 +107,62 @@ def test_linear_takes_frozen_weights_and_inputs_without_gradient():
     assert layer.weight.grad is None and layer.bias.grad is not None
     layer.requires_grad_(False)
     assert not linear(x, layer).requires_grad and not linear_relu(x, layer).requires_grad
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "contiguous"])
+def test_a_convolution_of_1x1_on_one_thread_is_onednns_with_the_same_numbers(one_thread, layout):
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(24, 16, 1, bias=False), torch.nn.BatchNorm2d(16).eval(), torch.nn.ReLU(inplace=True)
+    )
+    random_norms(plain)
+    ours = copy.deepcopy(plain)
+    assert fold_frozen_norms(ours) == 1
+    results = []
+    for network in (ours, plain):
+        x = torch.randn(2, 24, 12, 16, generator=torch.Generator().manual_seed(1))
+        x = x.contiguous(memory_format=layout).requires_grad_()
+        y = network(x)
+        assert ("MkldnnConvolution" in str(_functions(y))) == (network is ours)
+        y.square().sum().backward()
+        results.append((y, x.grad, *(parameter.grad for parameter in network.parameters())))
+    for got, expected in zip(*results, strict=True):
+        assert got.shape == expected.shape
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    assert results[0][0].is_contiguous(memory_format=layout)
+
+
+def _functions(tensor) -> list[str]:
+    """The names of the functions that autograd calls for it, one after another by their first inputs."""
+    names, function = [], tensor.grad_fn
+    while function is not None:
+        names.append(function.name())
+        function = function.next_functions[0][0] if function.next_functions else None
+    return names
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        torch.nn.Conv2d(8, 8, 1, stride=2),
+        torch.nn.Conv2d(8, 8, 1, padding=1),
+        torch.nn.Conv2d(8, 8, 1, padding="same"),
+        torch.nn.Conv2d(8, 8, 1, groups=2),
+        torch.nn.Conv2d(8, 8, 3),
+    ],
+    ids=str,
+)
+def test_other_convolutions_are_pytorchs_own(one_thread, conv):
+    x = torch.randn(1, 8, 16, 16)
+    assert torch.equal(convolution(x, conv, conv.weight, conv.bias), conv(x))
 
 
 def test_positions_of_a_whole_level_are_those_of_a_full_mask():
