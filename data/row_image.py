@@ -26,6 +26,8 @@ def row_image(row: Mapping[str, Any]) -> Image.Image:
     except (OSError, ValueError, TypeError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"{row['file_name']}: {error}") from error
+    except MemoryError as error:
+        raise OSError(f"{row['file_name']}: There is not enough memory to read the image.") from error
     if image.size != (row["width"], row["height"]):
         raise ValueError(
             f"{row['file_name']} is {image.width}x{image.height} pixels, but the data set says "

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.data.samplers import EqualShapeBatches
-from deformable_detr_refine.inference.network import Network
+from deformable_detr_refine.inference.network import Network, NoMemory
 from deformable_detr_refine.inference.tiles import Tiling, detect_in_tiles
 from deformable_detr_refine.machine import usable_cores
 
@@ -69,14 +70,15 @@ def predict(
         with ThreadPoolExecutor(max(threads, 1), "decode") as pool:
             # Two images a thread, and at least one batch, are read ahead.
             ahead = 1 if tiling else -(-2 * threads // batch_size)
-            for batch in _ahead(pool, lambda rows: _Batch.read(processor, rows, tiling), batches, ahead):
+            for batch in _ahead(pool, lambda rows: _Batch.read(network, rows, tiling), batches, ahead):
+                count = len(batch.rows) + len(batch.errors)
+                yield from batch.found(network, tiling, batch_size)
                 for error in batch.errors:
                     if unusable is None:
                         raise error
                     unusable(str(error))
-                yield from batch.detect(network) if tiling is None else batch.in_tiles(network, tiling, batch_size)
                 if progress is not None:
-                    progress(len(batch.rows) + len(batch.errors))
+                    progress(count)
     finally:
         model.train(was_training)
 
@@ -86,32 +88,52 @@ class _Batch:
     """Rows (without their images) of one resized shape, and what the model takes; errors of rows left out."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    whole_rows: list[Mapping[str, Any]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
     inputs: Any = None
 
     @classmethod
-    def read(cls, processor: Any, rows: Sequence[Mapping[str, Any]], tiling: Tiling | None) -> "_Batch":
+    def read(cls, network: Network, rows: Sequence[Mapping[str, Any]], tiling: Tiling | None) -> "_Batch":
         """Decodes images, and prepares them whole, or leaves them to be cut."""
         batch = cls()
         for row in rows:
             try:
                 image = row_image(row)
-                _check_shapes(processor, row, tiling)
+                _check_shapes(network.processor, row, tiling)
             except (OSError, ValueError) as error:
                 batch.errors.append(error)
                 continue
             batch.images.append(image)
+            batch.whole_rows.append(row)
             batch.rows.append({key: value for key, value in row.items() if key != "image"})
         if batch.images and tiling is None:
-            batch.inputs = processor(images=batch.images, return_tensors="pt")
-            batch.images.clear()
+            with suppress(NoMemory):
+                batch.inputs = network.prepare(batch.images)
+                batch.images.clear()
         return batch
+
+    def found(self, network: Network, tiling: Tiling | None, batch_size: int) -> Iterator[EvaluatedImage]:
+        """Its images with their boxes. Where memory is short they come one by one; `errors` gets what fails even so."""
+        try:
+            yield from list(self.detect(network) if tiling is None else self.in_tiles(network, tiling, batch_size))
+            return
+        except NoMemory as error:
+            if len(self.rows) == 1:
+                self.errors.append(NoMemory(f"{self.rows[0]['file_name']}: {error}"))
+                return
+        self.inputs = None
+        self.images.clear()
+        for row in self.whole_rows:
+            one = _Batch.read(network, [row], tiling)
+            yield from one.found(network, tiling, batch_size)
+            self.errors += one.errors
 
     def detect(self, network: Network) -> Iterator[EvaluatedImage]:
         if not self.rows:
             return
-        _, results = network.run(self.inputs, [(row["height"], row["width"]) for row in self.rows])
+        inputs = network.prepare(self.images) if self.inputs is None else self.inputs
+        _, results = network.run(inputs, [(row["height"], row["width"]) for row in self.rows])
         for result, row in zip(results, self.rows, strict=True):
             yield evaluated_image(result, row)
 

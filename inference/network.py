@@ -1,11 +1,30 @@
 """What computes, in PyTorch or ONNX Runtime, and the one place where its outputs become boxes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from .detections import THRESHOLD
+
+# In what PyTorch, on a CPU or an accelerator, and ONNX Runtime say where they raise errors of their own.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "Failed to allocate memory")
+
+
+class NoMemory(ValueError):
+    """Images take more memory than there is: fewer at a time take less."""
+
+
+@contextmanager
+def no_memory_told() -> Iterator[None]:
+    """Within the block memory that is short, the machine's or an accelerator's, is a `NoMemory`."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        raise NoMemory("There is not enough memory to look at it; tiles or a smaller size need less.") from error
 
 
 class Network(NamedTuple):
@@ -59,13 +78,18 @@ class Network(NamedTuple):
         Returns:
             What `forward` gave, and for each image `boxes` (N, 4) xyxy in pixels of the original image, `scores` (N,)
             and `labels` (N,), best first.
+
+        Raises:
+            NoMemory: there is not enough.
         """
-        outputs = self.forward(inputs)
-        return outputs, self.processor.post_process_object_detection(outputs, threshold, sizes, top_k)
+        with no_memory_told():
+            outputs = self.forward(inputs)
+            return outputs, self.processor.post_process_object_detection(outputs, threshold, sizes, top_k)
 
     def prepare(self, images: Sequence[Image.Image]) -> Any:
         """What `run` takes, of B images."""
-        return self.processor(images=list(images), return_tensors=self.tensors)
+        with no_memory_told():
+            return self.processor(images=list(images), return_tensors=self.tensors)
 
     def detect(
         self, images: Sequence[Image.Image], threshold: float = 0.0, top_k: int | None = None
@@ -75,4 +99,4 @@ class Network(NamedTuple):
         return self.run(self.prepare(images), sizes, threshold, top_k)[1]
 
 
-__all__ = ["Network"]
+__all__ = ["Network", "NoMemory"]

@@ -21,6 +21,7 @@ from deformable_detr_refine.files import full_disk
 from .input import FileInput, Shard, TableInput, open_input, shard_size
 from .rows import join
 from .shard import ShardResult
+from .tables import STEP
 
 _JOB, _LISTING, _LOCK, _JOINED = "job.json", "images.json", "lock", "joined"
 _PART = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9a-f]{16})\.part")
@@ -34,10 +35,15 @@ class Part:
     failed: int
     stamp: str
 
+    @classmethod
+    def of(cls, result: ShardResult) -> "Part":
+        start = f"{result.number:06d}.{result.images}.{result.failed}"
+        return cls(f"{start}.{_digest(start, result.stamp, result.content)}.part", result.failed, result.stamp)
+
     def holds(self, content: bytes) -> bool:
         """Whether this content is what was written."""
-        parts = _PART.fullmatch(self.name)
-        return parts is not None and parts[4] == _digest(content, self.stamp)
+        start, digest, _ = self.name.rsplit(".", 2)
+        return digest == _digest(start, self.stamp, content)
 
 
 class Job:
@@ -114,12 +120,14 @@ class Job:
             if any(table["path"] == str(self.output.absolute()) for table in images.identity.get("tables", ())):
                 raise ValueError(f"{self.output} is the input; choose another output.")
         else:
-            images = self._listing(source) or open_input(source, column)
+            images = self._listing(source, begun.get("listing")) or open_input(source, column)
         now = json.loads(json.dumps({"source": source, **settings, "input": images.identity}))
         if begun is None:
             size = shard_size(len(images), batch_size)
-            if isinstance(images, FileInput):
-                self._write(_LISTING, json.dumps(images.names).encode())
+            listing = json.dumps(images.names).encode() if isinstance(images, FileInput) else None
+            if listing is not None:
+                self._write(_LISTING, listing)
+                now["listing"] = hashlib.sha256(listing).hexdigest()
             # Last, since it says that the rest is there.
             self._write(_JOB, json.dumps({**now, "shard_size": size}, indent=1).encode())
             return images, size
@@ -131,10 +139,9 @@ class Job:
         """Keeps a shard's rows. False when they are here already: a shard that was computed twice counts once."""
         if result.number in self.finished:
             return False
-        digest = _digest(result.content, result.stamp)
-        name = f"{result.number:06d}.{result.images}.{result.failed}.{digest}.part"
-        self._write(name, result.content)
-        self.finished[result.number] = Part(name, result.failed, result.stamp)
+        part = Part.of(result)
+        self._write(part.name, result.content)
+        self.finished[result.number] = part
         return True
 
     def finish(self, shards: int, form: str) -> None:
@@ -168,35 +175,37 @@ class Job:
         raise ValueError(f"{self.folder / part.name} is damaged: the same command again computes it anew.")
 
     def _begun(self) -> dict[str, Any] | None:
-        begun = self._json(_JOB)
-        if begun is None:
+        content = self._read(_JOB)
+        if content is None:
             return None
+        begun = self._json(_JOB, content)
         size = begun.get("shard_size") if isinstance(begun, dict) else None
-        if not isinstance(size, int) or not 0 < size < 2**31:
+        if type(size) is not int or not 0 < size < 2**31 or size % STEP:
             raise self._damaged(_JOB)
         return begun
 
-    def _json(self, name: str) -> Any:
-        """What a file here holds, None where it is not there."""
+    def _read(self, name: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / name).read_bytes()
+
+    def _json(self, name: str, content: bytes) -> Any:
         try:
-            return json.loads((self.folder / name).read_bytes())
-        except FileNotFoundError:
-            return None
+            return json.loads(content)
         except (ValueError, RecursionError) as error:
             raise self._damaged(name) from error
 
     def _damaged(self, name: str) -> ValueError:
         return ValueError(f"{self.folder / name} is damaged: begin anew with --force.")
 
-    def _listing(self, source: str) -> FileInput | None:
+    def _listing(self, source: str, digest: Any) -> FileInput | None:
         """The image files of the batch that was begun, whatever has been added to the folder since."""
-        names = self._json(_LISTING)
-        if names is None:
+        if digest is None:
             return None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        content = self._read(_LISTING)
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
             raise self._damaged(_LISTING)
         folder = Path(source) if Path(source).is_dir() else Path(source).parent if Path(source).is_file() else Path()
-        return FileInput(folder.absolute(), names)
+        return FileInput(folder.absolute(), self._json(_LISTING, content))
 
     def _refuse_others(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
         for name in now:
@@ -250,8 +259,8 @@ def _is_ours(name: str) -> bool:
     return name in (_JOB, _LISTING, _LOCK, _JOINED) or _PART.fullmatch(name) is not None
 
 
-def _digest(content: bytes, stamp: str) -> str:
-    return hashlib.sha256(content + stamp.encode()).hexdigest()[:16]
+def _digest(start: str, stamp: str, content: bytes) -> str:
+    return hashlib.sha256(f"{start} {stamp}\n".encode() + content).hexdigest()[:16]
 
 
 def _short(value: Any) -> str:

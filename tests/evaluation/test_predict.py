@@ -15,6 +15,7 @@ from deformable_detr_refine import DeformableDetrRefineImageProcessor
 from deformable_detr_refine.data.row_image import row_image
 from deformable_detr_refine.evaluation.predict import predict
 from deformable_detr_refine.inference.load_detector import load_detector
+from deformable_detr_refine.inference.network import Network, no_memory_told
 
 SIZES = [(90, 60), (60, 90), (90, 60), (80, 80), (60, 90), (90, 60), (90, 60)]
 
@@ -168,3 +169,34 @@ def test_a_photo_is_turned_upright(tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "turned.jpg", exif=exif)
     row = {"image": {"bytes": None, "path": str(tmp_path / "turned.jpg")}, "file_name": "t", "width": 48, "height": 64}
     assert row_image(row).size == (48, 64)
+
+
+@pytest.mark.parametrize("where", ["prepare", "forward"])
+def test_where_memory_is_short_images_come_one_by_one_and_one_fails_alone(
+    detector, processor, rows, single, monkeypatch, where
+):
+    """In the threads that prepare images as in the model."""
+    run, prepare = Network.run, Network.prepare
+
+    def short(shape) -> None:
+        if shape[0] > 1 or tuple(shape[-2:]) == processor.resized_shape(80, 80):
+            raise MemoryError
+
+    def short_prepare(network, images):
+        with no_memory_told():
+            short((len(images), *processor.resized_shape(images[0].height, images[0].width)))
+        return prepare(network, images)
+
+    def short_run(network, inputs, *arguments):
+        with no_memory_told():
+            short(inputs["pixel_values"].shape)
+        return run(network, inputs, *arguments)
+
+    monkeypatch.setattr(Network, *(("prepare", short_prepare) if where == "prepare" else ("run", short_run)))
+    told = []
+    found = by_id(predict(detector, processor, rows, 3, unusable=told.append))
+    assert told == ["3.png: There is not enough memory to look at it; tiles or a smaller size need less."]
+    assert found.keys() == single.keys() - {97}
+    assert all(np.allclose(image.scores, single[key].scores, atol=1e-5) for key, image in found.items())
+    with pytest.raises(ValueError, match=r"3\.png: There is not enough memory"):
+        list(predict(detector, processor, rows, 3))

@@ -61,6 +61,25 @@ def test_an_image_for_which_there_is_no_memory_fails_alone(ready, photos, monkey
     assert isinstance(found, Detections)
 
 
+def test_images_for_which_memory_is_short_together_are_looked_at_one_by_one(ready, photos, monkeypatch):
+    """And one for which it is short even so fails alone."""
+    expected = ready.detect([photos[0], photos[0]])
+    wide = Image.new("RGB", (300, 40))
+
+    def forward(inputs):
+        count, _, height, width = inputs["pixel_values"].shape
+        if count > 1 or width > 5 * height:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+        return network.forward(inputs)
+
+    network = ready.network
+    monkeypatch.setattr(ready, "network", network._replace(forward=forward))
+    one, failure, other = ready.detect([photos[0], wide, photos[0]])
+    assert "not enough memory to look at it" in failure.error and failure.image_size == (40, 300)
+    for found, result in zip((one, other), expected, strict=True):
+        assert_close(found, result)
+
+
 def test_pixels_are_limited_before_decoding(saved):
     buffer = io.BytesIO()
     Image.new("1", (3000, 3000)).save(buffer, format="PNG")

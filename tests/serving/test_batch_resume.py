@@ -5,6 +5,7 @@ The engine here writes a row with the size of each image's file, in place of wha
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,40 @@ def test_an_image_that_changed_is_computed_again_and_told(work, monkeypatch, cap
     assert b"[9, 100]" in output.read_bytes() and output.read_bytes() == anew(source)
 
 
-@pytest.mark.parametrize("name", ["000000.7.0.{digest}.part", "000007.8.0.{digest}.part", "000000.0.part", "x.part"])
+@pytest.mark.parametrize(
+    "name",
+    ["000000.7.0.{digest}.part", "000000.8.3.{digest}.part", "000007.8.0.{digest}.part", "000000.0.part", "x.part"],
+)
 def test_a_stray_part_counts_for_nothing(work, name):
     source, output = work
     first = parts_of(output)[0]
     first.rename(first.with_name(name.format(digest=first.name.split(".")[3])))
     assert run(source, output).resumed == 8
     assert output.read_bytes() == anew(source)
+
+
+def test_parts_of_images_within_a_table_do_not_change_places(root):
+    """These images have no files of their own, by whose sizes and times a part would be known."""
+    source, output = root / "t.csv", root / "found.jsonl"
+    source.write_text("image\n" + "".join(f"QUJD{number:04d}\n" for number in range(COUNT)))
+
+    def rows(settings, shards, workers=None):
+        for shard in shards:
+            content = f"{shard.number}\n".encode() * len(shard)
+            yield ShardResult(shard.number, content, len(shard), 0, shard.stamp())
+
+    def two(*arguments):
+        yield from islice(rows(*arguments), 2)
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        run(source, output, two)
+    one, other = parts_of(output)
+    one.rename(output.with_name("aside"))
+    other.rename(other.with_name(other.name.replace("000001", "000000")))
+    output.with_name("aside").rename(one.with_name(one.name.replace("000000", "000001")))
+    assert run(source, output, rows).again == 16
+    assert output.read_text().split() == ["0"] * 8 + ["1"] * 8 + ["2"] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -123,7 +151,8 @@ def test_a_part_that_is_damaged_at_the_very_end_is_told(work):
     with Job(output) as job:
         settings = json.loads((job.folder / "job.json").read_text())
         size, identity = settings.pop("shard_size"), {**settings}
-        identity.pop("input"), identity.pop("source")
+        for name in ("input", "source", "listing"):
+            identity.pop(name, None)
         images, _ = job.start(str(source), None, identity, 1, False)
         assert list(job.finished) == [0, 1] and size == 8
         cut_at_a_row(parts_of(output)[0])
@@ -139,11 +168,15 @@ def test_a_part_that_is_damaged_at_the_very_end_is_told(work):
         ("job.json", "[]"),
         ("job.json", "{}"),
         ("job.json", '{"shard_size": 0}'),
+        ("job.json", '{"shard_size": 4}'),  # no multiple of what a table knows the places of
+        ("job.json", '{"shard_size": true}'),
         ("job.json", f'{{"shard_size": {10**30}}}'),
         ("job.json", "[" * 100_000),
         ("images.json", '"0.png"'),
         ("images.json", "[1]"),
         ("images.json", '["0'),
+        ("images.json", '["0.png", "1.png"]'),
+        ("images.json", None),
     ],
 )
 def test_what_is_known_of_the_batch_is_damaged(work, monkeypatch, capsys, name, content):
@@ -151,7 +184,7 @@ def test_what_is_known_of_the_batch_is_damaged(work, monkeypatch, capsys, name, 
     file = output.with_name("found.jsonl.parts") / name
     if not file.exists():
         pytest.skip("a table has no listing")
-    file.write_text(content)
+    file.unlink() if content is None else file.write_text(content)
     monkeypatch.setattr("deformable_detr_refine.serving.batch.workers.run_here", sizes)
     words = ["batch", str(source.parent / "model"), str(source), "--output", str(output)]
     assert main(words) == 2
