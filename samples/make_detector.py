@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from ddetr.main import main as ddetr
@@ -20,6 +21,8 @@ from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.files import new_path
 
 SAMPLES = Path(__file__).resolve().parent / "images"
+# Where a user has what the run was given.
+PLACES = {"data": "datasets/bccd", "backbone_weights": "pretrained", "output_dir": "runs/bccd"}
 PICTURES = ("BloodImage_00000.jpg", "BloodImage_00053.jpg", "BloodImage_00222.jpg")
 
 
@@ -27,13 +30,14 @@ def make(run: Path, folder: Path) -> None:
     model = DeformableDetrRefineForObjectDetection.from_pretrained(run, dtype=torch.float32)
     folder.mkdir(parents=True, exist_ok=True)
     # No custom code: where this detector is, the package is too.
-    config = json.loads((run / "config.json").read_text())
-    del config["auto_map"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    shutil.copy(run / "preprocessor_config.json", folder)
+    for name in ("config.json", "preprocessor_config.json"):
+        config = json.loads((run / name).read_text())
+        config.pop("auto_map", None)
+        (folder / name).write_text(json.dumps(config, indent=2) + "\n")
     with new_path(folder / "model.safetensors") as new:
         save_file({name: _half(tensor) for name, tensor in model.state_dict().items()}, new, {"format": "pt"})
-    shutil.copy(run / "settings.yaml", folder / "settings.yaml")
+    settings = yaml.safe_load((run / "settings.yaml").read_text()) | PLACES
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     with new_path(folder / "curve.svg") as new:
         curve(history, new)

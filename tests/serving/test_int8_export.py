@@ -73,9 +73,10 @@ def test_what_does_not_take_it_says_so(folder, samples, command, told, capsys, m
     assert not list(tmp_path.iterdir())
 
 
-def test_without_vnni_it_is_refused_before_the_work(folder, monkeypatch, capsys, tmp_path):
+def test_without_vnni_it_is_refused_before_the_work(folder, samples, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)
-    assert main(["export", "--to", "int8", str(CELLS), str(tmp_path / "out"), "--data", "nowhere"]) == 2
+    data = str(samples.parent / "annotations" / "blood_cells.json")
+    assert main(["export", "--to", "int8", str(CELLS), str(tmp_path / "out"), "--data", data]) == 2
     assert "int8 needs a processor with AVX-512 VNNI" in capsys.readouterr().err
     with pytest.raises(ValueError, match="is in int8 and cannot run here: int8 needs a processor with AVX-512 VNNI"):
         load_detector(str(folder))
