@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -91,7 +91,13 @@ class Job:
                 self.folder.rmdir()
 
     def start(
-        self, source: str, column: str | None, settings: Mapping[str, Any], batch_size: int, force: bool
+        self,
+        source: str,
+        column: str | None,
+        settings: Mapping[str, Any],
+        batch_size: int,
+        force: bool,
+        check: Callable[[FileInput | TableInput], None] = lambda images: None,
     ) -> tuple[FileInput | TableInput, int]:
         """Begins a batch, or goes on with the one that was begun.
 
@@ -101,6 +107,7 @@ class Job:
             settings: on which the rows depend.
             batch_size: by which the size of shards is chosen, when the batch begins.
             force: forget what was begun, and replace the output.
+            check: refuses an input, before anything is forgotten.
 
         Returns:
             The input, and how many images a shard has.
@@ -109,20 +116,19 @@ class Job:
             FileNotFoundError, ValueError: there is nothing to read, the output exists, or another batch was begun
                 there; the message names the difference.
         """
-        if force or not any(self._parts()):
-            self._clear()
-        begun = self._begun()
+        begun = None if force or not any(self._parts()) else self._begun()
         if begun is None:
             if self.output.exists() and not force:
                 raise ValueError(f"{self.output} exists; choose another output or replace it with --force.")
-            self._clear()
             images = open_input(source, column)
             if any(table["path"] == str(self.output.absolute()) for table in images.identity.get("tables", ())):
                 raise ValueError(f"{self.output} is the input; choose another output.")
         else:
             images = self._listing(source, begun.get("listing")) or open_input(source, column)
+        check(images)
         now = json.loads(json.dumps({"source": source, **settings, "input": images.identity}))
         if begun is None:
+            self._clear()
             size = shard_size(len(images), batch_size)
             listing = json.dumps(images.names).encode() if isinstance(images, FileInput) else None
             if listing is not None:

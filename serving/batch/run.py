@@ -14,7 +14,7 @@ from deformable_detr_refine.inference.detector import inside_mlflow
 from deformable_detr_refine.inference.tiles import Tiling
 from deformable_detr_refine.messages import counted
 
-from .input import FileInput, Shard
+from .input import FileInput, Shard, TableInput
 from .job import Job
 from .rows import format_of
 from .shard import BatchSettings, ShardResult
@@ -104,10 +104,13 @@ def run_batch(
     identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
     identity["tiling"] = str(tiling) if tiling else None
     first_error = None
-    with Job(output) as job:
-        images, size = job.start(source, column, identity, batch_size, force)
+
+    def check(images: FileInput | TableInput) -> None:
         if tiling is not None and isinstance(images, FileInput):
             tiling.check_images(images.folder / name for name in images.names)
+
+    with Job(output) as job:
+        images, size = job.start(source, column, identity, batch_size, force, check)
         resumed = done = sum(len(shard) for shard in images.shards(size) if shard.number in job.finished)
         _check_errors(job, error_threshold, first_error)
         progress(done, len(images))

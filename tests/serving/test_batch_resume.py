@@ -193,6 +193,23 @@ def test_what_is_known_of_the_batch_is_damaged(work, monkeypatch, capsys, name, 
     assert output.read_bytes() == anew(source) and not file.exists()
 
 
+class Refusing:
+    def check_images(self, images):
+        raise ValueError("they cut nothing")
+
+
+def test_force_forgets_nothing_before_the_rest_is_known_to_be_right(work):
+    source, output = work
+    model, before = str(source.parent / "model"), parts_of(output)
+    with pytest.raises(FileNotFoundError):
+        run_batch(model, f"{source}s", output, engine=sizes, force=True)
+    if source.is_dir():
+        with pytest.raises(ValueError, match="cut nothing"):
+            run_batch(model, str(source), output, engine=sizes, force=True, tiling=Refusing())
+    assert parts_of(output) == before
+    assert run(source, output).resumed == 16
+
+
 def test_a_full_disk_is_told_with_its_folder_and_what_was_done_is_kept(work, monkeypatch):
     source, output = work
     with monkeypatch.context() as patch:
