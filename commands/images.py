@@ -7,6 +7,8 @@ from glob import glob, has_magic
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from .main import messages
+
 LONGEST_NAME = 150  # bytes; file systems take 255, and a number, a suffix and a file being written need room
 
 VIDEO_SUFFIXES = (
@@ -130,7 +132,9 @@ def _expand(source: str, left_out: list[str]) -> list[str]:
 
         if file_of(source).is_file():
             return [source]
-    raise FileNotFoundError(f"There is no image or folder {source}.")
+    if "://" in source:
+        raise ValueError(f"{source} is no address that is read: those that begin with http:// or https:// are.")
+    raise FileNotFoundError(f"There is no image or folder {source}{messages()['near'](source)}")
 
 
 def _only_images(paths: Iterable[str], source: str, left_out: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .arguments import OWN_THRESHOLD, add_threshold
+from .main import messages
 
 DESCRIPTION = """\
 Uploads a model folder to the Hub in one commit: weights, image processor, this package's model code (so that
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not args.model.is_dir():
-        raise FileNotFoundError(f"There is no model folder {args.model}.")
+        raise FileNotFoundError(f"There is no model folder {args.model}{messages()['near'](args.model)}")
 
     from transformers.utils import logging
 

@@ -79,7 +79,7 @@ def _instead(folder: Path) -> str:
     """What a folder is that is not of a form that is known, as the end of a sentence."""
     kind = model_type_of(folder)
     if kind == DeformableDetrRefineConfig.model_type:
-        return "is a converted model folder already (to go back: --to mmdet, original or transformers)"
+        return "is a converted model folder already (to go back: `ddetr convert --to` mmdet, original or transformers)"
     if (folder / "adapter_config.json").is_file():
         return (
             "holds an adapter and not the model that it changes: merge the two (peft's merge_and_unload), save the "

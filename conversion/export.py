@@ -5,6 +5,7 @@ from pathlib import Path
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import check_new_file, check_new_folder, new_path
 from deformable_detr_refine.inference.load_model import load_model, load_processor, refuse_int8
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .code_base import Export
@@ -35,7 +36,7 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
         raise CheckpointError(f"Models cannot be written for {kind.title}.")
     (check_new_folder if kind.writes == "folder" else check_new_file)(output, force)
     if not model_dir.exists():
-        raise FileNotFoundError(f"There is no model folder {model_dir}.")
+        raise FileNotFoundError(f"There is no model folder {model_dir}{near(model_dir)}")
     if model_type_of(model_dir) in (None, MODEL_TYPE):
         raise CheckpointError(
             f"{model_dir} is no model folder of this package. Two steps lead from a checkpoint to another: `ddetr "

@@ -6,7 +6,7 @@ from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import near, printable
 
 _MOST_BYTES = 10_000_000  # 3,300,000 empty lists, which take 230 MB
 
@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it holds something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}{near(path)}")
     if path.stat().st_size > _MOST_BYTES:
         raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, which no settings have.")
     try:

@@ -2,15 +2,20 @@
 
 import io
 import json
+import os
 import reprlib
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import partial
+from itertools import islice
+from pathlib import Path
 
 # Python takes them for unprintable; they are letters' joiners, in Persian and in emoji, and wide blanks.
 _HARMLESS = "\u200c\u200d\u00a0\u3000"
 _MARKUP = str.maketrans("`<>[]", "'()()")
+_MOST_NAMES = 2000  # of a folder, to be compared with one that is not there
 _BOUNDED = reprlib.Repr()
 _BOUNDED.maxstring = _BOUNDED.maxother = 100
 
@@ -77,6 +82,21 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def near(path: str | Path) -> str:
+    """The end of a sentence about a path at which there is nothing: what may be meant, by the names beside it.
+
+    Example:
+        >>> near("no/such/folder/photo.jpg")
+        ': check the path.'
+    """
+    with suppress(OSError, ValueError):
+        with os.scandir(Path(path).parent) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+        if meant := get_close_matches(Path(path).name, names, n=1, cutoff=0.75):
+            return f": did you mean {printable(str(Path(path).parent / meant[0]))}?"
+    return ": check the path."
+
+
 def counted(number: int, one: str, many: str | None = None, form: str = "") -> str:
     """A number with its noun; `form` is Python's, as "," for 1,000.
 
@@ -123,6 +143,7 @@ def without_progress_bars() -> Iterator[None]:
 __all__ = [
     "counted",
     "escape_what_cannot_be_printed",
+    "near",
     "one_line",
     "plain",
     "printable",

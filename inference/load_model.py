@@ -13,7 +13,7 @@ from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
 from deformable_detr_refine.hub_names import hub_has_an_address, is_hub_name
 from deformable_detr_refine.json_file import read_json
-from deformable_detr_refine.messages import one_line, printable, without_progress_bars
+from deformable_detr_refine.messages import near, one_line, printable, without_progress_bars
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -112,12 +112,17 @@ def _where(model: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
                 "the MLflow folder of Azure's catalogue."
             )
         return {"local_files_only": True}
+    if path.suffix == ".onnx" and path.exists():
+        raise NotADirectoryError(
+            f"{model} is an exported file, which `ddetr detect`, `batch` and `serve` take: give the model folder that "
+            "it was made of."
+        )
     if path.exists():
         raise NotADirectoryError(f"{model} is a file, not a model folder; `ddetr convert` makes one of a checkpoint.")
     if not is_hub_name(name):
         # Without a slash it may be meant as one of those names.
-        published = "" if "/" in name else ": `ddetr convert` makes one of a published checkpoint (`--list` names them)"
-        raise FileNotFoundError(f"There is no model folder {model}{published}.")
+        published = ": `ddetr convert` makes one of a published checkpoint (`--list` names them)."
+        raise FileNotFoundError(f"There is no model folder {model}{near(name) if '/' in name else published}")
     if hub_has_an_address():
         return {}
     place = {name: options[name] for name in ("revision", "cache_dir") if name in options}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.files import check_new_folder, new_path
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .detector import inside_mlflow
@@ -52,7 +53,7 @@ def export_mlflow(model: str | os.PathLike, output: str | os.PathLike, force: bo
     mlflow = import_mlflow()
     model, output = Path(model), Path(output)
     if not model.is_dir():
-        raise FileNotFoundError(f"There is no model folder {model}.")
+        raise FileNotFoundError(f"There is no model folder {model}{near(model)}")
     if not (force and inside_mlflow(output) != str(output)):
         check_new_folder(output, force=False)
     load_model(model)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.messages import near, one_line, printable
 from deformable_detr_refine.modeling.c_library import library
 
 from .exported import FORMAT, INPUTS, OUTPUTS, names_of, processor_settings_of, threshold_of
@@ -34,7 +34,7 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Network:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}{near(path)}")
     _check_operators(path)
     sessions = _Sessions(path, threads)
     facts = sessions.here().get_modelmeta().custom_metadata_map
@@ -124,9 +124,8 @@ def _session(path: Path, threads: int | None) -> Any:
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         reason = printable(one_line(error), 300)
-        raise ValueError(
-            f"ONNX Runtime cannot load {path}: {missing if missing and OPERATOR in reason else reason}"
-        ) from error
+        why = missing if missing and OPERATOR in reason else f"{reason} Write it again with `ddetr export --to onnx`."
+        raise ValueError(f"ONNX Runtime cannot load {path}: {why}") from error
 
 
 def operator_library() -> Path:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.messages import near, one_line
 from deformable_detr_refine.modeling.image_io import MAX_PIXELS, as_text
 from deformable_detr_refine.secret_text import without_secrets
 
@@ -178,7 +178,7 @@ class Video:
                 raise FileNotFoundError(f"There is no camera {self.source} ({name}).")
         elif "://" not in name:
             if not Path(name).is_file():
-                raise FileNotFoundError(f"There is no video {self.name}.")
+                raise FileNotFoundError(f"There is no video {self.name}{near(self.name)}")
             name, options = f"file:{name}", {"protocol_whitelist": "file"}
         else:
             options = {"rtsp_flags": "prefer_tcp"}  # by UDP, what comes while the model loads would be lost

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deformable_detr_refine.files import new_path
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
 
 
@@ -42,7 +43,7 @@ def replay(file: Path) -> dict[str, Any]:
         ValueError: it is no kept batch.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}.")
+        raise FileNotFoundError(f"There is no file {file}{near(file)}")
     try:
         kept = torch.load(file, weights_only=True)  # executes nothing
         config = DeformableDetrRefineConfig.from_dict(kept["config"])

@@ -13,7 +13,7 @@ import torch
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.files import other_kind
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import near, printable
 
 from .inert import is_known, stand_in
 from .pickle_names import TooMuchWork, names_in_pickle
@@ -43,7 +43,7 @@ def open_checkpoint(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+        raise FileNotFoundError(f"There is no checkpoint {path}{near(path)}")
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file.")
     with path.open("rb") as stream:
@@ -61,7 +61,7 @@ def _names(path: Path, stream: BinaryIO) -> set[str]:
     start = stream.read(512)
     stream.seek(0)
     if not start:
-        raise CheckpointError(f"{path} is empty.")
+        raise CheckpointError(f"{path} is empty: copy or download it again.")
     if kind := other_kind(start):
         raise CheckpointError(f"{path} {kind}.")
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
@@ -88,7 +88,10 @@ def _no_checkpoint(path: Path, stream: BinaryIO) -> CheckpointError:
     try:
         names = set(names_in_pickle(stream))
     except Exception:
-        return CheckpointError(f"{path} is not a checkpoint of PyTorch: neither a zip archive nor a pickle.")
+        return CheckpointError(
+            f"{path} is not a checkpoint of PyTorch, neither a zip archive nor a pickle: give the file that a training "
+            "wrote, or download it again."
+        )
     _permitted(path, names)
     return CheckpointError(f"{path} is a pickle, but not one that torch.save wrote.")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deformable_detr_refine.errors import CheckpointError
 from deformable_detr_refine.hub_names import is_hub_name
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling.url_io import is_url
 from deformable_detr_refine.secret_text import public_address
 
@@ -70,13 +71,13 @@ def _is_here(source: str) -> bool:
 def _near(source: str) -> str:
     """The end of a sentence about a name that is none: which published one may be meant."""
     if "/" in source or Path(source).suffix:
-        return "."
+        return near(source)
     spelled = {name: name for name in PUBLISHED}
     spelled |= {f"{name}-plain": name for name, one in PUBLISHED.items() if not one.fields["with_box_refine"]}
     words = re.split("[-_ ]", source.lower())
-    near = [name for name in spelled if set(words) <= set(name.split("-"))]
-    near = near or difflib.get_close_matches("-".join(words), spelled, n=1)
-    meant = f"did you mean {spelled[near[0]]}? " if near else ""
+    close = [name for name in spelled if set(words) <= set(name.split("-"))]
+    close = close or difflib.get_close_matches("-".join(words), spelled, n=1)
+    meant = f"did you mean {spelled[close[0]]}? " if close else ""
     return f"; {meant}`ddetr convert --list` names the published ones."
 
 

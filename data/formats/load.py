@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from deformable_detr_refine.hub_names import is_hub_name
-from deformable_detr_refine.messages import described
+from deformable_detr_refine.messages import described, near
 
 from ..defects import DataError, first_of, refuse_losses
 from ..detection_data import DetectionData, import_datasets
@@ -72,7 +72,7 @@ def check_source(source: str | os.PathLike) -> None:
     """
     path, name = Path(source).expanduser(), str(source)
     if not (path.exists() or name.startswith(hub.HUB) or is_hub_name(name.partition("@")[0])):
-        raise FileNotFoundError(f"There is no data set {path}: neither a folder nor a file has this name.")
+        raise FileNotFoundError(f"There is no data set {path}{near(path)}")
 
 
 def _classes(columns: Mapping[str, SplitColumns], source: str) -> LabelMap:

@@ -17,6 +17,7 @@ from typing import Any
 from deformable_detr_refine.data.formats.image_files import files_in, images_below, natural_key, not_images
 from deformable_detr_refine.data.formats.mltable import MLTABLE, mltable_paths
 from deformable_detr_refine.inference.detector import DetectionFailure
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling.image_io import file_of, is_image_name, is_url
 
 from ..azure.schema import read_images
@@ -161,7 +162,7 @@ def open_input(source: str, column: str | None = None) -> FileInput | TableInput
         raise FileNotFoundError(f"No file fits the pattern {source}.")
     if is_url(source):
         raise ValueError("A batch reads files: write the URLs into a CSV with the header image, one in a line.")
-    raise FileNotFoundError(f"There is no file or folder {source}.")
+    raise FileNotFoundError(f"There is no file or folder {source}{near(source)}")
 
 
 def stamp_of(files: Iterable[Path]) -> str:

@@ -12,7 +12,7 @@ from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.hub_names import is_hub_name
 from deformable_detr_refine.inference.detector import inside_mlflow
 from deformable_detr_refine.inference.tiles import Tiling
-from deformable_detr_refine.messages import counted
+from deformable_detr_refine.messages import counted, near
 
 from .input import FileInput, Shard, TableInput
 from .job import Job
@@ -132,13 +132,15 @@ def model_identity(model: str, revision: str | None) -> str:
     """By which another model is noticed: a digest of its files, or the commit on the Hub.
 
     Raises:
-        FileNotFoundError: it can be neither.
+        FileNotFoundError: it can be neither, or is a folder without a model.
     """
     path = Path(model)
     if not path.exists():
         if not is_hub_name(model):
-            raise FileNotFoundError(f"There is no model {model}.")
+            raise FileNotFoundError(f"There is no model {model}{near(model)}")
         return f"{model}@{_commit(model, revision)}"
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{model} is no model folder (no config.json in it): `ddetr convert` makes one.")
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(found for glob in _MODEL_FILES for found in path.glob(glob)):
         digest.update(f"{file.name}\n{sha256_of(file)}\n".encode())

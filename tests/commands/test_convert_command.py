@@ -25,7 +25,7 @@ def test_there_and_back(runner_checkpoint, save, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.pth", "out"], "There is no checkpoint absent.pth."),
+        (["absent.pth", "out"], "There is no checkpoint absent.pth: check the path."),
         (["--to", "mmdet", "absent", "out.pth"], "There is no model folder absent"),
         (["--to", "mmdet", "absent", "out.pth", "--num-heads", "8"], "drop --num-heads"),
     ],

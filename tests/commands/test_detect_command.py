@@ -134,11 +134,13 @@ def test_errors_are_one_line_with_exit_status_2(model_folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "empty" / "below").mkdir(parents=True)
     cases = [
-        ([model_folder, "none.jpg"], "There is no image or folder none.jpg."),
+        ([model_folder, "none.jpg"], "There is no image or folder none.jpg: check the path."),
+        ([model_folder, str(PHOTOS / "BloodImage_00053.jpeg")], f"did you mean {PHOTOS / 'BloodImage_00053.jpg'}?"),
+        ([model_folder, "ftp://a/b.jpg"], "those that begin with http:// or https:// are"),
         ([model_folder, str(tmp_path / "*.png")], "No image fits the pattern"),
         ([model_folder, str(tmp_path / "empty")], "holds no images."),
         ([model_folder, str(PHOTOS.parent)], "Its sub-folders do: give"),
-        (["./no/model", photo], "There is no model folder ./no/model."),
+        (["./no/model", photo], "There is no model folder ./no/model: check the path."),
         ([str(other), photo], "is a model of type detr, expected deformable_detr_refine"),
         ([str(half), photo], "half"),
         ([model_folder, photo, "--device", "warp"], "There is no device warp here"),

@@ -191,7 +191,7 @@ def test_the_samples_csv_of_the_catalogue(saved_small, folder, expected, tmp_pat
     [
         (["{input}", "--output", "found.txt"], "name the format"),
         (["{input}", "--output", "."], "is a folder"),
-        (["nowhere", "--output", "found.jsonl"], "There is no file or folder nowhere"),
+        (["nowhere", "--output", "found.jsonl"], "There is no file or folder nowhere: check the path."),
     ],
 )
 def test_command_tells_what_is_wrong_before_the_work(

@@ -23,6 +23,7 @@ def root(tmp_path) -> Path:
     """A folder of images, a table of their paths, and a model."""
     for folder in ("images", "model"):
         (tmp_path / folder).mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     for number in range(COUNT):
         (tmp_path / "images" / f"{number}.png").write_bytes(bytes(number))
     (tmp_path / "t.csv").write_text("image\n" + "".join(f"images/{number}.png\n" for number in range(COUNT)))

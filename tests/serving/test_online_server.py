@@ -286,7 +286,7 @@ def test_errors_before_the_start_are_one_line(python, model, tmp_path):
         free.close()
         cases = (
             ([str(model), "--port", port], f"Nothing can listen on 127.0.0.1, port {port}"),
-            (["./none", "--port", other], "There is no model folder ./none."),
+            (["./none", "--port", other], "There is no model folder ./none: check the path."),
             ([str(model), "--port", other, "--device", "warp"], "There is no device warp here"),
         )
         words = json.dumps([["serve", *arguments] for arguments, _ in cases])
