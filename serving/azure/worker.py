@@ -4,6 +4,7 @@ Azure's application, which is written for threads, is asked by threads of two ki
 health probe and whatever else there is, which never waits for the former.
 """
 
+import signal
 from typing import Any
 
 from a2wsgi import WSGIMiddleware  # pyright: ignore[reportMissingImports]
@@ -44,6 +45,10 @@ class Worker(UvicornWorker):
         # Connections taken at a time: who took more would keep them from its idle neighbours.
         "backlog": 1,
     }
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        # Gunicorn's Ctrl-C is SIGQUIT in here, which uvicorn leaves to a flag that it does not look at.
+        signal.raise_signal(signal.SIGTERM)
 
     async def _serve(self) -> None:
         self.wsgi = whole_requests(self.wsgi)

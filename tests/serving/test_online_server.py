@@ -225,17 +225,19 @@ def test_many_elements_are_refused_before_they_are_parsed(server):
     assert status == 413 and "600002 elements, the limit is 10000" in answer["message"]
 
 
-def test_a_signal_lets_the_request_at_work_finish(python, model, photos, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_request_at_work_finish(python, model, photos, tmp_path, number):
     arguments = ("--threads", "2", "--private-urls", "--url-seconds", "4")
     with serving({}) as slow, started(python, model, tmp_path, *arguments) as server, ThreadPoolExecutor(1) as pool:
         future = pool.submit(server.score, request(f"{slow}/drip", photos[0]))
         time.sleep(2)
         assert not future.done()
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
         status, (dripping, whole) = future.result(300)
         assert status == 200 and len(whole["boxes"]) == 100
         assert "not finished within 4 seconds" in dripping["error"]
         assert server.process.wait(300) == 0
+        assert "SIGKILL" not in server.log.read_text()  # which ends who has not ended by itself
         with pytest.raises(OSError):
             server.ask("GET", "/", timeout=5)
 
