@@ -232,4 +232,4 @@ print("the same logits:", torch.allclose(own, ours, atol=1e-5))
 # - your own classes: [finetune_fridge_objects.ipynb](finetune_fridge_objects.ipynb)
 # - how good is it: [evaluate.ipynb](evaluate.ipynb)
 # - what does it see: [look_inside.ipynb](look_inside.ipynb)
-# - faster: `ddetr benchmark` shows what this machine does in float32 and bfloat16; `ddetr export` writes ONNX
+# - faster: `ddetr benchmark` shows what this machine does in bfloat16, int8 and ONNX; `ddetr export` writes them
