@@ -17,7 +17,7 @@ the settings that matter (--help-all lists every one, those of transformers' Tra
   --validation_data SOURCE     another data set to evaluate on; or --split_every 5: every 5th training image
   --model MODEL                a detector to fine-tune (folder or Hub name); class rows with common names are kept
   --model_config JSON          fields of the config of a new detector (or to change), --backbone_weights FILE|pretrained
-  --improved_recipe true       more AP from the same boxes than by MMDetection's recipe, which is the default
+  --improved_recipe true       a new detector has more AP than by MMDetection's recipe, which is the default
   --output_dir DIR             where everything is written
   --num_train_epochs N, --per_device_train_batch_size N, --learning_rate X, --lr_drop_epochs 40, --bf16 true
   --augmentation NAME          mmdet (the recipe of COCO), light (small data sets) or none; in the file also a list of

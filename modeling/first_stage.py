@@ -78,5 +78,5 @@ class FirstStage(nn.Module):
         embedding = sine_box_embedding(boxes, tokens.shape[-1] // 2).to(tokens.dtype)  # (B, Q, 2 * D)
         position, query = self.query_norm(linear(embedding, self.query_proj)).chunk(2, dim=-1)
         if self.content is not None:
-            query = self.content(torch.arange(self.num_queries, device=boxes.device).expand(len(boxes), -1))
+            query = self.content(torch.arange(self.num_queries, device=boxes.device).expand(boxes.shape[0], -1))
         return Proposals(query, position, boxes, all_logits, all_boxes)

@@ -29,8 +29,8 @@ class ModelArguments:
     improved_recipe: bool = field(
         default=False,
         metadata={
-            "help": "More AP from the same boxes than by MMDetection's recipe: the class of a box learns its overlap, "
-            "and a new detector's queries are learned. Sets fields that model_config does not give."
+            "help": "For a new detector, more AP than by MMDetection's recipe: the class of a box learns its overlap, "
+            "and queries are learned. A trained one keeps its queries. Sets fields that model_config does not give."
         },
     )
     backbone_weights: str | None = field(

@@ -43,7 +43,9 @@ NAMES = ("can", "carton", "milk bottle")
 @pytest.fixture(scope="module")
 def saved(module_folder) -> Path:
     size = {"shortest_edge": 96, "longest_edge": 400}
-    return save_small_detector(module_folder("saved") / "detector", size, NAMES, num_feature_levels=3)
+    return save_small_detector(
+        module_folder("saved") / "detector", size, NAMES, num_feature_levels=3, mixed_query_selection=True
+    )
 
 
 @pytest.fixture(scope="module")
