@@ -30,7 +30,7 @@ from deformable_detr_refine.data.formats.coco import write_coco
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.files import new_path
-from deformable_detr_refine.training.model import IMPROVED
+from deformable_detr_refine.training.model import IMPROVED, IMPROVED_WHEN_NEW
 
 ROOT = Path(__file__).resolve().parent.parent
 ONCE = {
@@ -46,15 +46,18 @@ NEW = {"shortest_edge": 192, "longest_edge": 320, "num_train_epochs": 12, "warmu
 FINE_TUNED = {"num_train_epochs": 15, "learning_rate": 1e-4, "warmup_steps": 4, "ema_decay": 0.95}
 TASKS = {"new": NEW, "fine-tuned": FINE_TUNED}
 BASELINE = "baseline"
-# What each adds to `model_config`.
-VARIANTS: dict[str, dict[str, Any]] = {
-    BASELINE: {},
-    "mixed-query-selection": {"mixed_query_selection": True},
-    "class coefficient alone": {"class_loss_coefficient": 1.0},
-    "quality-target": IMPROVED,
+BOTH = "mixed-query-selection + quality-target"  # `improved_recipe`
+# By task, what each adds to `model_config`. What is fine-tuned was itself trained by both.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "new": {
+        BASELINE: {},
+        "mixed-query-selection": {"mixed_query_selection": True},
+        "quality-target": IMPROVED,
+        "class-coefficient": {"class_loss_coefficient": 1.0},
+        BOTH: IMPROVED_WHEN_NEW,
+    },
+    "fine-tuned": {BASELINE: {}, "focal-loss": {"quality_target": None, "class_loss_coefficient": 2.0}},
 }
-BOTH = "mixed-query-selection + quality-target"
-VARIANTS[BOTH] = VARIANTS["mixed-query-selection"] | VARIANTS["quality-target"]
 
 
 def train(task: str, data: str, backbone: Path, variant: str, seed: int, work: Path) -> dict[str, Any]:
@@ -64,10 +67,10 @@ def train(task: str, data: str, backbone: Path, variant: str, seed: int, work: P
     given: dict[str, Any] = {"data": data, "seed": seed, "output_dir": folder}
     if task == "new":
         sizes = yaml.safe_load(config.read_text())["model_config"]
-        given |= {"backbone_weights": backbone, "model_config": json.dumps(sizes | VARIANTS[variant])}
+        given |= {"backbone_weights": backbone, "model_config": json.dumps(sizes | VARIANTS[task][variant])}
     else:
         given |= {"data": few_images(data, work / f"few-{Path(data).name}"), "model": ROOT / "samples" / "blood-cells"}
-        given |= {"model_config": json.dumps(VARIANTS[variant])}
+        given |= {"model_config": json.dumps(VARIANTS[task][variant])}
     words = [word for key, value in (ONCE | TASKS[task] | given).items() for word in (f"--{key}", str(value))]
     start = time.perf_counter()
     command = [sys.executable, ROOT / "training" / "train.py", config, *words]
@@ -146,7 +149,8 @@ def main() -> None:
     parser.add_argument("data", nargs="?", help="BCCD, or another data set with a validation split")
     parser.add_argument("--backbone-weights", type=Path, default=Path("pretrained"), help="a file, or pretrained")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    variants = list(dict.fromkeys(variant for of_task in VARIANTS.values() for variant in of_task))
+    parser.add_argument("--variants", nargs="+", choices=variants, default=variants)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=here / "recipes.json")
     parser.add_argument("--page", type=Path, default=here / "RECIPES.md")
@@ -157,7 +161,13 @@ def main() -> None:
         parser.error("give the data set, or --table")
     found = json.loads(args.results.read_text()) if args.results.is_file() else {"machine": machine(), "runs": []}
     done = {(run["task"], run["variant"], run["seed"]) for run in found["runs"]}
-    asked = [(task, variant, seed) for task in args.tasks for variant in args.variants for seed in args.seeds]
+    asked = [
+        (task, variant, seed)
+        for task in args.tasks
+        for variant in args.variants
+        if variant in VARIANTS[task]
+        for seed in args.seeds
+    ]
     for task, variant, seed in asked if not args.table else ():
         if (task, variant, seed) not in done:
             found["runs"].append(train(task, args.data, args.backbone_weights, variant, seed, args.work))
