@@ -1,6 +1,5 @@
 """Where a verb's results go: whether they can be written there is found out before the work."""
 
-import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -71,22 +70,26 @@ def results_folder(folder: Path, own: Sequence[str]) -> Iterator[Path]:
         with full_disk_told(new, f"nothing is written in {folder}, and what stood there stays"):
             new.mkdir()
             yield new
-            for old in list(folder.iterdir()):
-                if old != new:
-                    _remove(old)
-            for item in new.iterdir():
-                os.replace(item, folder / item.name)
+            _take_place(new, folder)
     finally:
-        _remove(new)
+        shutil.rmtree(new, ignore_errors=True)
         if not was_there and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _take_place(new: Path, folder: Path) -> None:
+    """What is in `new` takes the place of all else in the folder, which ends in `new`, to be removed with it."""
+    from deformable_detr_refine.files import rename_all
+
+    old = folder / f"{_ASIDE}{secrets.token_hex(4)}"
+    aside = [(item, old / item.name) for item in folder.iterdir() if item != new]
+    old.mkdir()
+    try:
+        rename_all([*aside, *((item, folder / item.name) for item in new.iterdir())])
+    except BaseException:
+        old.rmdir()
+        raise
+    old.rename(new / old.name)
 
 
 __all__ = ["check_results_folder", "make_writable", "results_folder"]

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -186,7 +186,7 @@ def _put(new: Path, path: Path) -> None:
         return
     old = new.with_name(new.name + "-old")
     try:
-        os.rename(path, old)
+        rename_all([(path, old), (new, path)])
     except OSError:
         if any(path.iterdir()):
             raise
@@ -195,12 +195,20 @@ def _put(new: Path, path: Path) -> None:
             shutil.move(item, path / item.name)
         new.rmdir()
         return
-    try:
-        os.rename(new, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
     _remove(old)
+
+
+def rename_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Renames the first path of each pair to the second; on an error or an interrupt all have their old names."""
+    try:
+        for path, name in moves:
+            os.rename(path, name)
+    except BaseException:
+        for path, name in reversed(moves):
+            # Looked at, not noted: a signal may come right behind a renaming.
+            if not os.path.lexists(path):
+                os.rename(name, path)
+        raise
 
 
 def _remove(path: Path) -> None:
@@ -249,5 +257,6 @@ __all__ = [
     "new_files",
     "new_path",
     "other_kind",
+    "rename_all",
     "sha256_of",
 ]

@@ -39,6 +39,55 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         assert folder.exists() == bool(held) and (not held or names(folder) == held)
 
 
+def interrupt_behind_renaming(monkeypatch, after):
+    rename, done = os.rename, []
+
+    def interrupted(path, name):
+        rename(path, name)
+        done.append(path)
+        if len(done) == after + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_an_interrupt_while_results_take_their_place_loses_nothing(tmp_path, monkeypatch, after):
+    """Old ones stay until the last new one is there, also where a signal comes right behind a renaming."""
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "old.jpg").touch()
+    (tmp_path / "a.json").write_text("old")
+    with pytest.raises(KeyboardInterrupt), results_folder(tmp_path, OWN) as new:
+        (new / "drawn").mkdir()
+        (new / "a.json").write_text("new")
+        interrupt_behind_renaming(monkeypatch, after)
+    assert names(tmp_path) == ["a.json", "drawn"]
+    assert (tmp_path / "a.json").read_text() == "old" and names(tmp_path / "drawn") == ["old.jpg"]
+
+
+def test_an_interrupt_while_earlier_results_are_removed_keeps_the_new(tmp_path, monkeypatch):
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "old.jpg").touch()
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), results_folder(tmp_path, OWN) as new:
+        (new / "a.json").write_text("new")
+        monkeypatch.setattr("shutil.rmtree", interrupted)
+    assert (tmp_path / "a.json").read_text() == "new" and not (tmp_path / "drawn").exists()
+
+
+@pytest.mark.parametrize("after", range(2))
+def test_an_interrupt_while_a_folder_takes_its_place_keeps_the_old(tmp_path, monkeypatch, after):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    interrupt_behind_renaming(monkeypatch, after)
+    with pytest.raises(KeyboardInterrupt), new_path(tmp_path / "model") as new:
+        new.mkdir()
+    assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["old"]
+
+
 @pytest.mark.parametrize(
     "error",
     [
