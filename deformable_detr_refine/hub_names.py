@@ -25,7 +25,7 @@ def hub_has_an_address() -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
-    if getproxies():  # which know addresses that this machine does not
+    if {"https", "http", "all"} & getproxies().keys():  # which know addresses that this machine does not
         return True
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)

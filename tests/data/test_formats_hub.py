@@ -250,7 +250,7 @@ def test_a_hub_without_an_address_is_not_asked(monkeypatch):
         raise OSError("Name or service not known")
 
     asked = []
-    monkeypatch.setattr("deformable_detr_refine.hub_names.getproxies", dict)
+    monkeypatch.setattr("deformable_detr_refine.hub_names.getproxies", lambda: {"no": "localhost"})
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", lambda *a, **k: asked.append(a))
     with pytest.raises(DataError, match="the Hub cannot be reached"):
