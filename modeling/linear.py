@@ -36,7 +36,7 @@ def linear_relu(x: Tensor, layer: nn.Module) -> Tensor:
 def convolution(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What conv, in whose calls nobody else has a part, makes of x with these for its own weight and bias."""
     pointwise = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
-    if not (pointwise and worth_onednn(x, conv) and torch.get_num_threads() == 1):
+    if not (pointwise and x.dim() == 4 and worth_onednn(x, conv) and torch.get_num_threads() == 1):
         return conv._conv_forward(x, weight, bias)
     return torch.mkldnn_convolution(x, weight, bias, [0, 0], [1, 1], [1, 1], 1)
 
@@ -51,6 +51,7 @@ def worth_onednn(x: Tensor, layer: nn.Linear | nn.Conv2d) -> bool:
     return (
         plain_operations(x, weight, layer.bias)
         and _HAS_ONEDNN
+        and torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.enabled, which takes 0.5 us to ask
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= _MANY_TOKENS * weight.shape[1]

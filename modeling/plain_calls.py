@@ -1,12 +1,13 @@
 """Whether a faster form may stand in for PyTorch's own: only where nobody else has a part in the calls.
 
 A layer may be wrapped (LoRA), replaced or given weights of another kind (quantisation), hooked (pruning, offloading,
-observers), and operations may be traced, transformed (torch.func) or counted. Whoever does so gets the layers and the
-operations themselves.
+observers), and operations may be traced, transformed (torch.func), differentiated forwards or counted. Whoever does so
+gets the layers and the operations themselves.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -24,8 +25,10 @@ def plain_operations(*tensors: Tensor | None) -> bool:
 
 
 def transformed() -> bool:
-    """Whether a transform of torch.func sees the operations: it knows PyTorch's own only."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether a transform of torch.func or a level of forward-mode AD sees the operations: they know PyTorch's own."""
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
 
 
 def plain_tensors(*tensors: Tensor | None) -> bool:

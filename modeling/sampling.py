@@ -28,7 +28,8 @@ def sampling(
     heads: int,
 ) -> tuple[Tensor, Tensor]:
     """Returns locations (B, Q, H, L, P, 2), 0..1 of the padded level, and weights (B, Q, H, L, P)."""
-    L, sides = len(spatial_shapes), reference.shape[-1]
+    shapes = tuple((h, w) for h, w in spatial_shapes)  # hashable, whatever they came as
+    L, sides = len(shapes), reference.shape[-1]
     ours = reference.dtype == torch.float32 and not reference.requires_grad
     if (
         ours
@@ -38,7 +39,7 @@ def sampling(
         and worth_onednn(x, offsets)
     ):
         points = logits.out_features // (heads * L)
-        pixel = pixel_sizes(tuple(spatial_shapes), x.device) if sides == 2 else None
+        pixel = pixel_sizes(shapes, x.device) if sides == 2 else None
         weight, bias = torch.cat((offsets.weight, logits.weight)), torch.cat((offsets.bias, logits.bias))
         return _Sampling.apply(
             x, position, weight, bias, reference.contiguous(), SamplingShape(heads, L, points, pixel)
@@ -52,7 +53,7 @@ def sampling(
     weights = weights.view(*shape[:3], L * points).softmax(-1).view(shape)
     reference = reference[:, :, None, :, None]  # (B or 1, Q, 1, L, 1, 2 or 4)
     if sides == 2:
-        pixel = pixel_sizes(tuple(spatial_shapes), x.device).to(reference.dtype).view(L, 1, 2)
+        pixel = pixel_sizes(shapes, x.device).to(reference.dtype).view(L, 1, 2)
         return torch.addcmul(reference, steps, pixel), weights
     return torch.addcmul(reference[..., :2], steps, reference[..., 2:] * (0.5 / points)), weights
 

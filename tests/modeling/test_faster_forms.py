@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from torch.autograd import forward_ad
 from torchvision.ops import sigmoid_focal_loss
 
 from deformable_detr_refine.modeling import positions
@@ -13,6 +14,7 @@ from deformable_detr_refine.modeling.folded_norm import fold_frozen_norms
 from deformable_detr_refine.modeling.heads import BoxHead
 from deformable_detr_refine.modeling.linear import convolution, linear, linear_relu
 from deformable_detr_refine.modeling.positions import cell_centres, sine_position_embedding, valid_sizes
+from deformable_detr_refine.modeling.sampling import sampling
 from deformable_detr_refine.modeling.sparse_gradient import with_sparse_gradient
 
 
@@ -138,6 +140,35 @@ def test_a_convolution_of_1x1_on_one_thread_is_onednns_with_the_same_numbers(one
         assert got.shape == expected.shape
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     assert results[0][0].is_contiguous(memory_format=layout)
+
+
+def test_what_onednn_cannot_is_pytorchs_own(one_thread):
+    conv, layer = torch.nn.Conv2d(8, 8, 1), torch.nn.Linear(8, 8)
+    image, tokens = torch.randn(1, 8, 16, 16), torch.randn(200, 8)
+
+    def both(image, tokens):
+        return convolution(image, conv, conv.weight, conv.bias), linear_relu(tokens, layer)
+
+    plain = conv(image), layer(tokens).relu()
+    torch.testing.assert_close(convolution(image[0], conv, conv.weight, conv.bias), plain[0][0])
+    with torch.backends.mkldnn.flags(enabled=False):
+        convolved, layered = both(image, tokens)
+    assert "Mkldnn" not in str(_functions(convolved)) and "_OneDNN" not in str(_functions(layered))
+    with forward_ad.dual_level():
+        duals = both(*(forward_ad.make_dual(x, x) for x in (image, tokens)))
+        tangents = [forward_ad.unpack_dual(dual).tangent for dual in duals]
+    expected = plain[0] - conv.bias.view(-1, 1, 1), (layer(tokens) - layer.bias) * (plain[1] > 0)
+    torch.testing.assert_close(tangents, list(expected))
+
+
+def test_sizes_of_levels_may_be_lists():
+    offsets, logits = torch.nn.Linear(8, 2 * 2 * 4 * 2), torch.nn.Linear(8, 2 * 2 * 4)
+    x, reference = torch.randn(1, 24, 8), torch.rand(1, 24, 2, 2)
+    results = [
+        sampling(x, torch.zeros_like(x), offsets, logits, reference, shapes, 2)
+        for shapes in ([(4, 5), (2, 2)], [[4, 5], [2, 2]])
+    ]
+    torch.testing.assert_close(*results)
 
 
 def _functions(tensor) -> list[str]:
