@@ -59,13 +59,13 @@ def trace(detector: DeformableDetrRefineForObjectDetection) -> ExportedProgram:
             place of the package's operator.
 
     Raises:
-        torch._dynamo.exc.UserError: something in the model fixes one of the three.
+        ValueError: it cannot be traced, as where something in the model fixes one of the three.
     """
     batch, height, width = _EXAMPLE
     pixel_values = torch.zeros(batch, 3, height, width, dtype=detector.dtype, device=detector.device)
     pixel_mask = torch.ones(batch, height, width, dtype=torch.int64, device=detector.device)
     free = Dim.DYNAMIC
-    with torch.no_grad(), _short_expressions():
+    with torch.no_grad(), _short_expressions(), _one_sentence():
         program = torch.export.export(
             LogitsAndBoxes(detector),
             (pixel_values, pixel_mask),
@@ -76,6 +76,16 @@ def trace(detector: DeformableDetrRefineForObjectDetection) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What the tracer says in pages: all its errors are RuntimeErrors, most of them of classes that are not public."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0].partition(" For more information")[0].rstrip(".! ")
+        raise ValueError(f"The model cannot be traced for images and batches of every size: {reason}.") from error
 
 
 @contextmanager

@@ -177,6 +177,26 @@ def test_padding_as_tensorflow_pads_is_that_of_every_size():
         torch.testing.assert_close(torch.from_numpy(ours), expected, rtol=0, atol=1e-5)
 
 
+class OfOneKind(torch.nn.Module):
+    """In a detector's place, one that goes with one height only, or asks what is in the mask."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.asks, self.dtype, self.device = asks, torch.float32, torch.device("cpu")
+
+    def forward(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor) -> SimpleNamespace:
+        height = 608 if not self.asks or pixel_mask.sum() > 0 else 1
+        return SimpleNamespace(logits=pixel_values * torch.ones(height, 1), pred_boxes=pixel_values)
+
+
+@pytest.mark.parametrize(("asks", "reason"), [(False, r"Constraints violated \(.*\)"), (True, "Could not guard on .*")])
+def test_a_model_that_cannot_be_traced_is_one_sentence(asks, reason):
+    with pytest.raises(
+        ValueError, match=f"^The model cannot be traced for images and batches of every size: {reason}\\.$"
+    ):
+        trace(OfOneKind(asks).eval())
+
+
 @pytest.mark.slow
 def test_padding_is_masked(written, detector):
     pixels, mask = torch.randn(3, 3, 120, 150), torch.ones(3, 120, 150, dtype=torch.int64)
