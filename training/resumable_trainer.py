@@ -21,7 +21,7 @@ from .checkpoints import read_trainer_state, write_manifest, writing
 from .ema import RAW_WEIGHTS, MovingAverage
 from .loss_terms import LossTerms
 from .optimizer import continue_schedule
-from .saved_state import check_optimizer_state, check_scheduler_state, check_weights, reading
+from .saved_state import check_loss_settings, check_optimizer_state, check_scheduler_state, check_weights, reading
 from .sharded import whole_model
 
 
@@ -96,6 +96,7 @@ class ResumableTrainer(Trainer):
         if (file := folder / SAFE_WEIGHTS_NAME).is_file():
             with reading(file), self._whole_model() as whole:
                 check_weights(file, whole.state_dict())
+        check_loss_settings(folder, self.model.config)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema:
             self.ema.load(folder)

@@ -4,9 +4,11 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from deformable_detr_refine.data.augmentation.recipe import training_transform
@@ -92,9 +94,7 @@ def run(settings: Settings) -> dict[str, float]:
     torch.manual_seed(args.seed + args.process_index)
     if checkpoint:
         say(f"Going on from {checkpoint}.")
-    if trainer.is_world_process_zero():
-        with new_path(output / SETTINGS_FILE) as new:
-            new.write_text(settings_text(settings), encoding="utf-8")
+    trainer.add_callback(_SettingsFile(settings_text(settings)))
     kept = f"{output} is not finished, and what was written before it is kept"
     with mlflow_run(args), full_disk_told(output, kept, "go on with --resume_from_checkpoint true"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -117,6 +117,18 @@ def run(settings: Settings) -> dict[str, float]:
                 say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {count}.")
             say(f"Written: {output} ({', '.join(written)})")
     return metrics
+
+
+class _SettingsFile(TrainerCallback):
+    """Writes the settings when the checkpoint, if any, has been accepted: a refused run leaves those that made it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero and state.global_step <= state.max_steps:
+            with new_path(Path(args.output_dir or "") / SETTINGS_FILE) as new:
+                new.write_text(self.text, encoding="utf-8")
 
 
 def _check_steps(trainer: DetectionTrainer, checkpoint: Path | None, say: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ PyTorch takes an optimiser's tensors as they are: with other shapes its steps re
 ends the process without a word.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -15,10 +16,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 # Counts, and means and sums of squares: of Adam and its kin, RMSprop, Adagrad.
 _NEVER_BELOW_0 = ("step", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")
+_OF_THE_LOSS = (
+    *("class_cost", "bbox_cost", "giou_cost", "focal_alpha", "focal_gamma", "quality_target"),
+    *("class_loss_coefficient", "bbox_loss_coefficient", "giou_loss_coefficient"),
+)
 
 
 @contextmanager
@@ -33,9 +40,29 @@ def reading(file: Path) -> Iterator[None]:
     except Exception as error:  # whatever a damaged file may lead to
         reason = printable(one_line(error), 240).rstrip(".")
         raise ValueError(
-            f"{file} cannot be gone on from: {reason}. Name an earlier checkpoint (--resume_from_checkpoint "
-            f"{file.parent.parent / 'checkpoint-N'}), or start anew in another --output_dir."
+            f"{file} cannot be gone on from: {reason}. Go on with the settings of the run (its settings.yaml), name an "
+            f"earlier checkpoint (--resume_from_checkpoint {file.parent.parent / 'checkpoint-N'}), or start anew in "
+            "another --output_dir."
         ) from error
+
+
+def check_loss_settings(checkpoint: Path, config: DeformableDetrRefineConfig) -> None:
+    """Check that a checkpoint was trained with this loss and matcher, on which no weight depends.
+
+    Raises:
+        ValueError: it was not, or its config.json is damaged.
+    """
+    if not (checkpoint / "config.json").is_file():
+        return
+    saved, fresh = read_json(checkpoint / "config.json"), DeformableDetrRefineConfig()
+    for name in _OF_THE_LOSS:
+        before, now = saved.get(name, getattr(fresh, name)), getattr(config, name)
+        if before != now:
+            raise ValueError(
+                f"{checkpoint} was trained with {name} {printable(json.dumps(before), 40)}, this run has "
+                f"{json.dumps(now)}: go on with the settings of the run (its settings.yaml), or start anew in another "
+                "--output_dir."
+            )
 
 
 def check_weights(file: Path, expected: Mapping[str, Tensor]) -> None:
@@ -141,4 +168,4 @@ def _same_kind(saved: Any, own: Any) -> bool:
     return type(saved) is type(own)
 
 
-__all__ = ["check_optimizer_state", "check_scheduler_state", "check_weights", "reading"]
+__all__ = ["check_loss_settings", "check_optimizer_state", "check_scheduler_state", "check_weights", "reading"]

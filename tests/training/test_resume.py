@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.training_runs import history, largest_difference, weights
+from support.training_runs import TINY, history, largest_difference, weights
 
 try:
     import resource
@@ -188,6 +188,31 @@ def test_what_does_not_fit_the_run_is_one_sentence(stopped, settings, capsys, na
     error = capsys.readouterr().err
     assert said in error and f"checkpoint-2/{name}" in error and "--resume_from_checkpoint" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"mixed_query_selection": True}, "it lacks model."),
+        ({"quality_target": 0.25}, "was trained with quality_target null, this run has 0.25: go on with"),
+        ({"bbox_loss_coefficient": 1}, "was trained with bbox_loss_coefficient 5.0, this run has 1: go on with"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_model_or_loss_is_refused_and_the_settings_of_the_run_stay(stopped, settings, capsys, changed, said):
+    (stopped / "settings.yaml").write_text("seed: 42\n")
+    other = settings(stopped, resume_from_checkpoint=True, max_steps=3, model_config={**TINY, **changed})
+    assert ddetr(["train", str(other)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "settings of the run (its settings.yaml)" in error
+    assert (stopped / "settings.yaml").read_text() == "seed: 42\n"
+
+
+def test_fewer_steps_than_were_made_leave_the_settings(stopped, settings, capsys):
+    (stopped / "settings.yaml").write_text("seed: 42\n")
+    assert ddetr(["train", str(settings(stopped, resume_from_checkpoint=True, max_steps=1))]) == 2
+    assert "has made 2 steps, and this run is to make 1" in capsys.readouterr().err
+    assert (stopped / "settings.yaml").read_text() == "seed: 42\n"
 
 
 def small_optimizer() -> torch.optim.Optimizer:
