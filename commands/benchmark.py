@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,7 @@ form that cannot be had here says why.
 Each round runs every form once, so that a busy moment of the machine falls on all; a first round is not counted.
 Reading, resizing and drawing images is not part of it. images/s is of the fastest run (what the machine can do) and of
 the median run (what it did); the ratio is by the fastest, to the first row. AP is that of the first images of --data's
-split, on a CPU memory is what a process of its own grows by, at most, when it loads the form and makes one pass.
+split. Memory, on a CPU, is what a process of its own grows by, at most, when it loads the form and makes one pass.
 
 Where others keep the CPU busy it is told: PyTorch's threads wait for each other, so that fewer of them (--threads 1, or
 OMP_NUM_THREADS=1 for any command) are faster then.
@@ -41,14 +41,14 @@ examples:
   ddetr benchmark detector --exported detector.onnx detector-int8 --threads 4
   ddetr benchmark detector --backends c torch --forms float32
 """
-# By name, how it is taken into use.
+# By name, what makes it, or uses it.
 FORMS = {
     "float32": "as it is",
-    "bfloat16": "`--dtype bfloat16`",
-    "float16": "`--dtype float16`",
+    "bfloat16": "`model.to(torch.bfloat16)`, `ddetr serve --dtype bfloat16`",
+    "float16": "`model.to(torch.float16)`, `ddetr serve --dtype float16`",
     "compiled-float32": "`torch.compile(model, dynamic=True)`",
-    "compiled-bfloat16": "`torch.compile(model, dynamic=True)`",
-    "compiled-float16": "`torch.compile(model, dynamic=True)`",
+    "compiled-bfloat16": "`torch.compile(model.to(torch.bfloat16), dynamic=True)`",
+    "compiled-float16": "`torch.compile(model.to(torch.float16), dynamic=True)`",
     "onnx": "`ddetr export --to onnx`",
     "onnx-operator": "`ddetr export --to onnx --custom-op`",
     "int8": "`ddetr export --to int8`",
@@ -56,6 +56,7 @@ FORMS = {
 EXPORTS = ("onnx", "onnx-operator", "int8")
 DEFAULT = ["float32", "bfloat16", *EXPORTS]
 BACKENDS = ("c", "triton", "torch", "reference")
+FAILURES = (ImportError, OSError, RuntimeError, ValueError)
 # Of AP that a recommended form may lose: 0.5 points, as int8 may.
 AP_TOLERANCE = 5e-3
 
@@ -69,18 +70,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FORM",
         choices=FORMS,
-        default=DEFAULT,
         help=f"which: {', '.join(FORMS)} (default: {' '.join(DEFAULT)}); a model in int8 has that one",
     )
     parser.add_argument(
-        "--exported", metavar="OUT", nargs="+", type=Path, default=[], help="ONNX files and a folder in int8 to take"
+        "--exported", metavar="OUT", nargs="+", type=Path, default=[], help="of MODEL: ONNX files and a folder in int8"
     )
     parser.add_argument(
         "--data", metavar="DATA", help="data set to find the AP on, and to calibrate int8 (split train)"
     )
-    parser.add_argument("--split", metavar="NAME", default="validation", help="of --data (default validation)")
+    parser.add_argument("--split", metavar="NAME", help="of --data (default validation)")
     parser.add_argument(
-        "--limit", metavar="N", type=positive_int, default=100, help="AP on the first N images only (default 100)"
+        "--limit", metavar="N", type=positive_int, help="AP on the first N images of --data only (default 100)"
     )
     parser.add_argument(
         "--backends",
@@ -97,14 +97,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not args.data and (args.split or args.limit):
+        raise ValueError("--split and --limit are of --data, which is not given.")
+
     import torch
 
+    from deformable_detr_refine.data.formats.load import check_source
+    from deformable_detr_refine.evaluation.cost import model_cost
     from deformable_detr_refine.evaluation.timing import interleaved
     from deformable_detr_refine.inference.load_detector import load_detector
     from deformable_detr_refine.machine import idle_cores
+    from deformable_detr_refine.serving.export import forms
     from deformable_detr_refine.serving.export.proof import average_precisions
     from deformable_detr_refine.serving.export.proof_data import data_rows
 
+    if args.data:
+        check_source(args.data)
+    exported: dict[str, Path] = {}
+    for path in args.exported:
+        if (other := exported.setdefault(forms.form_of_export(path), path)) is not path:
+            raise ValueError(f"{other} and {path} have one form: give --exported one of each.")
     idle = idle_cores()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -112,17 +124,30 @@ def run(args: argparse.Namespace) -> int:
     model, processor = load_detector(args.model, args.device, args.revision)
     height, width = args.size or processor.resized_shape(*PHOTO)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    data = data_rows(names, args.data, args.split, args.limit) if args.data else None
+    if not model.config.int8:
+        model_cost(model, height, width)  # refuses too small an image before the exports, which take minutes
+    elif args.forms or exported:
+        raise ValueError(f"{args.model} is in int8, its one form: --forms and --exported are of a model in float32.")
+    for path in exported.values():
+        forms.check_export(path, args.model, names)
+    data = data_rows(names, args.data, args.split or "validation", args.limit or 100) if args.data else []
     pixels = torch.randn(args.batch_size, 3, height, width, generator=torch.Generator().manual_seed(0))
     with TemporaryDirectory(prefix="ddetr-benchmark-") as folder:
-        opened, memory, reasons = _opened(args, model, pixels, names, Path(folder))
-        once = {form: once for form, (_, once) in opened.items()}
+        opened, memory, reasons = _opened(args, model, exported, pixels, names, Path(folder))
+        once = {form: _tolerant(once) for form, (_, once) in opened.items()}
         with tqdm(total=len(once) * (args.runs + 1), unit="run", desc="timing", disable=None) as progress:
             times = interleaved(once, args.runs, progress.update)
-        found: Sequence[float | None] = [None] * len(opened)
-        if data is not None:
-            with tqdm(total=len(data), unit="image", desc="AP", disable=None) as progress:
-                found = average_precisions(data, [network for network, _ in opened.values()], progress.update)
+        reasons |= {form.name: runs.reason for form, runs in times.items() if not runs}
+        times = {form: runs for form, runs in times.items() if runs}
+        if not times:
+            raise _none(reasons)
+        found: dict[Any, float] = {}
+        for form in times if data else ():
+            with tqdm(total=len(data), unit="image", desc=f"AP, {form.name}", disable=None) as progress:
+                try:
+                    (found[form],) = average_precisions(data, [opened[form][0]], progress.update)
+                except FAILURES as error:
+                    _tell(f"no AP of {form.name}: {one_line(error)}")
 
     first = min(next(iter(times.values())))
     rows = [
@@ -136,10 +161,10 @@ def run(args: argparse.Namespace) -> int:
             },
             "ratio": first / min(runs),
             "seconds": list(runs),
-            "ap": None if ap == -1 else ap,  # no object to judge by
+            "ap": None if found.get(form) == -1 else found.get(form),  # no object to judge by
             "memory": memory.get(form),
         }
-        for (form, runs), ap in zip(times.items(), found, strict=True)
+        for form, runs in times.items()
     ]
     report = {
         "model": args.model,
@@ -150,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
         "torch": torch.__version__,
         "image": {"height": height, "width": width},
         "batch_size": args.batch_size,
-        "ap_images": None if data is None else len(data),
+        "ap_images": len(data) if args.data else None,
         "rows": rows,
         "not_run": reasons,
         "recommended": recommendation(rows),
@@ -160,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _opened(
-    args: argparse.Namespace, model: Any, pixels: Any, names: Sequence[str], folder: Path
+    args: argparse.Namespace, model: Any, exported: dict[str, Path], pixels: Any, names: Sequence[str], folder: Path
 ) -> tuple[dict[Any, Any], dict[Any, int], dict[str, str]]:
     """By form its network and forward pass; its memory, in bytes; and by name, why the others cannot be had.
 
@@ -180,18 +205,18 @@ def _opened(
             return [row_image(row) for row in data_rows(names, args.data, "train", CALIBRATION_IMAGES)]
         return [Image.effect_noise((pixels.shape[3], pixels.shape[2]), 64).convert("RGB")]  # for its time alone
 
-    exported = {forms.form_of_export(path): str(path) for path in args.exported}
-    wanted = [*args.forms, *exported]
+    wanted = [*(args.forms or DEFAULT), *exported]
     if model.config.int8:
-        wanted, exported = ["int8"], {"int8": args.model}
+        wanted, exported = ["int8"], {"int8": Path(args.model)}
     backends = _backends(args.backends, model.device)
     with_memory = model.device.type == "cpu" and sys.platform == "linux"
     opened, memory, reasons = {}, {}, {}
-    for name in tqdm([name for name in FORMS if name in wanted], unit="form", desc="opening, exporting", disable=None):
+    for name in [name for name in FORMS if name in wanted]:
         try:
             if reason := forms.why_not(name, model.device):
                 raise ValueError(reason)
-            path = exported.get(name) or args.model
+            path = str(exported.get(name, args.model))
+            _tell(f"{'opening' if name in exported or name not in EXPORTS else 'exporting'} {name}")
             if name in EXPORTS and name not in exported:
                 path = forms.write_export(name, args.model, args.revision, folder, calibration)
             for backend in [None] if name.startswith("onnx") else backends:
@@ -200,13 +225,33 @@ def _opened(
                 opened[form][1]()  # what fails, as where there is no compiler, fails here
                 if with_memory:
                     memory[form] = 1024 * forms.added_memory(form, pixels.shape, args.threads, args.revision)
-        except (ImportError, OSError, RuntimeError, ValueError) as error:
+        except FAILURES as error:
             reasons[name] = one_line(error)
             opened = {form: entry for form, entry in opened.items() if form.name != name}
     if not opened:
-        name, reason = next(iter(reasons.items()))
-        raise ValueError(f"{name} cannot be had here: {reason}")
+        raise _none(reasons)
     return opened, memory, reasons
+
+
+def _none(reasons: dict[str, str]) -> ValueError:
+    name, reason = next(iter(reasons.items()))
+    return ValueError(f"{name} cannot be had here: {reason}")
+
+
+def _tolerant(once: Callable[[], object]) -> Callable[[], object]:
+    """The forward pass, whose failure costs its own row only."""
+
+    def run() -> None:
+        try:
+            once()
+        except FAILURES as error:
+            raise ChildProcessError(one_line(error)) from error
+
+    return run
+
+
+def _tell(text: str) -> None:
+    print(f"ddetr benchmark: {text}", file=sys.stderr, flush=True)
 
 
 def _backends(asked: Sequence[str] | None, device: Any) -> list[str]:
@@ -277,7 +322,11 @@ def recommendation(rows: Sequence[dict[str, Any]]) -> str:
     same = [
         row
         for row in rows
-        if (row["ap"] >= first["ap"] - AP_TOLERANCE if known else row["numbers"] == first["numbers"])
+        if (
+            (row["ap"] is not None and row["ap"] >= first["ap"] - AP_TOLERANCE)
+            if known
+            else row["numbers"] == first["numbers"]
+        )
     ]
     best, fastest = (max(some, key=lambda row: row["ratio"]) for some in (same, rows))
     said = f"For this machine: {best['form']} ({FORMS[best['form']]})"

@@ -32,7 +32,26 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Network:
         FileNotFoundError: there is no such file.
         ValueError: onnxruntime is not installed, cannot load the file, or another program wrote it.
     """
-    path = Path(path)
+    sessions, facts = _opened(Path(path), threads)
+    try:
+        processor = NumpyImageProcessor.of(processor_settings_of(facts))
+        return Network(sessions.forward, processor, names_of(facts), threshold_of(facts), "np")
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: what it says of its detector is damaged ({printable(one_line(error), 300)})."
+        ) from error
+
+
+def onnx_facts(path: Path) -> dict[str, str]:
+    """What the file says of its detector: class names, the sha256 of its weights and more.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `load_onnx`.
+    """
+    return _opened(path, None)[1]
+
+
+def _opened(path: Path, threads: int | None) -> tuple["_Sessions", dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}{near(path)}")
     _check_operators(path)
@@ -43,13 +62,7 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Network:
             f"{path} does not say which classes and image sizes it is for (it is not of the form {FORMAT}): "
             "write it with `ddetr export`."
         )
-    try:
-        processor = NumpyImageProcessor.of(processor_settings_of(facts))
-        return Network(sessions.forward, processor, names_of(facts), threshold_of(facts), "np")
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: what it says of its detector is damaged ({printable(one_line(error), 300)})."
-        ) from error
+    return sessions, facts
 
 
 def _check_operators(path: Path) -> None:
@@ -140,4 +153,4 @@ def operator_library() -> Path:
     return Path(opened._name)
 
 
-__all__ = ["OPERATOR", "load_onnx", "operator_library"]
+__all__ = ["OPERATOR", "load_onnx", "onnx_facts", "operator_library"]

@@ -3,6 +3,7 @@
 What has to be exported for that is written without a proof, for a comparison: `ddetr export` proves what is to be kept.
 """
 
+import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,15 +17,17 @@ from PIL import Image
 from transformers import BatchFeature
 
 from deformable_detr_refine.evaluation.timing import resident
+from deformable_detr_refine.inference.exported import names_of
 from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.inference.network import Network
-from deformable_detr_refine.inference.onnx_detector import OPERATOR, load_onnx
+from deformable_detr_refine.inference.onnx_detector import OPERATOR, load_onnx, onnx_facts
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling import use_backend
 from deformable_detr_refine.modeling.int8_layers import why_not_int8
 
 from .int8_export import quantized
 from .onnx_export import check_onnx, write_onnx
-from .tracing import facts_of
+from .tracing import facts_of, sha256_of_weights
 
 COMPILED = "compiled-"
 
@@ -63,8 +66,6 @@ class Form(NamedTuple):
         detector, processor = load_detector(self.model, device, revision)
         if self.name != "int8":
             detector = detector.to(getattr(torch, self.numbers))
-        elif not detector.config.int8:
-            raise ValueError("it is not in int8")
         where, inputs = detector.device, BatchFeature({"pixel_values": pixels}).to(detector.device, detector.dtype)
         compiled = self.name.startswith(COMPILED)
         # One graph for images of all shapes, as in docs/guides/speed.md.
@@ -90,10 +91,37 @@ def why_not(name: str, device: torch.device) -> str | None:
 
 
 def form_of_export(path: Path) -> str:
-    """The form that a file or folder of `ddetr export` has: onnx, onnx-operator or int8."""
-    if path.suffix != ".onnx":
+    """The form that a file or folder of `ddetr export` has: onnx, onnx-operator or int8.
+
+    Raises:
+        FileNotFoundError, ValueError: there is nothing, or nothing of the kind.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no export {path}{near(path)}")
+    if path.suffix == ".onnx" and path.is_file():
+        return "onnx-operator" if OPERATOR.encode() in path.read_bytes() else "onnx"
+    config = path / "config.json"
+    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("int8"):
         return "int8"
-    return "onnx-operator" if OPERATOR.encode() in path.read_bytes() else "onnx"
+    raise ValueError(f"{path} is neither an .onnx file nor a model folder in int8.")
+
+
+def check_export(path: Path, model: str, names: Sequence[str]) -> None:
+    """Check that an export was made of a model, as far as it tells: by class names, and an .onnx file by its weights.
+
+    Raises:
+        ValueError: it was not, or it cannot be read.
+    """
+    if path.is_file():
+        facts = onnx_facts(path)
+    else:
+        facts = {"id2label": json.dumps(json.loads((path / "config.json").read_text(encoding="utf-8"))["id2label"])}
+    classes = [name for _, name in sorted(names_of(facts).items())]
+    if classes != list(names):
+        raise ValueError(f"{path} is not of {model}: it has other classes.")
+    known, own = facts.get("weights_sha256"), sha256_of_weights(model)
+    if known and own and known != own:
+        raise ValueError(f"{path} is not of {model}: it was made of other weights.")
 
 
 def write_export(
@@ -134,8 +162,14 @@ def added_memory(form: Form, shape: Sequence[int], threads: int | None, revision
     Raises:
         BrokenProcessPool: the process was killed, as where memory is short.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    try:
         return process.submit(_growth, form, shape, threads, revision).result()
+    finally:
+        # Not `with`, which would wait for the child where this process is told to end.
+        for child in list(process._processes.values()):
+            child.kill()
+        process.shutdown(wait=False, cancel_futures=True)
 
 
 def _growth(form: Form, shape: Sequence[int], threads: int | None, revision: str | None) -> int:
@@ -150,4 +184,4 @@ def _growth(form: Form, shape: Sequence[int], threads: int | None, revision: str
     return resident("VmHWM") - before
 
 
-__all__ = ["COMPILED", "Form", "added_memory", "form_of_export", "why_not", "write_export"]
+__all__ = ["COMPILED", "Form", "added_memory", "check_export", "form_of_export", "why_not", "write_export"]

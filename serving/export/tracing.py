@@ -48,7 +48,7 @@ def prepared(
     refuse_int8(detector.config, model, "ddetr export")
     network = Network.of(detector.float(), processor)
     samples.check(network)
-    return detector, network, facts_of(detector, processor, _sha256_of_weights(model))
+    return detector, network, facts_of(detector, processor, sha256_of_weights(model))
 
 
 def trace(detector: DeformableDetrRefineForObjectDetection) -> ExportedProgram:
@@ -133,10 +133,10 @@ def facts_of(
     }
 
 
-def _sha256_of_weights(model: str | Path) -> str:
+def sha256_of_weights(model: str | Path) -> str:
     """The digest of model.safetensors; '' where the weights lie elsewhere or in several files."""
     file = Path(model) / "model.safetensors"
     return sha256_of(file) if file.is_file() else ""
 
 
-__all__ = ["LogitsAndBoxes", "facts_of", "prepared", "trace"]
+__all__ = ["LogitsAndBoxes", "facts_of", "prepared", "sha256_of_weights", "trace"]

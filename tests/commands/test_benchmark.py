@@ -122,8 +122,9 @@ def test_ap_is_there_where_data_is_given(benchmark, monkeypatch):
     monkeypatch.setattr("deformable_detr_refine.serving.export.proof_data.load_detection_data", only_split_of(CELLS))
     monkeypatch.setattr(
         "deformable_detr_refine.serving.export.proof.average_precisions",
-        lambda rows, networks, progress: [0.51, 0.504][: len(networks)],
+        lambda rows, networks, progress: [aps.pop(0)],
     )
+    aps = [0.51, 0.504] * 2
     words = ["--forms", "float32", "bfloat16", "--data", str(CELLS), "--limit", "2"]
     report = benchmark(*words, "--json")
     assert report["ap_images"] == 2
@@ -132,18 +133,90 @@ def test_ap_is_there_where_data_is_given(benchmark, monkeypatch):
     assert "0.5040" in benchmark(*words)
 
 
-def test_exports_that_are_given_are_taken(benchmark, tmp_path, monkeypatch):
-    portable, own = tmp_path / "portable.onnx", tmp_path / "own.onnx"
-    portable.write_bytes(b"GridSample")
-    own.write_bytes(b"DeformableAttention")
-    printed = benchmark("--forms", "float32", "--exported", str(portable), str(own), str(tmp_path))
-    assert f"onnx                not run: ONNX Runtime cannot load {portable}" in printed
-    assert f"onnx-operator       not run: ONNX Runtime cannot load {own}" in printed
-    assert f"int8                not run: {tmp_path} is no model folder" in printed
+@pytest.fixture
+def exported(tmp_path, monkeypatch):
+    """Files and a folder as `ddetr export` names them, whose facts are the small detector's."""
+    facts = {"id2label": json.dumps({"0": "Platelets", "1": "RBC", "2": "WBC"})}
+    monkeypatch.setattr(forms, "onnx_facts", lambda path: facts)
+    for name, content in {"portable": "GridSample", "own": "DeformableAttention", "second": "GridSample"}.items():
+        (tmp_path / f"{name}.onnx").write_text(content)
+    (tmp_path / "int8").mkdir()
+    (tmp_path / "int8" / "config.json").write_text(json.dumps({"int8": True, "id2label": {"0": "cat"}}))
+    return SimpleNamespace(folder=tmp_path, facts=facts)
 
 
-def test_a_folder_of_floats_is_no_int8(benchmark, model_folder):
-    assert "not run: it is not in int8" in benchmark("--forms", "float32", "--exported", model_folder)
+def test_exports_that_are_given_are_taken(benchmark, exported, monkeypatch):
+    monkeypatch.setattr(forms, "load_onnx", lambda path, threads: Network(lambda inputs: inputs, None, {}, 0.3, "np"))
+    files = [str(exported.folder / name) for name in ("own.onnx", "portable.onnx")]
+    rows = benchmark("--forms", "float32", "--exported", *files, "--json")["rows"]
+    assert [row["form"] for row in rows] == ["float32", "onnx", "onnx-operator"]
+
+
+@pytest.mark.parametrize(
+    ("names", "facts", "message"),
+    [
+        (["portable.onnx", "second.onnx"], {}, "portable.onnx and {folder}/second.onnx have one form"),
+        (["int8"], {}, "int8 is not of {model}: it has other classes"),
+        (["own.onnx"], {"id2label": '{"0": "RBC"}'}, "own.onnx is not of {model}: it has other classes"),
+        (["own.onnx"], {"weights_sha256": "0" * 64}, "own.onnx is not of {model}: it was made of other weights"),
+        (["."], {}, "{folder} is neither an .onnx file nor a model folder in int8"),
+        (["owm.onnx"], {}, "There is no export {folder}/owm.onnx"),
+    ],
+)
+def test_other_exports_are_refused_before_the_work(model_folder, exported, capsys, names, facts, message):
+    exported.facts.update(facts)
+    files = [str(exported.folder / name) for name in names]
+    assert main(["benchmark", model_folder, "--device", "cpu", "--exported", *files]) == 2
+    told = capsys.readouterr().err
+    assert message.format(folder=exported.folder, model=model_folder) in told and told.count("\n") == 1
+
+
+def test_what_a_model_in_int8_has_not_is_refused(model_folder, monkeypatch, capsys):
+    model, processor = load_detector(model_folder, "cpu")
+    model.config.int8 = True
+    module = sys.modules[load_detector.__module__]  # whose name in its package is that of the function
+    monkeypatch.setattr(module, "load_detector", lambda *args: (model, processor))
+    assert main(["benchmark", model_folder, "--device", "cpu", "--forms", "float32"]) == 2
+    assert "is in int8, its one form" in capsys.readouterr().err
+
+
+def test_a_form_that_fails_late_costs_its_own_row_only(benchmark, monkeypatch, capsys):
+    passes = []
+
+    def forward(inputs):
+        passes.append(inputs)
+        if len(passes) == 2:  # the first is that of its opening
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(forms, "check_onnx", lambda: None)
+    monkeypatch.setattr(forms, "write_onnx", lambda *args, **options: None)
+    monkeypatch.setattr(forms, "load_onnx", lambda path, threads: Network(forward, None, {}, 0.3, "np"))
+    report = benchmark("--forms", "float32", "onnx", "--json")
+    assert [row["form"] for row in report["rows"]] == ["float32"]
+    assert report["not_run"] == {"onnx": "out of memory"}
+
+
+def test_a_child_does_not_outlive_the_wait_for_it(monkeypatch):
+    monkeypatch.undo()
+    ended = []
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    class Executor:
+        def __init__(self, workers, context):
+            self._processes = {1: SimpleNamespace(kill=lambda: ended.append("child"))}
+
+        def submit(self, *args):
+            return SimpleNamespace(result=interrupted)
+
+        def shutdown(self, wait, cancel_futures):
+            ended.append((wait, cancel_futures))
+
+    monkeypatch.setattr(forms, "ProcessPoolExecutor", Executor)
+    with pytest.raises(KeyboardInterrupt):
+        forms.added_memory(forms.Form("float32", "model"), (1, 3, 64, 64), 1, None)
+    assert ended == ["child", (False, True)]
 
 
 def test_compiled_means_one_graph_for_all_shapes(benchmark, monkeypatch):
@@ -172,7 +245,7 @@ def test_it_says_when_the_machine_is_busy(benchmark, monkeypatch):
     [
         (["--backends", "triton"], "The backend triton does not run on cpu"),
         (["--forms", "float16"], "float16 cannot be had here: float16 is for accelerators"),
-        (["--exported", "nowhere.onnx"], "nowhere.onnx: No such file"),
+        (["--limit", "3"], "--split and --limit are of --data, which is not given"),
         (["--data", "nowhere"], "There is no data set nowhere"),
     ],
 )
@@ -180,6 +253,13 @@ def test_mistakes_are_told_in_one_line(model_folder, capsys, words, message):
     assert main(["benchmark", model_folder, "--device", "cpu", "--size", "64x64", *words]) == 2
     told = capsys.readouterr().err.strip()
     assert message in told and told.count("\n") == 0
+
+
+def test_too_small_an_image_is_refused_before_the_exports(model_folder, monkeypatch, capsys):
+    monkeypatch.setattr(forms, "write_export", lambda *args: pytest.fail("exported"))
+    assert main(["benchmark", model_folder, "--device", "cpu", "--size", "1x1"]) == 2
+    told = capsys.readouterr().err
+    assert "proposals, fewer than num_queries" in told and told.count("\n") == 1
 
 
 @pytest.mark.slow
