@@ -128,7 +128,8 @@ def writing(folder: Path, half: Path | None = None) -> Iterator[None]:
         yield
     except Exception as error:
         # PyTorch tells it as a RuntimeError of its writer, safetensors as an error of its own.
-        place, by_torch = full_disk(error, folder.parent), any(word in str(error) for word in TORCH_WRITES)
+        place = full_disk(error, folder.parent)
+        by_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in TORCH_WRITES)
         if not (place or by_torch or isinstance(error, OSError | SafetensorError)):
             raise
         reason = f"the disk of {place} is full" if place else printable(one_line(error), 200).rstrip(".")

@@ -54,8 +54,8 @@ def read_settings(words: Sequence[str]) -> Settings:
     file = Path(words.pop(0)) if words and not words[0].startswith("--") else None
     given = [*(_of_file(file, settings_parser) if file else ()), *_of_command_line(words, settings_parser)]
     for where, setting in given:
-        setting[0] = _known_name(setting[0], settings_parser)
-        _check(settings_parser, where, setting)
+        asked, setting[0] = setting[0], _known_name(setting[0], settings_parser)
+        _check(settings_parser, where, setting, asked)
     model, data, training = settings_parser.parse_args_into_dataclasses(
         [word for _, setting in given for word in setting], look_for_args_file=False
     )
@@ -98,14 +98,14 @@ def _known_name(word: str, settings_parser: SettingsParser) -> str:
     """transformers 5.24 calls gradient_checkpointing activation_checkpointing; with every release either is taken."""
     names = "--gradient_checkpointing", "--activation_checkpointing"
     old, new = names if settings_parser.action(names[1]) else reversed(names)
-    return word.replace(old, new, 1)
+    name, *value = word.removeprefix("--").split("=", 1)
+    return "=".join((f"--{name.replace('-', '_')}".replace(old, new, 1), *value))
 
 
-def _check(settings_parser: SettingsParser, where: str, setting: list[str]) -> None:
-    """That one setting, `--key` and its values, can be used."""
-    key, *values = setting
-    key, name = key.partition("=")[0], key.partition("=")[0].removeprefix("--")
-    action = settings_parser.action(key)
+def _check(settings_parser: SettingsParser, where: str, setting: list[str], asked: str) -> None:
+    """That one setting, `--key` and its values, can be used; `asked` is the key as it was given."""
+    values, key = setting[1:], asked.partition("=")[0]
+    name, action = key.removeprefix("--"), settings_parser.action(setting[0].partition("=")[0])
     if action is None:
         names, asked = settings_parser.names, name.replace("-", "_")
         near = [name for name in names if name.startswith(asked)] or get_close_matches(asked, names, 1)
@@ -173,16 +173,18 @@ def _of_file(file: Path, settings_parser: SettingsParser) -> Iterator[tuple[str,
     if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{file} is not a mapping of settings, one `key: value` a line.")
     lines: dict[str, int] = {}
+    known: dict[str, str] = {}
     for key, _ in root.value:
-        line = key.start_mark.line + 1
-        if key.value in lines:
-            raise ValueError(f"{file}:{line}: {key.value} stands there twice, in line {lines[key.value]} too.")
-        lines[key.value] = line
+        line, name = key.start_mark.line + 1, _known_name(f"--{key.value}", settings_parser)
+        if first := known.get(name):
+            there = f"in line {lines[first]} too" + (f", as {first}" if first != key.value else "")
+            raise ValueError(f"{file}:{line}: {key.value} stands there twice, {there}.")
+        known[name], lines[key.value] = key.value, line
     for key, value in content.items():
         if value is None:
             continue
         where, word = f"{file}:{lines.get(str(key), 1)}", f"--{key}"
-        yield where, [word, *_words(value, settings_parser.action(word))]
+        yield where, [word, *_words(value, settings_parser.action(_known_name(word, settings_parser)))]
 
 
 def _words(value: Any, action: Action | None) -> list[str]:

@@ -16,7 +16,13 @@ except ImportError:  # Windows
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
-from deformable_detr_refine.training.checkpoints import MANIFEST, fault_of, newest_whole_checkpoint, read_trainer_state
+from deformable_detr_refine.training.checkpoints import (
+    MANIFEST,
+    fault_of,
+    newest_whole_checkpoint,
+    read_trainer_state,
+    writing,
+)
 from deformable_detr_refine.training.optimizer import drops_at
 from deformable_detr_refine.training.saved_state import check_optimizer_state, check_scheduler_state
 from deformable_detr_refine.training.train import train
@@ -302,6 +308,14 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_keeps_what_there_is(
     assert "go on with --resume_from_checkpoint true" in error
     assert not (out / "checkpoint-2").exists()
     assert newest_whole_checkpoint(out) == out / "checkpoint-1"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_a_writers"), [(RuntimeError, True), (ValueError, False)], ids=["PyTorch's own", "another's"]
+)
+def test_only_the_writers_error_is_one_of_writing(tmp_path, error, is_a_writers):
+    with pytest.raises(OSError if is_a_writers else ValueError, match="iostream"), writing(tmp_path / "checkpoint-1"):
+        raise error("basic_ios::clear: iostream error")
 
 
 def test_a_disk_that_is_full_at_the_end_leaves_no_half_detector(finished, stopped, settings, monkeypatch, capsys):
