@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--split and --limit are of --data, which is not given.")
 
     import torch
+    from transformers.utils import logging
 
     from deformable_detr_refine.data.formats.load import check_source
     from deformable_detr_refine.evaluation.cost import model_cost
@@ -111,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
     from deformable_detr_refine.serving.export.proof import average_precisions
     from deformable_detr_refine.serving.export.proof_data import data_rows
 
+    logging.disable_progress_bar()
     if args.data:
         check_source(args.data)
     exported: dict[str, Path] = {}
