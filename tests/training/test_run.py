@@ -95,7 +95,7 @@ def test_settings_are_written_before_the_first_step(settings_file, tmp_path, mon
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(DetectionTrainer, "train", stop)
+    monkeypatch.setattr(DetectionTrainer, "training_step", stop)
     settings = settings_file(tmp_path / "out", max_steps=1)
     assert ddetr(["train", str(settings)]) == 130
     written = (tmp_path / "out" / "settings.yaml").read_text()
