@@ -22,9 +22,10 @@ _SECRET = (
     r"(?>[\w-]*?(?:token|secret|passwo?r?d|passphrase|pwd|credential"
     r"|(?:api|access|account|encryption|private|signing|storage)[_-]?key))[\w-]*+"
 )
-# Short names are those of secrets in a list alone, as name=x,key=y.
+# Short names are those of secrets in a list alone, as name=x,key=y; before a parenthesis it is a call, as of max.
 _LISTED = re.compile(
-    r"(?i)(?P<name>(?<=[,;])(?:key|pass)=|(?<![\w.,;-])(?:key|pass)=(?=[^\s,;]+[,;]))(?!\[removed\])[^\s,;\"'()]{6,}"
+    r"(?i)(?P<name>(?<=[,;])(?:key|pass)=|(?<![\w.,;-])(?:key|pass)=(?=[^\s,;]{1,200}[,;]))"
+    r"(?!\[removed\])[^\s,;\"'()]{6,}+(?![()])"
 )
 # As JSON, a list of arguments and addresses in addresses hold / @ : and their like.
 _ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])|%([2-7][0-9a-fA-F])|\\([/\"])")

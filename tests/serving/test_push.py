@@ -218,14 +218,22 @@ def test_secrets_of_many_forms(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["sorted(boxes, key=lambda box: -box.score)", r"C:\u0020 and \"scores\"", "100%25", "monkey=banana,x"]
+    "text",
+    [
+        "sorted(boxes, key=lambda box: -box.score)",
+        "max(boxes,key=operator_score)",
+        r"C:\u0020 and \"scores\"",
+        "100%25",
+        "monkey=banana,x",
+    ],
 )
 def test_what_is_no_secret_stays_as_it_is(text):
     assert line_with_secret(text) is None and without_secrets(text) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["token", "key=a,", "\\u002f", "%2f:", "SG.", "a://b:c", "-----BEGIN PRIVATE KEY-----", "password='\\a"]
+    "text",
+    ["token", "key=a,", "a(pass=", "\\u002f", "%2f:", "SG.", "a://b:c", "-----BEGIN PRIVATE KEY-----", "password='\\a"],
 )
 def test_a_long_text_is_looked_through(text):
     """Patterns that took the square of a text's length did not come to an end here."""
