@@ -47,7 +47,15 @@ def build_model(
         said = "A new detector"
         if args.backbone_weights:
             name = model.config.backbone if args.backbone_weights == "pretrained" else args.backbone_weights
-            model.load_backbone_weights(name)
+            try:
+                model.load_backbone_weights(name)
+            except FileNotFoundError as error:
+                if args.backbone_weights != "pretrained":
+                    raise
+                raise FileNotFoundError(
+                    f"The ImageNet weights of {name} are not in the cache, and the Hub, which has timm's, cannot be "
+                    "reached: give a file of them, --backbone_weights FILE."
+                ) from error
             said += f" on a backbone with the weights of {name}"
         else:
             said += " with random weights, the backbone's too"

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from support.small_detector import small_config
 from torch import nn
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
+from deformable_detr_refine.data.label_map import LabelMap
+from deformable_detr_refine.training.arguments import ModelArguments
 from deformable_detr_refine.training.ema import MovingAverage
+from deformable_detr_refine.training.model import build_model
 from deformable_detr_refine.training.optimizer import drops_at, parameter_groups
 from deformable_detr_refine.training.settings import read_settings
 from deformable_detr_refine.training.surgery import transfer
@@ -72,6 +76,16 @@ def test_the_moving_average_is_the_weighted_sum_of_all_steps(tmp_path):
         assert torch.allclose(again.weight, expected)
     with pytest.raises(FileNotFoundError, match="without ema_decay"):
         restored.load(tmp_path / "nothing")
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_the_way_out(monkeypatch):
+    def unreachable(model, weights):
+        raise LocalEntryNotFoundError("Please check your connection.")
+
+    monkeypatch.setattr(DeformableDetrRefineForObjectDetection, "load_backbone_weights", unreachable)
+    args = ModelArguments(model_config='{"backbone": "test_resnet"}', backbone_weights="pretrained")
+    with pytest.raises(FileNotFoundError, match=r"test_resnet are not in the cache.*--backbone_weights FILE"):
+        build_model(args, LabelMap(("cat",), (1,)))
 
 
 def test_surgery_keeps_boxes_ranking_and_the_rows_of_common_names():
