@@ -32,7 +32,10 @@ def test_resized_pixels_are_pytorchs(resample, antialias):
     for height, width, *after in [*shapes, *chance.integers(1, 200, (30, 4)).tolist()]:
         image = np.array(picture(height, width))
         tensor = torch.from_numpy(image).permute(2, 0, 1)
-        expected = tvF.resize(tensor, after, MODES[resample], antialias=antialias).permute(1, 2, 0).numpy()
+        try:
+            expected = tvF.resize(tensor, after, MODES[resample], antialias=antialias).permute(1, 2, 0).numpy()
+        except NotImplementedError:
+            pytest.skip(f"torch {torch.__version__} has no {MODES[resample].value} of tensors")
         difference = np.abs(resize(image, (after[0], after[1]), resample, antialias).astype(int) - expected)
         assert difference.max() <= (0 if SAME_KERNELS else 1), (height, width, after)
 
