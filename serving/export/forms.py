@@ -21,6 +21,7 @@ from deformable_detr_refine.inference.exported import names_of
 from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.inference.onnx_detector import OPERATOR, load_onnx, onnx_facts
+from deformable_detr_refine.json_file import read_json
 from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling import use_backend
 from deformable_detr_refine.modeling.int8_layers import why_not_int8
@@ -101,7 +102,7 @@ def form_of_export(path: Path) -> str:
     if path.suffix == ".onnx" and path.is_file():
         return "onnx-operator" if OPERATOR.encode() in path.read_bytes() else "onnx"
     config = path / "config.json"
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("int8"):
+    if config.is_file() and read_json(config).get("int8"):
         return "int8"
     raise ValueError(f"{path} is neither an .onnx file nor a model folder in int8.")
 
@@ -115,7 +116,7 @@ def check_export(path: Path, model: str, names: Sequence[str]) -> None:
     if path.is_file():
         facts = onnx_facts(path)
     else:
-        facts = {"id2label": json.dumps(json.loads((path / "config.json").read_text(encoding="utf-8"))["id2label"])}
+        facts = {"id2label": json.dumps(read_json(path / "config.json")["id2label"])}
     classes = [name for _, name in sorted(names_of(facts).items())]
     if classes != list(names):
         raise ValueError(f"{path} is not of {model}: it has other classes.")
