@@ -12,12 +12,17 @@ from typing import NoReturn, TypedDict
 
 import torch
 from mmdetection import MMDetection
-from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, TimmBackboneConfig
 
 from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineForObjectDetection
 
 OURS, STOCK, MMDET = "this package", "transformers' own", "MMDetection 3.1.0"
 PEERS = {OURS: (STOCK, MMDET)}
+SIZES = [
+    "d_model",
+    "num_queries",
+    *(f"{part}_{size}" for part in ("encoder", "decoder") for size in ("layers", "ffn_dim", "attention_heads")),
+]
 WORK = {"inference": "Inference", "training": "Training step: forward, loss, backward"}
 
 
@@ -34,16 +39,21 @@ def our_detector() -> DeformableDetrRefineForObjectDetection:
     return DeformableDetrRefineForObjectDetection(DeformableDetrRefineConfig(num_labels=80))
 
 
-def stock_detector() -> DeformableDetrForObjectDetection:
+def stock_detector(like: DeformableDetrRefineConfig | None = None) -> DeformableDetrForObjectDetection:
+    """Of the sizes of a detector of ours; without one, of the R-50 above."""
     torch.manual_seed(0)
+    like = like or DeformableDetrRefineConfig(num_labels=80)
+    backbone = {"out_indices": [2, 3, 4], "use_pretrained_backbone": False}
     config = DeformableDetrConfig(
+        backbone_config=TimmBackboneConfig(backbone=like.backbone, **backbone),
         two_stage=True,
         with_box_refine=True,
         auxiliary_loss=True,
         attention_dropout=0.1,  # as ours; `dropout` is the same already
         activation_dropout=0.1,
+        **{name: getattr(like, name) for name in SIZES},
     )
-    config.num_labels = 80
+    config.num_labels = like.num_labels
     return DeformableDetrForObjectDetection(config)
 
 
