@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .arguments import add_device, add_json, add_model_and_size, add_revision, positive_int
 from .default_model import default_model
 from .info import PHOTO
-from .main import one_line
+from .main import error_sentence
 
 DESCRIPTION = """\
 Shows in one table what this machine does with a detector in each form that it can have here, and recommends one.
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
                 try:
                     (found[form],) = average_precisions(data, [opened[form][0]], progress.update)
                 except FAILURES as error:
-                    _tell(f"no AP of {form.name}: {one_line(error)}")
+                    _tell(f"no AP of {form.name}: {error_sentence(error)}")
 
     first = min(next(iter(times.values())))
     rows = [
@@ -228,7 +228,7 @@ def _opened(
                 if with_memory:
                     memory[form] = 1024 * forms.added_memory(form, pixels.shape, args.threads, args.revision)
         except FAILURES as error:
-            reasons[name] = one_line(error)
+            reasons[name] = error_sentence(error)
             opened = {form: entry for form, entry in opened.items() if form.name != name}
     if not opened:
         raise _none(reasons)
@@ -247,7 +247,7 @@ def _tolerant(once: Callable[[], object]) -> Callable[[], object]:
         try:
             once()
         except FAILURES as error:
-            raise ChildProcessError(one_line(error)) from error
+            raise ChildProcessError(error_sentence(error)) from error
 
     return run
 

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except (ValueError, OSError, ImportError) as error:
-        print(f"ddetr {verb}: error: {one_line(error)}", file=sys.stderr)
+        print(f"ddetr {verb}: error: {error_sentence(error)}", file=sys.stderr)
         return EXIT_ERROR
 
 
@@ -110,15 +110,15 @@ def _unwind_when_told_to_end() -> None:
                 signal.signal(number, stop)
 
 
-def one_line(error: BaseException) -> str:
+def error_sentence(error: BaseException) -> str:
     """An error's text in one line; system errors as 'FILE: REASON', without their number.
 
     Example:
-        >>> one_line(ValueError("first\\n  second"))
+        >>> error_sentence(ValueError("first\\n  second"))
         'first second'
-        >>> one_line(PermissionError(13, "Permission denied", "out"))
+        >>> error_sentence(PermissionError(13, "Permission denied", "out"))
         'out: Permission denied'
-        >>> one_line(ModuleNotFoundError("No module named 'torch'", name="torch"))
+        >>> error_sentence(ModuleNotFoundError("No module named 'torch'", name="torch"))
         'this needs torch: pip install deformable-detr-refine (without it .onnx files run, nothing else).'
     """
     if isinstance(error, ModuleNotFoundError):
@@ -129,7 +129,7 @@ def one_line(error: BaseException) -> str:
                 return needs("this", error.name)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return messages()["one_line"](error)
 
 
 def messages() -> dict[str, Any]:
