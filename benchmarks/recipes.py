@@ -23,7 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from timing import machine
 
 from deformable_detr_refine.data.formats.coco import write_coco
@@ -47,7 +46,7 @@ FINE_TUNED = {"num_train_epochs": 15, "learning_rate": 1e-4, "warmup_steps": 4, 
 TASKS = {"new": NEW, "fine-tuned": FINE_TUNED}
 BASELINE = "baseline"
 BOTH = "mixed-query-selection + quality-target"  # `improved_recipe`
-# By task, what each adds to `model_config`. What is fine-tuned was itself trained by both.
+# By task, what each adds to the file's `model_config`. What is fine-tuned was itself trained by both.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "new": {
         BASELINE: {},
@@ -65,12 +64,11 @@ def train(task: str, data: str, backbone: Path, variant: str, seed: int, work: P
     config, folder = ROOT / "configs" / "small_cpu.yaml", work / "run"
     shutil.rmtree(folder, ignore_errors=True)
     given: dict[str, Any] = {"data": data, "seed": seed, "output_dir": folder}
+    given["model_config"] = json.dumps(VARIANTS[task][variant])
     if task == "new":
-        sizes = yaml.safe_load(config.read_text())["model_config"]
-        given |= {"backbone_weights": backbone, "model_config": json.dumps(sizes | VARIANTS[task][variant])}
+        given["backbone_weights"] = backbone
     else:
         given |= {"data": few_images(data, work / f"few-{Path(data).name}"), "model": ROOT / "samples" / "blood-cells"}
-        given |= {"model_config": json.dumps(VARIANTS[task][variant])}
     words = [word for key, value in (ONCE | TASKS[task] | given).items() for word in (f"--{key}", str(value))]
     start = time.perf_counter()
     command = [sys.executable, ROOT / "training" / "train.py", config, *words]

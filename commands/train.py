@@ -16,7 +16,8 @@ the settings that matter (--help-all lists every one, those of transformers' Tra
   --data SOURCE                the data set; its splits are --train_split (train) and --validation_split (validation)
   --validation_data SOURCE     another data set to evaluate on; or --split_every 5: every 5th training image
   --model MODEL                a detector to fine-tune (folder or Hub name); class rows with common names are kept
-  --model_config JSON          fields of the config of a new detector (or to change), --backbone_weights FILE|pretrained
+  --model_config JSON          fields of the config of a new detector (or to change), added to those of CONFIG.yaml
+  --backbone_weights WEIGHTS   of a new detector: a file, or 'pretrained'
   --improved_recipe true       a new detector has more AP than by MMDetection's recipe, which is the default
   --output_dir DIR             where everything is written
   --num_train_epochs N, --per_device_train_batch_size N, --learning_rate X, --lr_drop_epochs 40, --bf16 true

@@ -24,7 +24,10 @@ class ModelArguments:
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model of the Hub."})
     model_config: str = field(
         default="{}",
-        metadata={"help": "Fields of DeformableDetrRefineConfig to change, as JSON or a YAML mapping."},
+        metadata={
+            "help": "Fields of DeformableDetrRefineConfig to change, as JSON or a YAML mapping. As of every mapping, "
+            "fields on the command line are added to those of the file, and win."
+        },
     )
     improved_recipe: bool = field(
         default=False,

@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.inference.load_model import load_model, load_processor, refuse_int8
+from deformable_detr_refine.messages import counted
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
@@ -38,10 +39,7 @@ def build_model(
         "category_ids": list(label_map.category_ids),
         "score_threshold": None,  # of other data
     }
-    fields = _fields(args.model_config)
-    if args.improved_recipe:
-        can_mix = args.model is None and fields.get("two_stage", True)
-        fields = {**(IMPROVED_WHEN_NEW if can_mix else IMPROVED), **fields}
+    fields = _with_recipe(_fields(args.model_config), args)
     if args.model is None:
         model = DeformableDetrRefineForObjectDetection(_config({**fields, **classes}))
         said = "A new detector"
@@ -59,18 +57,26 @@ def build_model(
             said += f" on a backbone with the weights of {name}"
         else:
             said += " with random weights, the backbone's too"
+        if args.improved_recipe and not model.config.two_stage:
+            said += "; improved_recipe adds no learned queries to it, since they need two_stage"
         return _frozen(model, args.freeze), f"{said}."
     trained = load_model(args.model, revision=args.revision)
     refuse_int8(trained.config, args.model, "training")
     model = DeformableDetrRefineForObjectDetection(_config({**trained.config.to_dict(), **fields, **classes}))
     copied = transfer(trained, model, keep_class_heads)
-    new = len(label_map) - len(copied)
-    if copied:
-        known = f"{', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}"
-        said = f"{args.model}; it knows {known} already, {new or 'no'} classes are new to it."
-    else:
-        said = f"{args.model}; all {new} classes are new to it."
-    return _frozen(model, args.freeze), said
+    known = f"{', '.join(copied[:5])}{' ...' if len(copied) > 5 else ''}" if copied else "none"
+    classes_here = counted(len(label_map), "class", "classes")
+    return _frozen(model, args.freeze), f"{args.model}, which knows {known} of the {classes_here} here."
+
+
+def _with_recipe(fields: dict[str, Any], args: ModelArguments) -> dict[str, Any]:
+    """Fields of the config, with those of `improved_recipe` that are not given."""
+    if not args.improved_recipe:
+        return fields
+    recipe = dict(IMPROVED_WHEN_NEW if args.model is None and fields.get("two_stage", True) else IMPROVED)
+    if fields.get("quality_target", True) is None:
+        del recipe["class_loss_coefficient"]  # which is this target's
+    return {**recipe, **fields}
 
 
 def build_processor(model_args: ModelArguments, data_args: DataArguments) -> DeformableDetrRefineImageProcessor:

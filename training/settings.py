@@ -3,6 +3,7 @@
 import json
 from argparse import Action
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from difflib import get_close_matches
 from enum import Enum
@@ -43,7 +44,7 @@ class SettingsParser(HfArgumentParser):
 
 
 def read_settings(words: Sequence[str]) -> Settings:
-    """Reads `[CONFIG.yaml] [--key value ...]`; what stands on the command line wins.
+    """Reads `[CONFIG.yaml] [--key value ...]`; what stands on the command line wins, in a mapping key by key.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,7 +58,7 @@ def read_settings(words: Sequence[str]) -> Settings:
         asked, setting[0] = setting[0], _known_name(setting[0], settings_parser)
         _check(settings_parser, where, setting, asked)
     model, data, training = settings_parser.parse_args_into_dataclasses(
-        [word for _, setting in given for word in setting], look_for_args_file=False
+        _merged([setting for _, setting in given]), look_for_args_file=False
     )
     return model, data, training
 
@@ -92,6 +93,23 @@ def settings_text(settings: Settings) -> str:
         if isinstance(value, _PLAIN) and name not in _UNWRITTEN
     }
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _merged(settings: Sequence[list[str]]) -> list[str]:
+    """The words of all settings. The last of a name counts; of mappings, each of their keys."""
+    kept: dict[str, list[str]] = {}
+    for setting in settings:
+        name = setting[0].partition("=")[0]
+        earlier, mapping = _mapping(kept.pop(name, [])), _mapping(setting)
+        kept[name] = setting if earlier is None or mapping is None else [name, json.dumps(earlier | mapping)]
+    return [word for setting in kept.values() for word in setting]
+
+
+def _mapping(setting: list[str]) -> dict[str, Any] | None:
+    """The value of `--key JSON` or `--key=JSON` where it is a mapping."""
+    _, _, text = "=".join(setting).partition("=")
+    with suppress(ValueError):
+        return value if isinstance(value := json.loads(text), dict) else None
 
 
 def _known_name(word: str, settings_parser: SettingsParser) -> str:

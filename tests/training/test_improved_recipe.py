@@ -25,13 +25,17 @@ LABEL_MAP = LabelMap(("cat", "dog"), (1, 2))
         ({}, (True, 0.25, 1.0)),
         ({"quality_target": 0.5, "mixed_query_selection": False}, (False, 0.5, 1.0)),
         ({"two_stage": False}, (False, 0.25, 1.0)),
+        ({"quality_target": None}, (True, None, 2.0)),
+        ({"quality_target": None, "class_loss_coefficient": 1.5}, (True, None, 1.5)),
     ],
-    ids=["alone", "what is given wins", "one stage"],
+    ids=["alone", "what is given wins", "one stage", "no target, no coefficient of it", "but what is given"],
 )
 def test_it_sets_what_model_config_does_not_give(given, found):
     args = ModelArguments(model_config=json.dumps({**TINY, **given}), improved_recipe=True)
-    config = build_model(args, LABEL_MAP)[0].config
+    model, origin = build_model(args, LABEL_MAP)
+    config = model.config
     assert (config.mixed_query_selection, config.quality_target, config.class_loss_coefficient) == found
+    assert ("no learned queries to it, since they need two_stage" in origin) == (not config.two_stage)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

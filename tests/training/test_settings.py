@@ -1,5 +1,6 @@
 """Settings are read, and what is wrong with them is one sentence that says where it stands."""
 
+import json
 import warnings
 
 import pytest
@@ -83,6 +84,16 @@ def test_the_command_line_wins_and_an_empty_list_is_one(file, tmp_path):
     path = file("seed: 1\nlearning-rate: 1e-3\nslow_parameters: [backbone]\nfreeze: []\n")
     model, _, args = read_settings([path, "--seed=2", "--slow_parameters", "--output_dir", str(tmp_path)])
     assert (args.seed, args.learning_rate, args.slow_parameters, model.freeze) == (2, 1e-3, [], [])
+
+
+def test_a_mapping_on_the_command_line_is_added_to_the_files_key_by_key(file, tmp_path):
+    text = "model_config: {d_model: 64, num_queries: 20}\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+    words = ['--model_config={"num_queries": 30}', "--lr_scheduler_kwargs", '{"last_epoch": -1}', "--output_dir"]
+    model, _, args = read_settings([file(text), *words, str(tmp_path)])
+    assert json.loads(model.model_config) == {"d_model": 64, "num_queries": 30}
+    assert args.lr_scheduler_kwargs == {"num_cycles": 2, "last_epoch": -1}
+    model, data, _ = read_settings([file("augmentation: [{type: RandomFlip}]\n"), "--augmentation", "none"])
+    assert (model.model_config, data.augmentation) == ("{}", "none")
 
 
 def test_what_is_written_is_what_was_given(file, tmp_path):
