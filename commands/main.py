@@ -11,12 +11,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
-from typing import Any
+from typing import Any, NoReturn
 
 DISTRIBUTION = "deformable-detr-refine"
 VERBS = {
@@ -138,8 +139,22 @@ def messages() -> dict[str, Any]:
     return run_path(str(Path((spec and spec.origin) or ".").parent / "messages.py"))
 
 
-def _parser(verb: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """argparse's, and so each verb's; what is wrong is one line, which begins with the verb that it is said of."""
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        namespace, unknown = super().parse_known_args(*given, **named)
+        if unknown:
+            near = get_close_matches(unknown[0], self._option_string_actions, 1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
+        return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_ERROR, f"{self.prog}: error: {one_line(ValueError(message))} (see: {self.prog} --help)\n")
+
+
+def _parser(verb: str | None) -> Parser:
+    parser = Parser(
         prog="ddetr", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"ddetr {version(DISTRIBUTION)}")

@@ -43,7 +43,7 @@ examples:
 
 
 # No prefix: every word, `--key` too, is a setting, which the training reads itself.
-PARSER = {"add_help": False, "prefix_chars": "\0", "usage": "see ddetr train --help"}
+PARSER = {"add_help": False, "prefix_chars": "\0"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -66,20 +66,24 @@ def test_a_broken_model_folder_is_one_line(case, verb, model_folder, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("verb", "arguments", "message"),
     [
-        ([], "VERB"),
-        (["paint"], "invalid choice: 'paint'"),
-        (["detect", "m", "a.jpg", "--output"], "--output"),
-        (["detect", "m", "a.jpg", "--output", "o", "--threshold", "3"], "3 is not a number from 0 to 1"),
-        (["detect", "m", "a.jpg", "--output", "o", "--batch-size", "0"], "0 is not a whole number from 1 on"),
+        ("", [], "VERB"),
+        ("", ["paint"], "invalid choice: 'paint'"),
+        (" detect", ["m", "a.jpg", "--output"], "--output"),
+        (" detect", ["m", "a.jpg", "--output", "o", "--threshold", "3"], "3 is not a number from 0 to 1"),
+        (" detect", ["m", "a.jpg", "--output", "o", "--batch-size", "0"], "0 is not a whole number from 1 on"),
+        (" detect", ["m", "a.jpg", "--treshold=1"], "unrecognized arguments: --treshold=1; did you mean --threshold?"),
+        (" data inspect", ["boxes", "--xyz"], "unrecognized arguments: --xyz"),
     ],
 )
-def test_wrong_arguments(arguments, message, capsys):
+def test_wrong_arguments_are_one_line_of_their_verb(verb, arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        main([*verb.split(), *arguments])
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert error.startswith(f"ddetr{verb}: error: ") and error.endswith(f" (see: ddetr{verb} --help)\n")
 
 
 @pytest.mark.parametrize("verb", VERBS)
