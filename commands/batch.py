@@ -101,11 +101,12 @@ def run(args: argparse.Namespace) -> int:
 
         import_ray()
         engine = run_on_ray
-    with tqdm(unit="image", disable=None, smoothing=0.1) as bar:
+    # No rate: it would count the start-up.
+    with tqdm(unit="image", disable=None, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]") as bar:
 
         def progress(done: int, total: int) -> None:
             if bar.total is None:
-                # What an earlier run finished does not count for this run's images/s.
+                # What an earlier run finished says nothing of the time that remains.
                 bar.total, bar.initial, bar.n, bar.last_print_n = total, done, done, done
                 bar.refresh()
             bar.update(done - bar.n)
@@ -130,7 +131,8 @@ def run(args: argparse.Namespace) -> int:
         )
     new = summary.images - summary.resumed
     earlier = f", {summary.resumed} of them in an earlier run" if summary.resumed else ""
-    print(f"{summary.images} images{earlier}, {summary.failed} failed; {new / summary.seconds:.3g} images/s")
+    rate = f"; {new / summary.seconds:.3g} images/s, start-up not counted" if summary.seconds else ""
+    print(f"{summary.images} images{earlier}, {summary.failed} failed{rate}")
     if summary.again:
         print(f"Computed again: {summary.again}; their images have changed since, or their part was damaged.")
     if summary.left_out:

@@ -119,7 +119,10 @@ class Job:
         begun = None if force or not any(self._parts()) else self._begun()
         if begun is None:
             if self.output.exists() and not force:
-                raise ValueError(f"{self.output} exists; choose another output or replace it with --force.")
+                raise ValueError(
+                    f"{self.output} is there already, as after a batch that is finished: --force computes it anew and "
+                    "replaces it, or choose another output."
+                )
             images = open_input(source, column)
             if any(table["path"] == str(self.output.absolute()) for table in images.identity.get("tables", ())):
                 raise ValueError(f"{self.output} is the input; choose another output.")

@@ -16,7 +16,7 @@ from deformable_detr_refine.messages import one_line
 from .input import Shard
 from .shard import BatchSettings, ShardResult, detect_shard
 
-_FIELDS = ("number", "content", "images", "failed", "stamp", "error")
+_FIELDS = ("number", "content", "images", "failed", "stamp", "error", "seconds")
 
 
 def run_on_ray(settings: BatchSettings, shards: Iterable[Shard], workers: int | None = None) -> Iterator[ShardResult]:

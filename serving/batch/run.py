@@ -1,6 +1,7 @@
 """Detection in many images: any input, any number of workers, and a kill at any moment loses and doubles nothing."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class BatchSummary:
         failed: of them, rows with an error.
         resumed: of them, finished in an earlier run.
         again: of them, finished in an earlier run and computed again: the part was damaged, or an image has changed.
-        seconds: of this run, model loading included.
+        seconds: of this run, from the first image to the last: neither start-up nor the model's loading.
         error: the first error of this run.
         left_out: what the input's folder holds besides images.
     """
@@ -95,17 +96,19 @@ def run_batch(
         progress: is called with (finished images, all images) after each shard.
 
     Raises:
-        OSError, ValueError: input, output or model cannot be used, or of image files none would be cut.
+        OSError, ValueError: input, output or model cannot be used, of image files none would be cut, or a column is
+            named of them.
         TooManyErrors: see `error_threshold`.
     """
-    started = time.monotonic()
     form, model = format_of(output, form), inside_mlflow(model)
     settings = BatchSettings(model, form, threshold, top_k, batch_size, device, revision, tiling)
     identity = {"model": model_identity(model, revision), "format": form, "threshold": threshold, "top_k": top_k}
     identity["tiling"] = str(tiling) if tiling else None
-    first_error = None
+    first_error, began, ended = None, math.inf, 0.0
 
     def check(images: FileInput | TableInput) -> None:
+        if column is not None and isinstance(images, FileInput):
+            raise ValueError(f"A column is of tables, and {source} gives image files: leave out --column {column}.")
         if tiling is not None and isinstance(images, FileInput):
             tiling.check_images(images.folder / name for name in images.names)
 
@@ -117,6 +120,8 @@ def run_batch(
         todo = (shard for shard in images.shards(size) if shard.number not in job.finished)
         if done < len(images):
             for result in engine(settings, todo, workers):
+                ended = time.monotonic()
+                began = min(began, ended - result.seconds)
                 if job.put(result):
                     done += result.images
                     first_error = first_error or result.error
@@ -125,7 +130,7 @@ def run_batch(
         failed, again = job.failed, job.again
         job.finish(sum(1 for _ in images.shards(size)), form)
     left_out = not_images(images.others) if images.others else None
-    return BatchSummary(len(images), failed, resumed, again, time.monotonic() - started, first_error, left_out)
+    return BatchSummary(len(images), failed, resumed, again, max(ended - began, 0.0), first_error, left_out)
 
 
 def model_identity(model: str, revision: str | None) -> str:

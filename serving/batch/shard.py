@@ -1,5 +1,6 @@
 """The work on one shard of a batch, the same in a thread, a process and an actor of Ray."""
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,6 +59,7 @@ class ShardResult:
         failed: how many of them have an error instead of boxes.
         stamp: of the images' files as they were when they were read (see `stamp_of`).
         error: the first one, with the image's name.
+        seconds: that it took, without the model's loading.
     """
 
     number: int
@@ -66,10 +68,12 @@ class ShardResult:
     failed: int
     stamp: str = ""
     error: str | None = None
+    seconds: float = 0.0
 
 
 def detect_shard(detector: Detector, settings: BatchSettings, shard: Shard) -> ShardResult:
     """Detects in every image of a shard; an image that fails gives a row with its error."""
+    began = time.monotonic()
     looked_at, stamp = {}, shard.stamp()  # before they are read: what changes then is noticed
 
     def sources():
@@ -92,7 +96,8 @@ def detect_shard(detector: Detector, settings: BatchSettings, shard: Shard) -> S
     if failures:
         name, error = failures[0].name, failures[0].result.error
         error = error if name in error else f"{name}: {error}"
-    return ShardResult(shard.number, encode(rows, settings.format), len(rows), len(failures), stamp, error)
+    content = encode(rows, settings.format)
+    return ShardResult(shard.number, content, len(rows), len(failures), stamp, error, time.monotonic() - began)
 
 
 __all__ = ["BatchSettings", "ShardResult", "detect_shard"]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def test_nothing_but_the_output_is_left(saved_small, folder, expected, tmp_path)
     assert summary.error.startswith("4.png is not an image")
 
 
+def test_the_start_up_is_no_part_of_the_work(saved_small, folder, tmp_path):
+    def timed(settings, shards, workers):
+        for number, result in enumerate(run_here(settings, shards, 1)):
+            assert result.seconds > 0
+            yield replace(result, seconds=100.0 if number else 1.0)
+
+    summary = run_batch(str(saved_small), str(folder), tmp_path / "found.jsonl", engine=timed)
+    assert 99 < summary.seconds < 101  # from the earliest beginning to the last end, whenever the batch was called
+
+
+def test_a_column_of_image_files_is_refused(saved_small, folder, tmp_path):
+    with pytest.raises(ValueError, match="gives image files: leave out --column photo"):
+        run_batch(str(saved_small), str(folder), tmp_path / "found.jsonl", column="photo")
+    assert not any(tmp_path.iterdir())
+
+
 class Stopped(Exception):
     pass
 
@@ -110,7 +127,7 @@ def test_other_settings_do_not_go_on_with_a_batch(saved_small, folder, tmp_path)
         run_batch(str(saved_small), str(folder), output, threshold=0.5)
     run_batch(str(saved_small), str(folder), output, threshold=0.999, workers=1, force=True)
     assert not any(row["boxes"] for row in rows_of(output))
-    with pytest.raises(ValueError, match="exists; choose another output"):
+    with pytest.raises(ValueError, match="found.jsonl is there already, as after a batch that is finished: --force"):
         run_batch(str(saved_small), str(folder), output)
     assert os.listdir(tmp_path) == ["found.jsonl"]
 
