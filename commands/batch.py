@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
 
         import_ray()
         engine = run_on_ray
-    # No rate: it would count the start-up.
-    with tqdm(unit="image", disable=None, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]") as bar:
+    # Without a rate, which would count the start-up.
+    with tqdm(disable=None, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} images [{elapsed}<{remaining}]") as bar:
 
         def progress(done: int, total: int) -> None:
             if bar.total is None:

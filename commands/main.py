@@ -150,13 +150,11 @@ class Parser(argparse.ArgumentParser):
         return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_ERROR, f"{self.prog}: error: {one_line(ValueError(message))} (see: {self.prog} --help)\n")
+        self.exit(EXIT_ERROR, f"{self.prog}: error: {error_sentence(ValueError(message))} (see: {self.prog} --help)\n")
 
 
 def _parser(verb: str | None) -> Parser:
-    parser = Parser(
-        prog="ddetr", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="ddetr", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"ddetr {version(DISTRIBUTION)}")
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, text in VERBS.items():

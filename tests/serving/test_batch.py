@@ -127,7 +127,7 @@ def test_other_settings_do_not_go_on_with_a_batch(saved_small, folder, tmp_path)
         run_batch(str(saved_small), str(folder), output, threshold=0.5)
     run_batch(str(saved_small), str(folder), output, threshold=0.999, workers=1, force=True)
     assert not any(row["boxes"] for row in rows_of(output))
-    with pytest.raises(ValueError, match="found.jsonl is there already, as after a batch that is finished: --force"):
+    with pytest.raises(ValueError, match="is there already, as after a batch that is finished: --force"):
         run_batch(str(saved_small), str(folder), output)
     assert os.listdir(tmp_path) == ["found.jsonl"]
 
