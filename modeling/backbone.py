@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.modeling_utils import load_state_dict
 
-from .folded_norm import fold_frozen_norms
+from .folded_norm import fold_frozen_norms, folded_at_once
 from .linear import convolution
-from .plain_calls import plain_modules
+from .plain_calls import plain_modules, plain_operations
 
 if TYPE_CHECKING:
     from timm.models import FeatureListNet
@@ -112,7 +112,11 @@ class Backbone(nn.Module):
         # oneDNN has no fast bf16 backward of depthwise convolutions: 136 ms for one of tf_efficientnet_lite0 (1152
         # channels, 5x5 on 8x11, 2 images, 1 thread) where fp32 takes 10, and 1.7 s instead of 0.8 for a training step.
         slow = self.has_depthwise and pixel_values.device.type == "cpu" and torch.is_grad_enabled()
-        with torch.autocast("cpu", enabled=False) if slow else nullcontext():
+        at_once = pixel_values.device.type != "cpu" and plain_operations(pixel_values)
+        with (
+            torch.autocast("cpu", enabled=False) if slow else nullcontext(),
+            folded_at_once(self.body) if at_once else nullcontext(),
+        ):
             return self.body(pixel_values)
 
 

@@ -7,10 +7,13 @@ pass over every feature map and, in training, the copy of each that the norm wou
 A pair does so only while both stand where they stood and nobody has a part in their calls; else each does its own work.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, _foreach_add, _foreach_mul, _foreach_rsqrt, _foreach_sub, fx, nn  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .linear import convolution
@@ -42,6 +45,37 @@ def fold_frozen_norms(network: nn.Module) -> int:
             conv.__class__, norm.__class__ = ConvWithNorm, _NormDoneByConv
             pairs += 1
     return pairs
+
+
+# Factor and summand of convolutions, as `folded_at_once` has computed them.
+_AT_ONCE: ContextVar["dict[ConvWithNorm, tuple[Tensor, Tensor]] | None"] = ContextVar("_AT_ONCE", default=None)
+
+
+@contextmanager
+def folded_at_once(network: nn.Module) -> Iterator[None]:
+    """Within the block the factors and summands of all pairs are there, each operation done once for the whole list.
+
+    A GPU launches 260 kernels fewer for an R-50; a CPU gains nothing. Nothing is kept beyond the block: whoever writes
+    into a norm between two, through `.data` too, is seen.
+    """
+    modules = list(network.modules())
+    convs = [module for module in modules if isinstance(module, ConvWithNorm) and module.folds()]
+    norms = [norm for conv in convs if (norm := conv.norm) is not None]
+    names = "running_mean", "running_var", "weight", "bias"
+    lists = means, variances, weights, biases = [[getattr(norm, name) for norm in norms] for name in names]
+    # Where hooks or wrappers bring parameters only for a call (offloading, shards), they are not here yet.
+    here = plain_modules(*modules) and len({tuple(tensor.shape for tensor in tensors) for tensors in lists}) == 1
+    computed: dict[ConvWithNorm, tuple[Tensor, Tensor]] = {}
+    if norms and here and plain_tensors(*(tensor for tensors in lists for tensor in tensors)):
+        roots = _foreach_rsqrt(_foreach_add(variances, [norm.eps for norm in norms]))
+        factors = _foreach_mul(weights, roots)
+        summands = _foreach_sub(biases, _foreach_mul(means, factors))
+        computed = dict(zip(convs, zip(factors, summands, strict=True), strict=True))
+    token = _AT_ONCE.set(computed)
+    try:
+        yield
+    finally:
+        _AT_ONCE.reset(token)
 
 
 class _Place:
@@ -90,8 +124,12 @@ class ConvWithNorm(nn.Conv2d):
         """Weight and bias that do the norm's work too."""
         norm = self.norm
         assert norm is not None, "asked only where there is one"
-        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        summand = norm.bias - norm.running_mean * factor
+        computed = None if torch.compiler.is_compiling() else (_AT_ONCE.get() or {}).get(self)
+        if computed is None:
+            factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            summand = norm.bias - norm.running_mean * factor
+        else:
+            factor, summand = computed
         if self.bias is not None:
             summand = summand + self.bias * factor
         return self.weight * factor.view(-1, 1, 1, 1), summand

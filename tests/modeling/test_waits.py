@@ -1,4 +1,4 @@
-"""What a program would wait for a GPU for, counted on a pretended one: once per step, for the matching."""
+"""What a program would wait for a GPU for, and launches there, counted on a pretended one."""
 
 import pytest
 import torch
@@ -46,3 +46,25 @@ def test_inference_waits_for_its_detections_alone(pixels, mask):
         processor.post_process_object_detection(outputs, 0.5, [(128, 160)] * len(pixels))
     del counts["launch"]
     assert counts == {"copy down": 1, "copy up": 1}
+
+
+def test_frozen_norms_are_folded_at_once_and_anew_in_each_forward(pixels):
+    model = on_gpu(DeformableDetrRefineForObjectDetection(small_config()).eval())
+    body, launches, logits = model.model.backbone.body, [], []
+
+    def forward():
+        with pretended_gpu() as counts, torch.no_grad():
+            logits.append(model(on_gpu(pixels)).logits.held)
+        launches.append(counts["launch"])
+
+    forward()
+    forward()
+    norms = [module for module in body.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with pretended_gpu():
+        norms[0].weight.data.mul_(2)  # as loaders and moving averages write
+    forward()
+    body.register_forward_pre_hook(lambda body, args: None)  # might bring the parameters: each conv computes its own
+    forward()
+    assert launches[3] - launches[2] == 5 * (len(norms) - 1) and launches[1] == launches[2]
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[2], logits[3])
+    assert not torch.equal(logits[1], logits[2])
