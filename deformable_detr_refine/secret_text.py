@@ -16,15 +16,22 @@ _TOKEN = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----))*(?:-----END [A-Z ]*-----)?"
 )
 _ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://[^\s\"'<>()\[\]`|]+")
-# User and password, whatever the password holds; behind a host, a colon begins its port.
-_USER = re.compile(r"(?<=://)[^\s/?#@\"]{0,100}:(?![0-9]*(?:[/?#\s\"]|$))[^\s\"]{0,200}@")
-_SECRET = (
-    r"(?>[\w-]*?(?:token|secret|passwo?r?d|passphrase|pwd|credential"
-    r"|(?:api|access|account|encryption|private|signing|storage)[_-]?key))[\w-]*+"
+# User and password, whatever the password holds; behind a host, a colon begins its port. Without a scheme a host has a
+# domain, a port or four numbers; `mailto:someone@` is an address of mail, and AP:0.61@ a figure.
+_USER = re.compile(
+    r"(?<=://)[^\s/?#@\"]{0,100}:(?![0-9]*(?:[/?#\s\"]|$))[^\s\"]{0,200}@"
+    r"|(?<![\w.%+-])(?!(?i:e?-?mail(?:to)?|author|maintainer|contact|support|from|to|cc|bcc|sip|xmpp|[0-9]+):)"
+    r"[\w.%+-]{1,64}+:(?![0-9]*\.[0-9]+@)[^\s:/@\"'<>()\[\]{}|,;]{4,100}@"
+    r"(?=localhost\b|[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b|(?=[0-9.-]{0,60}[A-Za-z])"
+    r"(?:[A-Za-z0-9_-]{1,60}\.){0,8}(?:(?<=\.)[A-Za-z]{2,}\b|[A-Za-z0-9_-]{1,60}:[0-9]{2,5}(?![\w.])))"
 )
+_KEY = "passwo?r?d|passphrase|pwd|credential|(?:api|access|account|encryption|private|signing|storage)[_-]?key"
+_SECRET = rf"(?>[\w-]*?(?:token|secret|{_KEY}))[\w-]*+"
 # Short names are those of secrets in a list alone, as name=x,key=y; before a parenthesis it is a call, as of max.
 _LISTED = re.compile(
-    r"(?i)(?P<name>(?<=[,;])(?:key|pass)=|(?<![\w.,;-])(?:key|pass)=(?=[^\s,;]{1,200}[,;]))"
+    r"(?im)(?P<name>(?<=[,;])(?:key|pass)="
+    r"|(?:^(?:key|pass) ?= ?|(?<![\w.,;-])(?<![,;] )(?:key|pass)=)(?=[^\s,;]{1,200}[,;])"
+    r"|(?<!\w)\w{1,40}+ ?= ?[^\s,;\"'()]{1,100}+[,;] (?:key|pass) ?= ?)"
     r"(?!\[removed\])[^\s,;\"'()]{6,}+(?![()])"
 )
 # As JSON, a list of arguments and addresses in addresses hold / @ : and their like.
@@ -34,6 +41,11 @@ _SECRET_NAME = re.compile(f"(?i){_SECRET}")
 _NAMED = re.compile(
     rf"(?i)(?<![\w-])((?:{_SECRET}[\"']?\s*+[:=]\s*+|--{_SECRET}[ =])(?:([\"'])(?=.))?+)(?!\[removed\])"
     r"(?:(?(2)(?:\\.|(?!\2)[^\n\\]){4,}|[^\s\"',;}\])`]{6,}))"
+)
+# Behind a comma a secret has digits and letters, else it is prose, in which tokens are words of a model unless quoted.
+_BESIDE = re.compile(
+    rf"(?i)(?<![\w-])((?>[\w-]*?(?:token(?=[\"'])|secret|{_KEY}))[\w-]*+[\"']? ?, ?[\"']?)(?!\[removed\])"
+    r"(?=[a-z_-]{0,40}[0-9])(?=[0-9_-]{0,40}[a-z])[^\s\"',;()}\]]{6,}"
 )
 
 
@@ -75,7 +87,7 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     text = "\n".join(plain if _has_secret(plain := _unescaped(line)) else line for line in text.split("\n"))
     text = _ADDRESS.sub(lambda found: _address_in_text(found[0]), _USER.sub("", text))
     text = _LISTED.sub(rf"\g<name>{_REMOVED}", _TOKEN.sub(_REMOVED, text))
-    return _NAMED.sub(rf"\1{_REMOVED}", text)
+    return _BESIDE.sub(rf"\1{_REMOVED}", _NAMED.sub(rf"\1{_REMOVED}", text))
 
 
 def line_with_secret(text: str, code: bool = False) -> int | None:
@@ -89,7 +101,7 @@ def line_with_secret(text: str, code: bool = False) -> int | None:
         (2, None)
     """
     for number, line in enumerate(text.splitlines(), 1):
-        if _has_secret(line, code) or _has_secret(_unescaped(line), code):
+        if any(_has_secret(form, code) for form in {line, _unescaped(line)}):
             return number
     return None
 
@@ -99,7 +111,7 @@ def _has_secret(line: str, code: bool = False) -> bool:
         return True
     if any("@" in found[0].split("/")[2] for found in _ADDRESS.finditer(line)):
         return True
-    return not code and bool(_NAMED.search(line) or _LISTED.search(line))
+    return not code and any(form.search(line) for form in (_NAMED, _LISTED, _BESIDE))
 
 
 def _unescaped(line: str) -> str:

@@ -201,6 +201,15 @@ SECRETS = (
     "key=correcthorse,name=cells",
     "AccountName=cells,AccountKey=correcthorse,EndpointSuffix=core.windows.net",
     r"from https:\/\/me:correcthorse@example.org\/x",
+    "alice:correcthorse@db.internal:5432/x",
+    "alice:hunter2@db:5432",
+    "me:correcthorse@localhost",
+    "me:hunter2@10.0.0.1/x",
+    "password, hunter2...",
+    '["hub_token", "a1B2a1B2"]',
+    "host = cells, key = correcthorse, port = 1",
+    "user=me, pass=correcthorse",
+    "key = correcthorse, name = cells",
     r"from https:\u002f\u002fme:correcthorse\u0040example.org and password: correcthorse",
     r"args: {\"password\": \"correcthorse\"}",
     "https://example.org/?next=https%3A%2F%2Fme%3Acorrecthorse%40example.org",
@@ -225,6 +234,10 @@ def test_secrets_of_many_forms(text):
         r"C:\u0020 and \"scores\"",
         "100%25",
         "monkey=banana,x",
+        "sorted(boxes, key=operator_score, reverse=True)",
+        "mailto:someone@example.org, Author:someone@example.org, git@example.org:owner/name.git",
+        "python:3.11-slim@sha256:0a1b2c3d, npm:vite@6.0.0-beta.1, AP:61.2@0.50:95, 10:30@example.org",
+        "each token, resnet50's too; a password, then a secret, as car:front@left",
     ],
 )
 def test_what_is_no_secret_stays_as_it_is(text):
@@ -233,7 +246,20 @@ def test_what_is_no_secret_stays_as_it_is(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["token", "key=a,", "a(pass=", "\\u002f", "%2f:", "SG.", "a://b:c", "-----BEGIN PRIVATE KEY-----", "password='\\a"],
+    [
+        "token",
+        "key=a,",
+        "a(pass=",
+        "\\u002f",
+        "%2f:",
+        "SG.",
+        "a://b:c",
+        "-----BEGIN PRIVATE KEY-----",
+        "password='\\a",
+        "a:bbbb@c.",
+        "a=b, key = ",
+        "secret,a",
+    ],
 )
 def test_a_long_text_is_looked_through(text):
     """Patterns that took the square of a text's length did not come to an end here."""
