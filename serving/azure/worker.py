@@ -4,6 +4,7 @@ Azure's application, which is written for threads, is asked by threads of two ki
 health probe and whatever else there is, which never waits for the former.
 """
 
+import os
 import signal
 from typing import Any
 
@@ -18,6 +19,10 @@ from .service import most_at_work
 # Requests that fetch images from URLs, or wait for their turn, are no work.
 _THREADS_A_REQUEST_AT_WORK = 4
 _BACKLOG = 2048
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# What comes before a new process has handlers of its own would go to those of its parent, where nobody looks at it: it
+# would end when it is killed.
+os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS))
 
 
 def whole_requests(wsgi: Any) -> Application:
@@ -45,6 +50,14 @@ class Worker(UvicornWorker):
         # Connections taken at a time: who took more would keep them from its idle neighbours.
         "backlog": 1,
     }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # gunicorn forks next
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         # Gunicorn's Ctrl-C is SIGQUIT in here, which uvicorn leaves to a flag that it does not look at.

@@ -242,6 +242,18 @@ def test_a_signal_lets_the_request_at_work_finish(python, model, photos, tmp_pat
             server.ask("GET", "/", timeout=5)
 
 
+def test_a_signal_for_a_worker_that_has_just_begun_is_not_lost(python, model, tmp_path):
+    hook = "import os, signal, time\ndef post_fork(server, worker):\n    os.kill(os.getppid(), 15)\n    time.sleep(5)\n"
+    (tmp_path / "hooks.py").write_text(hook)
+    arguments = f"--config {tmp_path / 'hooks.py'} --graceful-timeout 60"
+    with (tmp_path / "log").open("w") as log:
+        command = [python, "-P", "-m", "ddetr.main", "serve", str(model), "--port", "0"]
+        process = subprocess.run(
+            command, stdout=log, stderr=log, env={**os.environ, "GUNICORN_CMD_ARGS": arguments}, timeout=SLOWEST_START
+        )
+    assert process.returncode == 0 and "SIGKILL" not in (tmp_path / "log").read_text()
+
+
 def test_memory_is_flat_over_many_requests(server, photos):
     """Of 200 kB each: windows in which they were kept would each add 50 MB. Fragments add less with every window."""
     body = json.dumps(request(photos[0])).encode()
