@@ -195,7 +195,7 @@ class DetectionTrainingArguments(TrainingArguments):
         self.given: dict[str, Any] = {
             item.name: value
             for item in fields(self)
-            if item.init and (value := getattr(self, item.name)) not in _defaults(item)
+            if item.init and (value := getattr(self, item.name)) not in defaults_of(item)
         }
         if isinstance(self.fsdp, str) and self.fsdp.lower() in ("true", "false"):
             self.fsdp = self.fsdp.lower() == "true" or None  # pyright: ignore[reportAttributeAccessIssue]
@@ -218,7 +218,8 @@ class DetectionTrainingArguments(TrainingArguments):
         return [self.report_to] if isinstance(self.report_to, str) else self.report_to or []
 
 
-def _defaults(item: Any) -> tuple:
+def defaults_of(item: Any) -> tuple:
+    """The default of a setting, and as what else the parser may give it."""
     default = item.default if item.default_factory is MISSING else item.default_factory()
     # The parser reads the default "no" of a field that may be text or a bool as false.
     return (default, False) if default == "no" else (default,)

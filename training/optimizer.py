@@ -60,11 +60,12 @@ def scaled_learning_rate(learning_rate: float, meant_for: int, images_per_step: 
     return learning_rate * images_per_step / meant_for
 
 
-def continue_schedule(scheduler: Any) -> None:
+def continue_schedule(scheduler: Any, base_rates: Sequence[float] | None = None) -> None:
     """Sets the learning rates to what the schedule, as it is now, says for the step it is at.
 
     Where a run goes on as it was, these are the rates that it had. Where it was given more epochs, the schedule is
-    the longer one's, while the optimiser of the checkpoint still has the shorter one's rates.
+    the longer one's, while the optimiser of the checkpoint still has the shorter one's rates; and where it was given
+    another learning rate, that of each group of parameters is in `base_rates`.
 
     Example:
         >>> import torch
@@ -77,6 +78,7 @@ def continue_schedule(scheduler: Any) -> None:
     """
     if not isinstance(scheduler, LambdaLR):
         return
+    scheduler.base_lrs = list(base_rates or scheduler.base_lrs)
     rates = [
         rate * share(scheduler.last_epoch) for rate, share in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     ]

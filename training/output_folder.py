@@ -1,19 +1,34 @@
-"""Whether a run may write into its folder, and which checkpoint there it goes on from: held before any work."""
+"""Whether a run may write into its folder, and which checkpoint it goes on from, and how: held before any work."""
 
+import json
 from collections.abc import Callable
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.files import check_writable
+from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.yaml_text import read_yaml
 
-from .arguments import DetectionTrainingArguments
+from .arguments import DetectionTrainingArguments, defaults_of
 from .checkpoints import NUMBERED, fault_of, has_random_state, newest_whole_checkpoint
+from .settings import Settings, given_settings
 
 SETTINGS_FILE = "settings.yaml"
 # What a dry run, a run that stopped before its first checkpoint, or a shell leave in the folder; a run writes over none
 # of a person's own files.
 HARMLESS = (".*", "dry_run.jpg", SETTINGS_FILE, "not-finite-step-*.pt", "runs", "*.log", "*.txt")
+# What a checkpoint has decided: its optimiser is of these parameters and options, its place in an epoch of these random
+# numbers.
+_DECIDED = (
+    *("seed", "data_seed", "freeze", "slow_parameters", "optim", "optim_args", "optim_target_modules"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
+)
+# Of where the model comes from, which now is the checkpoint, whose config is compared for itself.
+_OF_THE_BEGINNING = (
+    *("output_dir", "model", "revision", "model_config", "improved_recipe", "backbone_weights", "head_surgery"),
+)
 _TRUE = (True, "true", "True")
 _UNSET = (None, False, "false", "False", "")
 
@@ -62,3 +77,41 @@ def checkpoint_to_resume(
             "choose another --output_dir."
         )
     return None
+
+
+def changed_settings(checkpoint: Path, settings: Settings) -> str:
+    """In words, what of a run's settings is not as it stands in the settings.yaml beside its checkpoint.
+
+    Raises:
+        ValueError: it is something that the checkpoint decides, or the file is damaged.
+    """
+    file = checkpoint.parent / SETTINGS_FILE
+    try:
+        before = read_yaml(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{file} is not YAML: {one_line(error)}") from error
+    if not isinstance(before, dict):
+        return ""
+    now, changes = given_settings(settings), []
+    defaults = {item.name: defaults_of(item)[0] for part in settings for item in fields(part)}
+    for name in {**before, **now}:
+        old, new = (_plain(values.get(name, defaults.get(name))) for values in (before, now))
+        if old == new or name in _OF_THE_BEGINNING:
+            continue
+        words = [printable(json.dumps(value, default=str), 60) for value in (new, old)]
+        if name in _DECIDED:
+            raise ValueError(
+                f"{checkpoint} was trained with {name} {words[1]}, this run has {words[0]}: go on with the settings of "
+                "the run (its settings.yaml), or start anew in another --output_dir."
+            )
+        changes.append(f"{printable(str(name), 40)} {words[0]} (before {words[1]})")
+    return ", ".join(changes)
+
+
+def _plain(value: Any) -> Any:
+    """As YAML gives it; YAML takes 1e-4 for text."""
+    value = getattr(value, "value", value)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

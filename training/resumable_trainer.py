@@ -21,7 +21,7 @@ from .checkpoints import read_trainer_state, write_manifest, writing
 from .ema import RAW_WEIGHTS, MovingAverage
 from .loss_terms import LossTerms
 from .optimizer import continue_schedule
-from .saved_state import check_loss_settings, check_optimizer_state, check_scheduler_state, check_weights, reading
+from .saved_state import check_config, check_optimizer_state, check_scheduler_state, check_weights, reading
 from .sharded import whole_model
 
 
@@ -93,10 +93,10 @@ class ResumableTrainer(Trainer):
             raise ValueError(
                 f"{resume_from_checkpoint} was trained with ema_decay: resume it with the same, or start anew."
             )
+        check_config(folder, self.model.config)
         if (file := folder / SAFE_WEIGHTS_NAME).is_file():
             with reading(file), self._whole_model() as whole:
                 check_weights(file, whole.state_dict())
-        check_loss_settings(folder, self.model.config)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema:
             self.ema.load(folder)
@@ -112,10 +112,11 @@ class ResumableTrainer(Trainer):
         return (args[2], 0) if self.state.global_step >= self.state.max_steps else begun
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        rates = getattr(self.lr_scheduler, "base_lrs", None)
         if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None:
-                continue_schedule(self.lr_scheduler)
+                continue_schedule(self.lr_scheduler, rates)
             return
         optimizer_file, schedule_file = (Path(checkpoint) / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME))
         with reading(optimizer_file):
@@ -125,7 +126,7 @@ class ResumableTrainer(Trainer):
             check_scheduler_state(torch.load(schedule_file, "cpu", weights_only=True), self.lr_scheduler)
             super()._load_optimizer_and_scheduler(checkpoint)
             # A checkpoint at its schedule's end holds a rate of 0, and a longer run would take its first step at that.
-            continue_schedule(self.lr_scheduler)
+            continue_schedule(self.lr_scheduler, rates)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""

@@ -24,7 +24,7 @@ from .checks import check_batches, check_evaluation, check_metric, check_setting
 from .finished_folder import code_aside, write_card
 from .mlflow_run import MlflowPictures, log_files, mlflow_run
 from .model import build_model, build_processor
-from .output_folder import SETTINGS_FILE, checkpoint_to_resume
+from .output_folder import SETTINGS_FILE, changed_settings, checkpoint_to_resume
 from .run_data import read_run_data, usable_images
 from .settings import Settings, settings_text
 from .trainer import DetectionTrainer
@@ -46,6 +46,7 @@ def run(settings: Settings) -> dict[str, float]:
     check_settings(data_args, args)
     say = print if args.process_index == 0 else lambda *_: None
     checkpoint = checkpoint_to_resume(args, say)
+    changes = changed_settings(checkpoint, settings) if checkpoint else ""
     transformers.utils.logging.disable_progress_bar()  # of every checkpoint's shards; the Trainer's own stays
     # Of 1x1 convolutions, whose strides of length 1 PyTorch writes in two ways; nothing is copied more for it.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -93,7 +94,7 @@ def run(settings: Settings) -> dict[str, float]:
     # Else dropout would draw the same in every process.
     torch.manual_seed(args.seed + args.process_index)
     if checkpoint:
-        say(f"Going on from {checkpoint}.")
+        say(f"Going on from {checkpoint}{', from here on with ' + changes if changes else ''}.")
     trainer.add_callback(_SettingsFile(settings_text(settings)))
     kept = f"{output} is not finished, and what was written before it is kept"
     with mlflow_run(args), full_disk_told(output, kept, "go on with --resume_from_checkpoint true"):

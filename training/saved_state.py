@@ -22,10 +22,8 @@ from deformable_detr_refine.modeling import DeformableDetrRefineConfig
 
 # Counts, and means and sums of squares: of Adam and its kin, RMSprop, Adagrad.
 _NEVER_BELOW_0 = ("step", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf")
-_OF_THE_LOSS = (
-    *("class_cost", "bbox_cost", "giou_cost", "focal_alpha", "focal_gamma", "quality_target"),
-    *("class_loss_coefficient", "bbox_loss_coefficient", "giou_loss_coefficient"),
-)
+# What no step of a training goes by: a threshold that is found at its end, ids that detections are written with.
+_OF_NO_STEP = {"score_threshold", "category_ids", "int8"}
 
 
 @contextmanager
@@ -46,22 +44,22 @@ def reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-def check_loss_settings(checkpoint: Path, config: DeformableDetrRefineConfig) -> None:
-    """Check that a checkpoint was trained with this loss and matcher, on which no weight depends.
+def check_config(checkpoint: Path, config: DeformableDetrRefineConfig) -> None:
+    """Check that a checkpoint was trained as this model is: with its dropout, matcher, loss and classes, too.
 
     Raises:
         ValueError: it was not, or its config.json is damaged.
     """
     if not (checkpoint / "config.json").is_file():
         return
-    saved, fresh = read_json(checkpoint / "config.json"), DeformableDetrRefineConfig()
-    for name in _OF_THE_LOSS:
-        before, now = saved.get(name, getattr(fresh, name)), getattr(config, name)
-        if before != now:
+    fresh, now = (json.loads(one.to_json_string(use_diff=False)) for one in (DeformableDetrRefineConfig(), config))
+    saved = {**fresh, "id2label": now["id2label"], **read_json(checkpoint / "config.json")}
+    for name in (*DeformableDetrRefineConfig.__annotations__, "id2label"):
+        if saved[name] != now[name] and name not in _OF_NO_STEP:
+            before, here = (printable(json.dumps(values[name]), 40) for values in (saved, now))
             raise ValueError(
-                f"{checkpoint} was trained with {name} {printable(json.dumps(before), 40)}, this run has "
-                f"{json.dumps(now)}: go on with the settings of the run (its settings.yaml), or start anew in another "
-                "--output_dir."
+                f"{checkpoint} was trained with {name} {before}, this run has {here}: go on with the settings of the "
+                "run (its settings.yaml), or start anew in another --output_dir."
             )
 
 
@@ -168,4 +166,4 @@ def _same_kind(saved: Any, own: Any) -> bool:
     return type(saved) is type(own)
 
 
-__all__ = ["check_loss_settings", "check_optimizer_state", "check_scheduler_state", "check_weights", "reading"]
+__all__ = ["check_config", "check_optimizer_state", "check_scheduler_state", "check_weights", "reading"]

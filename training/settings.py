@@ -75,8 +75,8 @@ def parser() -> SettingsParser:
     return settings_parser
 
 
-def settings_text(settings: Settings) -> str:
-    """What was given and differs from the defaults, as the YAML of a settings file that gives the same run."""
+def given_settings(settings: Settings) -> dict[str, Any]:
+    """What was given and differs from the defaults."""
     model, data, training = settings
     changed: dict[str, Any] = {}
     for part in (model, data):
@@ -87,12 +87,16 @@ def settings_text(settings: Settings) -> str:
     for name in ("model_config", "augmentation"):
         if str(changed.get(name, "")).startswith(("{", "[")):
             changed[name] = json.loads(changed[name])
-    plain = {
+    return {
         name: value.value if isinstance(value, Enum) else value
         for name, value in changed.items()
         if isinstance(value, _PLAIN) and name not in _UNWRITTEN
     }
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def settings_text(settings: Settings) -> str:
+    """What was given and differs from the defaults, as the YAML of a settings file that gives the same run."""
+    return yaml.safe_dump(given_settings(settings), sort_keys=False, allow_unicode=True)
 
 
 def _merged(settings: Sequence[list[str]]) -> list[str]:

@@ -78,6 +78,12 @@ def test_killed_and_resumed_is_never_stopped(settings_file, tmp_path):
     assert not (stopped / "model.safetensors").exists()
     run(settings_file(stopped, resume_from_checkpoint=True, **changes), processes=2)
     assert largest_difference(weights(tmp_path / "straight"), weights(stopped)) == 0
+    for checkpoint in (tmp_path / "straight").glob("checkpoint-*"):
+        raw = (
+            weights(folder, f"{checkpoint.name}/training_weights.safetensors")
+            for folder in (checkpoint.parent, stopped)
+        )
+        assert largest_difference(*raw) == 0
     straight, resumed = (history(folder) for folder in (tmp_path / "straight", stopped))
     assert [line.get("loss") for line in straight] == [line.get("loss") for line in resumed]
     assert straight[-1]["eval_AP"] == resumed[-1]["eval_AP"]

@@ -199,13 +199,14 @@ def test_what_does_not_fit_the_run_is_one_sentence(stopped, settings, capsys, na
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"mixed_query_selection": True}, "it lacks model."),
+        ({"mixed_query_selection": True}, "with mixed_query_selection false, this run has true: go on with"),
+        ({"dropout": 0.5}, "was trained with dropout 0.0, this run has 0.5: go on with"),
         ({"quality_target": 0.25}, "was trained with quality_target null, this run has 0.25: go on with"),
         ({"bbox_loss_coefficient": 1}, "was trained with bbox_loss_coefficient 5.0, this run has 1: go on with"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_another_model_or_loss_is_refused_and_the_settings_of_the_run_stay(stopped, settings, capsys, changed, said):
+def test_another_config_is_refused_and_the_settings_of_the_run_stay(stopped, settings, capsys, changed, said):
     (stopped / "settings.yaml").write_text("seed: 42\n")
     other = settings(stopped, resume_from_checkpoint=True, max_steps=3, model_config={**TINY, **changed})
     assert ddetr(["train", str(other)]) == 2
@@ -219,6 +220,28 @@ def test_fewer_steps_than_were_made_leave_the_settings(stopped, settings, capsys
     assert ddetr(["train", str(settings(stopped, resume_from_checkpoint=True, max_steps=1))]) == 2
     assert "has made 2 steps, and this run is to make 1" in capsys.readouterr().err
     assert (stopped / "settings.yaml").read_text() == "seed: 42\n"
+
+
+def test_what_a_checkpoint_decides_is_refused_and_every_other_change_is_told(finished, stopped, settings, capsys):
+    shutil.copy(finished / "settings.yaml", stopped)
+    for name, value in {"seed": 1, "weight_decay": 0.5, "freeze": ["neck"]}.items():
+        assert ddetr(["train", str(settings(stopped, resume_from_checkpoint=True, max_steps=3, **{name: value}))]) == 2
+        error = capsys.readouterr().err
+        assert f"checkpoint-2 was trained with {name} " in error and f"this run has {json.dumps(value)}: go on" in error
+    assert (stopped / "settings.yaml").read_text() == (finished / "settings.yaml").read_text()
+    changes = {"max_steps": 3, "learning_rate": 0.0003, "augmentation": "none"}
+    train([str(settings(stopped, resume_from_checkpoint=True, **changes))])
+    said = capsys.readouterr().out
+    (line,) = [
+        line for line in said.splitlines() if line.startswith(f"Going on from {stopped}/checkpoint-2, from here on")
+    ]
+    for change in (
+        "max_steps 3 (before 2)",
+        "learning_rate 0.0003 (before 0.0001)",
+        'augmentation "none" (before "light")',
+    ):
+        assert change in line
+    assert history(stopped)[-2]["learning_rate"] == pytest.approx(0.0001)  # a third of it is left
 
 
 def small_optimizer() -> torch.optim.Optimizer:
