@@ -125,6 +125,8 @@ def _session(path: Path, threads: int | None) -> Any:
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Its threads would wait awake for milliseconds after each run, and take the cores of whatever comes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     # For files of `--custom-op`. A library that lies beside a file is never taken: it is a program of whoever wrote it.

@@ -108,7 +108,7 @@ def form_of_export(path: Path) -> str:
 
 
 def check_export(path: Path, model: str, names: Sequence[str]) -> None:
-    """Check that an export was made of a model, as far as it tells: by class names, and an .onnx file by its weights.
+    """Check that an export was made of a model, as far as it tells: by class names and the digest of the weights.
 
     Raises:
         ValueError: it was not, or it cannot be read.
@@ -116,7 +116,8 @@ def check_export(path: Path, model: str, names: Sequence[str]) -> None:
     if path.is_file():
         facts = onnx_facts(path)
     else:
-        facts = {"id2label": json.dumps(read_json(path / "config.json")["id2label"])}
+        facts = read_json(path / "int8.json") if (path / "int8.json").is_file() else {}
+        facts["id2label"] = json.dumps(read_json(path / "config.json")["id2label"])
     classes = [name for _, name in sorted(names_of(facts).items())]
     if classes != list(names):
         raise ValueError(f"{path} is not of {model}: it has other classes.")

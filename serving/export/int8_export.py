@@ -22,6 +22,7 @@ from deformable_detr_refine.modeling.int8_layers import Int8MaxPool, Quantizatio
 from deformable_detr_refine.modeling.int8_model import in_units, layers_for_int8
 
 from .proof import ProofError, average_precisions, names_of
+from .tracing import sha256_of_weights
 
 # 0.5 points.
 AP_TOLERANCE = 5e-3
@@ -109,7 +110,8 @@ def export_int8(
     with new_path(output) as folder:
         int8.save_pretrained(folder)
         processor.save_pretrained(folder)
-        (folder / "int8.json").write_text(json.dumps(proof.to_dict(), indent=1) + "\n", encoding="utf-8")
+        facts = proof.to_dict() | {"weights_sha256": sha256_of_weights(model)}
+        (folder / "int8.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         # transformers writes the weights readable by their owner only.
         (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
     return proof

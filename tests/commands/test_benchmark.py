@@ -140,8 +140,10 @@ def exported(tmp_path, monkeypatch):
     monkeypatch.setattr(forms, "onnx_facts", lambda path: facts)
     for name, content in {"portable": "GridSample", "own": "DeformableAttention", "second": "GridSample"}.items():
         (tmp_path / f"{name}.onnx").write_text(content)
-    (tmp_path / "int8").mkdir()
-    (tmp_path / "int8" / "config.json").write_text(json.dumps({"int8": True, "id2label": {"0": "cat"}}))
+    for name, names in {"int8": {"0": "cat"}, "own-int8": json.loads(facts["id2label"])}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"int8": True, "id2label": names}))
+    (tmp_path / "own-int8" / "int8.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
     return SimpleNamespace(folder=tmp_path, facts=facts)
 
 
@@ -159,6 +161,7 @@ def test_exports_that_are_given_are_taken(benchmark, exported, monkeypatch):
         (["int8"], {}, "int8 is not of {model}: it has other classes"),
         (["own.onnx"], {"id2label": '{"0": "RBC"}'}, "own.onnx is not of {model}: it has other classes"),
         (["own.onnx"], {"weights_sha256": "0" * 64}, "own.onnx is not of {model}: it was made of other weights"),
+        (["own-int8"], {}, "own-int8 is not of {model}: it was made of other weights"),
         (["."], {}, "{folder} is neither an .onnx file nor a model folder in int8"),
         (["owm.onnx"], {}, "There is no export {folder}/owm.onnx"),
     ],

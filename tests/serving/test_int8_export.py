@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ddetr.main import main
+from deformable_detr_refine.files import sha256_of
 from deformable_detr_refine.inference.detections import Detections
 from deformable_detr_refine.inference.detector import Detector
 from deformable_detr_refine.inference.load_detector import load_detector
@@ -30,6 +31,7 @@ def folder(tmp_path_factory, samples) -> Path:
 def test_it_finds_the_same_cells(folder, samples):
     proof = json.loads((folder / "int8.json").read_text())
     assert proof["int8_ap"] >= proof["model_ap"] - 0.005
+    assert proof["weights_sha256"] == sha256_of(CELLS / "model.safetensors")
     photo = samples / "BloodImage_00053.jpg"
     (ours,), (theirs,) = (Detector(str(model), "cpu").detect([photo], threshold=0.4) for model in (folder, CELLS))
     assert isinstance(ours, Detections)

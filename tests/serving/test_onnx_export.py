@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,16 @@ def test_padding_is_masked(written, detector):
     # By box, since the first stage ranks equals as it likes.
     for ours, theirs in zip(torch.from_numpy(outputs.pred_boxes), expected.pred_boxes, strict=True):
         assert torch.cdist(ours, theirs, p=torch.inf).amin(1).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_its_threads_sleep_after_a_run(written):
+    mask = torch.ones(1, 192, 256, dtype=torch.int64)
+    network = load_onnx(written[0], threads=2)
+    network.forward({"pixel_values": torch.rand(1, 3, 192, 256), "pixel_mask": mask})
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.01
 
 
 @pytest.mark.slow
