@@ -28,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     parser.add_argument("--revision", metavar="BRANCH", help="push to this branch; made if there is none")
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
-    parser.add_argument("--license", metavar="ID", help="licence of the weights, as the Hub names it: mit, apache-2.0")
+    parser.add_argument(
+        "--license",
+        metavar="ID",
+        help="licence of the weights, by a name of https://huggingface.co/docs/hub/repositories-licenses: mit, apache-2.0",
+    )
     parser.add_argument("--image", metavar="IMAGE", help="photo to show in the card with what is found in it")
     add_threshold(parser, f"least score shown by the card ({OWN_THRESHOLD})")
     parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded; needs no login")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx, validate_repo_id
 
@@ -129,6 +129,11 @@ def _check_public(folder: Path) -> None:
 
 
 def _upload(hub: HfApi, stage: Path, repo_id: str, private: bool | None, revision: str | None, message: str) -> str:
+    # The upload asks the same, but only when the repository is made.
+    try:
+        ModelCard((stage / "README.md").read_text(encoding="utf-8")).validate()
+    except ValueError as error:
+        raise ValueError(f"The Hub refuses the model card, and nothing is pushed: {error}") from error
     hub.create_repo(repo_id, private=private, exist_ok=True)
     if revision not in (None, "main"):
         hub.create_branch(repo_id, branch=revision, exist_ok=True)

@@ -387,6 +387,13 @@ def test_what_cannot_be_is_said_before_the_upload(hub, trained, tmp_path, monkey
     assert hub.requests == []
 
 
+def test_a_licence_that_the_hub_does_not_know_makes_no_repository(hub, trained, capsys):
+    assert main(["push", str(trained), NAME, "--license", "nobodys"]) == 2
+    error = capsys.readouterr().err
+    assert "The Hub refuses the model card, and nothing is pushed" in error and "must be one of [mit" in error
+    assert not hub.repositories
+
+
 USE = """
 print(json.dumps({"logits": outputs.logits.flatten().tolist(), "found": len(detect(image, threshold=0.0))}))
 """

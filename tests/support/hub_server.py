@@ -144,7 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         return _json(answer)
 
     def check_card(self, body: bytes):
-        return _json({"errors": [], "warnings": []})
+        known = "license: nobodys" not in json.loads(body)["content"]
+        errors = [] if known else [{"message": '"license" must be one of [mit, ...]'}]
+        return _json({"errors": errors, "warnings": []}, status=200 if known else 400)
 
     def branch(self, name: str, branch: str, body: bytes):
         self._check_token()
