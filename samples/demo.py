@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from random_checkpoint import NAME, TESTS, write_checkpoint
 from torchvision.ops import box_iou
+from transformers.utils import logging
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
@@ -44,6 +45,7 @@ def run(folder: Path) -> int:
     say_and_run("convert", checkpoint, detector, "--force")
 
     step("Is every value still there?")
+    logging.disable_progress_bar()
     model = DeformableDetrRefineForObjectDetection.from_pretrained(detector)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary, "again.pth")

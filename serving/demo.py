@@ -76,7 +76,7 @@ def build_page(detector: Detector, title: str, samples: Sequence[str | os.PathLi
         with gradio.Row():
             with gradio.Column():
                 picture = gradio.Image(
-                    label="Picture", type="filepath", sources=["upload", "clipboard"], height=420, elem_id="picture"
+                    label="Picture", type="filepath", sources=["upload", "clipboard"], height=_height(420), elem_id="picture"
                 )
                 if samples:
                     gradio.Examples([str(sample) for sample in samples], picture, label="Samples", elem_id="samples")
@@ -88,14 +88,19 @@ def build_page(detector: Detector, title: str, samples: Sequence[str | os.PathLi
                     label="Threshold: least score of a box",
                     elem_id="threshold",
                 )
+            with gradio.Column():
+                drawn = gradio.Image(
+                    label="Found",
+                    format="jpeg",
+                    interactive=False,
+                    height=_height(540),
+                    elem_id="found",
+                    buttons=["download"],
+                )
+                summary = gradio.Markdown(elem_id="summary")
                 classes = gradio.Dataframe(
                     headers=["class", "objects", "best score"], label="Classes", interactive=False, elem_id="classes"
                 )
-            with gradio.Column():
-                drawn = gradio.Image(
-                    label="Found", format="jpeg", interactive=False, height=620, elem_id="found", buttons=["download"]
-                )
-                summary = gradio.Markdown(elem_id="summary")
         outputs = [drawn, summary, classes]
         # Else Gradio opens the picture itself, without the limits of this package, before it calls.
         how: dict[str, Any] = {"preprocess": False, "concurrency_limit": _AT_A_TIME}
@@ -156,6 +161,11 @@ def launch(page: Any, host: str, port: int) -> None:
         # Named ones are fetched from Google.
         theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
+
+
+def _height(pixels: int) -> str:
+    """Of a panel with a picture, in CSS: on a telephone a picture is no higher than wide."""
+    return f"min({pixels}px, 90vw)"
 
 
 def _introduction(names: Sequence[str], with_samples: bool) -> str:

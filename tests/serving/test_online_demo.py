@@ -92,6 +92,10 @@ def test_a_picture_is_drawn_and_the_threshold_counts(address, browser, ready, sa
     assert expected.filter(middle).names[0] in page.locator("#classes").inner_text() or count == 0
     assert requested <= {"127.0.0.1", None} and not failures
 
+    page.set_viewport_size({"width": 400, "height": 800})  # a telephone: what is found follows what it depends on
+    sizes = [page.locator(part).bounding_box() for part in ("#picture", "#threshold", "#found", "#summary", "#classes")]
+    assert sizes == sorted(sizes, key=lambda size: size["y"]) and sizes[2]["height"] < 400
+
 
 def test_a_file_that_is_no_picture_is_told(address, browser, tmp_path):
     bad = tmp_path / "thin.png"
