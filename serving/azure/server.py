@@ -9,10 +9,11 @@ import multiprocessing
 import os
 import shlex
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from deformable_detr_refine.machine import usable_cores
 
@@ -42,6 +43,7 @@ def serve(
     threads: int = 4,
     cores: int | None = None,
     settings: Mapping[str, object] | None = None,
+    ready: Callable[[str], Any] = lambda address: None,
 ) -> None:
     """Serves until a signal: SIGTERM and Ctrl-C let requests at work finish. Does not return.
 
@@ -56,6 +58,7 @@ def serve(
         cores: for one forward pass; the machine's, shared among the workers, if None.
         settings: what else `load_service` reads from the environment (DDETR_DEVICE, DDETR_IMAGES, ...), by names
             without DDETR_ and in small letters. They count before the environment's.
+        ready: is called with http://HOST:PORT when the model is loaded, before the server's own log begins.
 
     Raises:
         OSError, ValueError: the model cannot be loaded, nothing can listen there, or the server is not installed.
@@ -95,7 +98,9 @@ def serve(
     os.environ.setdefault("AML_APP_INSIGHTS_ENABLED", "false")
     # The server would look for versions in it, and complain.
     os.environ.pop("AZUREML_MODEL_DIR", None)
-    amlserver_linux.run(f"[{host}]" if ":" in host else host, port, workers)
+    host = f"[{host}]" if ":" in host else host
+    ready(f"http://{host}:{port}")
+    amlserver_linux.run(host, port, workers)
 
 
 def _preload() -> bool:

@@ -294,6 +294,10 @@ for words in json.loads(sys.argv[1]):
 """
 
 
+def test_it_says_where_it_answers(server):
+    assert f"POST http://127.0.0.1:{server.port}/score answers" in server.log.read_text()
+
+
 def test_errors_before_the_start_are_one_line(python, model, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
         port, other = (str(server.getsockname()[1]) for server in (taken, free))
