@@ -148,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
             "objects": sum(rows.left_out.values()) + _lost(data.defects, "object", tried),
         },
         "threshold": threshold,
+        "own_threshold": model.config.score_threshold,
         "azure_threshold": azure.box_score_threshold,
         "device": str(model.device),
         "dtype": args.dtype,
@@ -256,7 +257,9 @@ def _tables(coco: Mapping[str, Any], by_label: Mapping[str, Any], about: Mapping
         rows.append((_short(name), str(row["objects"]), *map(_number, numbers)))
     more = len(classes) - TABLE_ROWS
     rest = f"\n... and {more} more classes, with higher AP or without objects: per_class.csv" if more > 0 else ""
-    return f"{head}\n\n{summary}\n\n{_columns(rows)}{rest}"
+    own = about["own_threshold"]
+    note = f"\n`ddetr detect` begins with the threshold in the detector's config, {own:g}" if own is not None else ""
+    return f"{head}\n\n{summary}\n\n{_columns(rows)}{rest}{note if own != about['threshold'] else ''}"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

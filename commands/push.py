@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--license",
         metavar="ID",
-        help="licence of the weights, by a name of https://huggingface.co/docs/hub/repositories-licenses: mit, apache-2.0",
+        help="licence of the weights, mit, apache-2.0, ...: https://huggingface.co/docs/hub/repositories-licenses",
     )
     parser.add_argument("--image", metavar="IMAGE", help="photo to show in the card with what is found in it")
     add_threshold(parser, f"least score shown by the card ({OWN_THRESHOLD})")

@@ -76,7 +76,11 @@ def build_page(detector: Detector, title: str, samples: Sequence[str | os.PathLi
         with gradio.Row():
             with gradio.Column():
                 picture = gradio.Image(
-                    label="Picture", type="filepath", sources=["upload", "clipboard"], height=_height(420), elem_id="picture"
+                    label="Picture",
+                    type="filepath",
+                    sources=["upload", "clipboard"],
+                    height=_height(420),
+                    elem_id="picture",
                 )
                 if samples:
                     gradio.Examples([str(sample) for sample in samples], picture, label="Samples", elem_id="samples")

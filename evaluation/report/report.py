@@ -98,13 +98,17 @@ def origin(model: str | Path) -> dict[str, str]:
 
 
 def page_facts(about: Mapping[str, Any]) -> dict[str, str]:
-    """What the page tells of an evaluation, from its `origin`, device and dtype."""
+    """What the page tells of an evaluation, from its `origin`, thresholds, device and dtype."""
+    own = about.get("own_threshold")
     facts = {
         "Evaluated": about["date"].replace("T", " ").replace("+00:00", " UTC"),
         "Model": about["model"],
         "Weights (sha256)": about["weights_sha256"][:12],
         "Device": f"{about['device']}, {about['dtype']}",
         "Images": about.get("tiling", ""),
+        "Threshold in its config": ""
+        if own in (None, about["threshold"])
+        else f"{own:g}, with which ddetr detect begins",
     }
     return {name: value for name, value in facts.items() if value}
 

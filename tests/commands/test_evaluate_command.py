@@ -174,6 +174,17 @@ def test_azures_config_chooses_metrics_and_thresholds(model, data, tmp_path, rep
         assert (list(metrics["azure"]), metrics["about"]["threshold"]) == (["recall", "precision"], threshold)
 
 
+def test_the_detectors_own_threshold_is_told_where_it_is_another(model, data, tmp_path, report, capsys):
+    own = tmp_path / "own"
+    shutil.copytree(model, own)
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps({**config, "score_threshold": 0.51}))
+    arguments = ["evaluate", str(own), str(data), "--output", str(tmp_path / "out"), "--limit", "1", "--threshold"]
+    for threshold, told in (("0.51", False), ("0.4", True)):
+        assert main([*arguments, threshold]) == 0
+        assert ("begins with the threshold in the detector's config, 0.51" in capsys.readouterr().out) == told
+
+
 def test_classes_that_the_model_does_not_know(model, data, tmp_path, capsys, report):
     folder = tmp_path / "other"
     shutil.copytree(data, folder)

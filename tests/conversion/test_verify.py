@@ -118,6 +118,7 @@ def test_verdicts(row, verdict):
         report.same_pixels.append(row)
     elif isinstance(row, OwnResize):
         report.own_resize.append(row)
+        assert "Alike: the same label" in str(report)
     else:
         report.round_trip = row
     assert report.passed == (verdict != "FAIL")

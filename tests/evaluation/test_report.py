@@ -21,7 +21,14 @@ from deformable_detr_refine.evaluation.metrics.coco import coco_metrics
 from deformable_detr_refine.evaluation.metrics.matching import match
 from deformable_detr_refine.evaluation.report import report
 from deformable_detr_refine.evaluation.report.pictures import BEST, SIDE, WORST, choose_images
-from deformable_detr_refine.evaluation.report.report import CONFUSIONS, IN_MATRIX, useful_threshold, write_report
+from deformable_detr_refine.evaluation.report.report import (
+    CONFUSIONS,
+    IN_MATRIX,
+    origin,
+    page_facts,
+    useful_threshold,
+    write_report,
+)
 from deformable_detr_refine.evaluation.report.training_curves import training_plots
 from deformable_detr_refine.inference.detections import THRESHOLD
 
@@ -297,6 +304,20 @@ def test_no_threshold_is_advised_where_none_is_of_use(tmp_path):
     page = write([image], tmp_path)
     assert "No score threshold is of use: the best F1 of any is 0.0" in page.words
     assert "--threshold" not in page.words and useful_threshold([image]) == THRESHOLD
+
+
+def test_another_threshold_is_not_the_one_that_is_advised(tmp_path):
+    images = random_images(0)
+    page = write(images, tmp_path, threshold=0.9)
+    assert f"The threshold to use: ddetr detect --threshold {useful_threshold(images):g} " in page.words
+    assert "Boxes above 0.9" in page.words and "below are those of the threshold 0.9" in page.words
+
+
+@pytest.mark.parametrize(("own", "told"), [(None, False), (0.4, False), (0.51, True)])
+def test_the_detectors_own_threshold_is_told_where_it_is_another(own, told):
+    about = {**origin("cells"), "threshold": 0.4, "own_threshold": own, "device": "cpu", "dtype": "float32"}
+    fact = page_facts(about).get("Threshold in its config")
+    assert fact == ("0.51, with which ddetr detect begins" if told else None)
 
 
 def test_the_page_tells_what_was_evaluated_and_what_was_left_out(tmp_path):
