@@ -131,6 +131,8 @@ def _figures(metrics: Mapping[str, Any] | None) -> str | None:
         "|---|---|",
         *(f"| {text} | {metrics[key]:.3f} |" for key, text in COCO_METRICS.items() if metrics.get(key, -1) >= 0),
     ]
+    if said := nothing_yet(metrics):
+        lines += ["", said]
     if per_class := metrics.get("per_class"):
         lines += ["", "| class | AP | AP50 | objects |", "|---|---|---|---|"]
         lines += [
@@ -138,6 +140,23 @@ def _figures(metrics: Mapping[str, Any] | None) -> str | None:
             for name, row in per_class.items()
         ]
     return "\n".join(lines)
+
+
+def nothing_yet(metrics: Mapping[str, Any], key: str = "AP50") -> str:
+    """A sentence where a detector is next to untrained, else nothing.
+
+    Example:
+        >>> nothing_yet({"AP50": 0.004})
+        'It finds next to nothing yet: train it for longer, or begin from a trained detector (--model).'
+        >>> nothing_yet({"AP50": 0.4})
+        ''
+    """
+    finds = not 0 <= metrics.get(key, 1) < 0.01
+    return (
+        ""
+        if finds
+        else "It finds next to nothing yet: train it for longer, or begin from a trained detector (--model)."
+    )
 
 
 def _recipe(facts: CardFacts) -> str | None:
@@ -212,4 +231,4 @@ def _number(value: float) -> str:
     return "-" if value == -1 else f"{value:.3f}"
 
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "nothing_yet"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import SchedulerType, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from deformable_detr_refine.data.augmentation.recipe import training_transform
@@ -24,6 +24,7 @@ from .checks import check_batches, check_evaluation, check_metric, check_setting
 from .finished_folder import code_aside, write_card
 from .mlflow_run import MlflowPictures, log_files, mlflow_run
 from .model import build_model, build_processor
+from .model_card import nothing_yet
 from .output_folder import SETTINGS_FILE, changed_settings, checkpoint_to_resume
 from .run_data import read_run_data, usable_images
 from .settings import Settings, settings_text
@@ -95,7 +96,7 @@ def run(settings: Settings) -> dict[str, float]:
     torch.manual_seed(args.seed + args.process_index)
     if checkpoint:
         say(f"Going on from {checkpoint}{', from here on with ' + changes if changes else ''}.")
-    trainer.add_callback(_SettingsFile(settings_text(settings)))
+    trainer.add_callback(_Beginning(settings_text(settings), say))
     kept = f"{output} is not finished, and what was written before it is kept"
     with mlflow_run(args), full_disk_told(output, kept, "go on with --resume_from_checkpoint true"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -116,20 +117,29 @@ def run(settings: Settings) -> dict[str, float]:
             if validation is not None:
                 count = counted(len(validation), "image")
                 say(f"AP {metrics['eval_AP']:.4f}, AP50 {metrics['eval_AP50']:.4f} on {count}.")
+                if said := nothing_yet(metrics, "eval_AP50"):
+                    say(said)
             say(f"Written: {output} ({', '.join(written)})")
     return metrics
 
 
-class _SettingsFile(TrainerCallback):
-    """Writes the settings when the checkpoint, if any, has been accepted: a refused run leaves those that made it."""
+class _Beginning(TrainerCallback):
+    """When the checkpoint, if any, has been accepted, so that a refused run leaves the settings of that which made it:
+    writes the settings, and tells of a warm-up without an end."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, say: Callable[[str], None]) -> None:
+        self.text, self.say = text, say
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero and state.global_step <= state.max_steps:
             with new_path(Path(args.output_dir or "") / SETTINGS_FILE) as new:
                 new.write_text(self.text, encoding="utf-8")
+        warmup, kind = args.get_warmup_steps(state.max_steps), args.lr_scheduler_type
+        if warmup > state.max_steps and kind not in (SchedulerType.CONSTANT, SchedulerType.REDUCE_ON_PLATEAU):
+            self.say(
+                f"The warm-up takes {warmup} steps and the run {state.max_steps}: the learning rate does not reach "
+                f"{args.learning_rate:g}; give fewer --warmup_steps."
+            )
 
 
 def _check_steps(trainer: DetectionTrainer, checkpoint: Path | None, say: Callable[[str], None]) -> None:

@@ -44,6 +44,7 @@ def test_the_folder_has_a_card_and_the_models_code_aside(trained):
     folder, metrics = trained
     card = (folder / "README.md").read_text()
     assert f"{metrics['eval_AP']:.3f}" in card and all(name in card for name in COLOURS)
+    assert ("It finds next to nothing yet" in card) == (metrics["eval_AP50"] < 0.01)
     assert str(folder.parent) not in card
     assert not [*folder.glob("*.py")]
     config = json.loads((folder / "config.json").read_text())
@@ -91,13 +92,25 @@ def test_thresholds_count_in_the_metrics_of_the_end(settings_file, tmp_path):
     assert azure["recall"] == 0 and azure["mean_average_precision"] == 0
 
 
-def test_settings_are_written_before_the_first_step(settings_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("warmup", "told"),
+    [
+        ({"warmup_steps": 2}, True),
+        ({"warmup_steps": 2, "lr_scheduler_type": "constant"}, False),
+        ({"warmup_steps": 1}, False),
+        ({"warmup_steps": 0.5}, False),
+    ],
+)
+def test_settings_and_a_warm_up_without_end_are_told_before_the_first_step(
+    warmup, told, settings_file, tmp_path, monkeypatch, capsys
+):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DetectionTrainer, "training_step", stop)
-    settings = settings_file(tmp_path / "out", max_steps=1)
+    settings = settings_file(tmp_path / "out", max_steps=1, **warmup)
     assert ddetr(["train", str(settings)]) == 130
+    assert ("The warm-up takes 2 steps and the run 1" in capsys.readouterr().out) == told
     written = (tmp_path / "out" / "settings.yaml").read_text()
     assert written == settings_text(read_settings([str(settings)]))
 
