@@ -119,6 +119,8 @@ def error_sentence(error: BaseException) -> str:
         'first second'
         >>> error_sentence(PermissionError(13, "Permission denied", "out"))
         'out: Permission denied'
+        >>> error_sentence(FileNotFoundError(2, "No such file or directory", "no/config.json"))
+        'There is no file or folder no/config.json: check the path.'
         >>> error_sentence(ModuleNotFoundError("No module named 'torch'", name="torch"))
         'this needs torch: pip install deformable-detr-refine (without it .onnx files run, nothing else).'
     """
@@ -129,6 +131,8 @@ def error_sentence(error: BaseException) -> str:
             if error.name in NEEDED:
                 return needs("this", error.name)
     if isinstance(error, OSError) and error.strerror:
+        if error.filename and isinstance(error, FileNotFoundError):
+            return f"There is no file or folder {error.filename}{messages()['near'](error.filename)}"
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return messages()["one_line"](error)
 

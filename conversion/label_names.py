@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.messages import near
 
 # fmt: off
 COCO_NAMES: tuple[str, ...] = (
@@ -36,7 +37,7 @@ def read_label_file(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file of class names {path}.")
+        raise FileNotFoundError(f"There is no file of class names {path}{near(path)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.inference.detections import THRESHOLD
-from deformable_detr_refine.messages import escape_what_cannot_be_printed, one_line
+from deformable_detr_refine.messages import escape_what_cannot_be_printed, near, one_line
 from deformable_detr_refine.training.run import run
 from deformable_detr_refine.training.settings import read_settings
 from deformable_detr_refine.yaml_text import read_yaml
@@ -176,7 +176,7 @@ def read_parameters(words: Sequence[str]) -> dict[str, Any]:
     if words and not words[0].startswith("--"):
         file = Path(words.pop(0))
         if not file.is_file():
-            raise FileNotFoundError(f"There is no file {file}.")
+            raise FileNotFoundError(f"There is no file {file}{near(file)}")
         try:
             content = read_yaml(file.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
-from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.messages import near, one_line
 from deformable_detr_refine.yaml_text import read_yaml
 
 # Sections that `model_card` writes anew; others of an earlier card stay.
@@ -56,7 +56,7 @@ def read_facts(folder: Path, metrics: Path | None = None) -> CardFacts:
         ValueError: a file is not what its name says.
     """
     if metrics is not None and not metrics.is_file():
-        raise FileNotFoundError(f"There is no file of metrics {metrics}.")
+        raise FileNotFoundError(f"There is no file of metrics {metrics}{near(metrics)}")
     measured = _read(metrics or folder / "metrics.json", json.loads, "JSON")
     if measured is not None and not isinstance(measured.get("AP"), int | float):
         raise ValueError(f"{metrics or folder / 'metrics.json'} has no AP: `ddetr evaluate` writes such files.")

@@ -8,12 +8,13 @@ from huggingface_hub.errors import StrictDataclassError
 
 from deformable_detr_refine.data.label_map import LabelMap
 from deformable_detr_refine.inference.load_model import load_model, load_processor, refuse_int8
-from deformable_detr_refine.messages import counted
+from deformable_detr_refine.messages import counted, near
 from deformable_detr_refine.modeling import (
     DeformableDetrRefineConfig,
     DeformableDetrRefineForObjectDetection,
     DeformableDetrRefineImageProcessor,
 )
+from deformable_detr_refine.modeling.backbone import WEIGHT_FILES
 
 from .arguments import DataArguments, ModelArguments
 from .surgery import transfer
@@ -48,8 +49,8 @@ def build_model(
             try:
                 model.load_backbone_weights(name)
             except FileNotFoundError as error:
-                if args.backbone_weights != "pretrained":
-                    raise
+                if Path(name).suffix in WEIGHT_FILES:
+                    raise FileNotFoundError(f"There is no file of backbone weights {name}{near(name)}") from error
                 raise FileNotFoundError(
                     f"The ImageNet weights of {name} are not in the cache, and the Hub, which has timm's, cannot be "
                     "reached: give a file of them, --backbone_weights FILE."

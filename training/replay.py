@@ -49,7 +49,9 @@ def replay(file: Path) -> dict[str, Any]:
         config = DeformableDetrRefineConfig.from_dict(kept["config"])
         inputs = {**kept["inputs"], "num_items_in_batch": kept["num_items_in_batch"]}
     except Exception as error:
-        raise ValueError(f"{file} is not a batch that training kept: {error}") from error
+        raise ValueError(
+            f"{file} is no batch that a training kept: give the not-finite-step-N.pt of its folder."
+        ) from error
     model = DeformableDetrRefineForObjectDetection(config).train()
     model.load_state_dict(kept["weights"])
     wrong = [name for name, tensor in kept["weights"].items() if not tensor.isfinite().all()]

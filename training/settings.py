@@ -14,7 +14,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from deformable_detr_refine.messages import one_line
+from deformable_detr_refine.messages import near, one_line
 from deformable_detr_refine.yaml_text import compose_yaml, read_yaml
 
 from .arguments import DataArguments, DetectionTrainingArguments, ModelArguments
@@ -186,7 +186,7 @@ def _of_command_line(words: Sequence[str], settings_parser: SettingsParser) -> I
 def _of_file(file: Path, settings_parser: SettingsParser) -> Iterator[tuple[str, list[str]]]:
     """A YAML mapping as the words of a command line, so that both are read, and checked, in one way."""
     if not file.is_file():
-        raise FileNotFoundError(f"There is no settings file {file}.")
+        raise FileNotFoundError(f"There is no settings file {file}{near(file)}")
     try:
         text = file.read_text(encoding="utf-8")
         content, root = read_yaml(text), compose_yaml(text)

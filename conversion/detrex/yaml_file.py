@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from deformable_detr_refine.errors import CheckpointError
-from deformable_detr_refine.messages import printable
+from deformable_detr_refine.messages import near, printable
 
 _LONGEST_TEXT = 1_000_000
 _DEEPEST_REFERENCE = 20
@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         CheckpointError: it is no YAML, or no mapping.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no config file {path}.")
+        raise FileNotFoundError(f"There is no config file {path}{near(path)}")
     if path.stat().st_size > _LONGEST_TEXT:
         raise CheckpointError(f"{path} is too long for a config ({path.stat().st_size} bytes).")
     try:

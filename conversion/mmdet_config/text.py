@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from deformable_detr_refine.errors import CheckpointError
+from deformable_detr_refine.messages import near
 
 from .literals import Names, TooLarge, Unknown, container, literal
 
@@ -41,7 +42,7 @@ def read_config_text(text: str, where: str) -> dict[str, Any]:
 def _read_file(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not path.is_file():
         needed = f", which {above[-1]} builds on" if above else ""
-        raise FileNotFoundError(f"There is no config file {path}{needed}.")
+        raise FileNotFoundError(f"There is no config file {path}{needed}{near(path)}")
     if path.resolve() in above or len(above) > _DEEPEST_BASE:
         raise CheckpointError(f"The _base_ files of {path} go round in a circle.")
     module = _parse(path.read_text(encoding="utf-8", errors="replace"), str(path))

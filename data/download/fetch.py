@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling.url_io import copy_url, is_url
 
 from ..defects import DataError
@@ -58,7 +59,7 @@ def _download(url: str, file: BinaryIO, max_bytes: int) -> None:
 
 def _copy(path: Path, file: BinaryIO, max_bytes: int) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}{near(path)}")
     if path.stat().st_size > max_bytes:
         raise DataError(f"{path} is longer than {max_bytes / 2**20:.0f} MiB.")
     with path.open("rb") as source:

@@ -8,6 +8,7 @@ import torch
 from deformable_detr_refine.files import check_new_file, new_path
 from deformable_detr_refine.inference.exported import FORMAT, INPUTS, names_of, processor_settings_of, threshold_of
 from deformable_detr_refine.inference.network import Network
+from deformable_detr_refine.messages import near
 from deformable_detr_refine.modeling import DeformableDetrRefineImageProcessor
 
 from .proof import Proof, Samples
@@ -48,7 +49,7 @@ def load_torch(path: str | Path) -> Network:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}{near(path)}")
     known: dict[str, str] = dict.fromkeys(("format", "id2label", "image_processor"), "")
     with path.open("rb") as file:
         program = torch.export.load(file, extra_files=known)

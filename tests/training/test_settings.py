@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import yaml
@@ -53,6 +54,24 @@ def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, 
     assert ddetr(["train", file(text), *words]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1 and said in printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["own.yml"], "There is no settings file own.yml: did you mean own.yaml?"),
+        (["--replay", "own.yaml"], "own.yaml is no batch that a training kept: give the not-finite-step-N.pt"),
+        (
+            ["own.yaml", "--backbone_weights", "own.pth", "--model_config", '{"backbone": "test_resnet"}'],
+            "There is no file of backbone weights own.pth: check the path.",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_or_another_is_told_with_what_to_do(words, said, file, samples, monkeypatch, capsys):
+    path = Path(file(f"data: {samples.parent}/annotations/fridge.json\nsplit_every: 2\noutput_dir: out\n"))
+    monkeypatch.chdir(path.parent)
+    assert ddetr(["train", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--max_steps", "4"], ["--freeze", "backbone"], ["--bf16"]])
