@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.training_runs import TINY
 
 from ddetr.main import main as ddetr
 from deformable_detr_refine.training.azure import read_parameters
@@ -62,7 +63,7 @@ def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, 
         (["own.yml"], "There is no settings file own.yml: did you mean own.yaml?"),
         (["--replay", "own.yaml"], "own.yaml is no batch that a training kept: give the not-finite-step-N.pt"),
         (
-            ["own.yaml", "--backbone_weights", "own.pth", "--model_config", '{"backbone": "test_resnet"}'],
+            ["own.yaml", "--backbone_weights", "own.pth", "--model_config", json.dumps(TINY)],
             "There is no file of backbone weights own.pth: check the path.",
         ),
     ],
