@@ -17,7 +17,7 @@ from torch import Tensor, _foreach_add, _foreach_mul, _foreach_rsqrt, _foreach_s
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .linear import convolution
-from .plain_calls import plain_modules, plain_tensors
+from .plain_calls import plain_modules, plain_operations, plain_tensors
 
 
 def fold_frozen_norms(network: nn.Module) -> int:
@@ -132,7 +132,11 @@ class ConvWithNorm(nn.Conv2d):
             factor, summand = computed
         if self.bias is not None:
             summand = summand + self.bias * factor
-        return self.weight * factor.view(-1, 1, 1, 1), summand
+        out = None
+        if plain_operations(self.weight) and not torch.is_grad_enabled():
+            # As the maps lie: else a convolution of more than 1x1 would turn its weight round, a kernel of its own.
+            out = torch.empty_like(self.weight, memory_format=torch.channels_last)
+        return torch.mul(self.weight, factor.view(-1, 1, 1, 1), out=out), summand
 
 
 class _NormDoneByConv(nn.BatchNorm2d):

@@ -69,6 +69,16 @@ def test_a_copy_of_a_folded_network_is_independent():
     assert torch.equal(network(pixels)[-1], before) and not torch.equal(other(pixels)[-1], before)
 
 
+def test_folded_weights_lie_as_the_maps_where_no_gradient_is_asked():
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.BatchNorm2d(8).eval())
+    fold_frozen_norms(network)
+    with_gradient, _ = network[0].folded()
+    with torch.no_grad():
+        weight, _ = network[0].folded()
+    assert weight.is_contiguous(memory_format=torch.channels_last) and torch.equal(weight, with_gradient)
+    assert with_gradient.requires_grad and network[0].weight.is_contiguous()
+
+
 @pytest.mark.parametrize("tokens", [7, 200, 1300])
 @pytest.mark.parametrize("relu", [False, True], ids=["linear", "linear_relu"])
 def test_linear_is_nn_linear(relu, tokens):
