@@ -84,14 +84,19 @@ def true_boxes(row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return xywh_to_xyxy(xywh), torch.tensor([objects["category"][index] for index in alone], dtype=torch.int64)
 
 
-def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate(examples: Sequence[dict[str, Any]], always_masked: bool = False) -> dict[str, Any]:
     """Makes one batch of several examples, padded to the largest.
 
     Returns:
-        `pixel_values` (B, 3, height, width), `pixel_mask` (B, height, width) with True on the image, `labels`, a list.
+        `pixel_values` (B, 3, height, width); `pixel_mask` (B, height, width), True on the image, where anything is
+        padded or it is `always_masked` (a compiled model would be another without); `labels`, a list.
     """
     pixels, mask = padded([example["pixel_values"] for example in examples])
-    return {"pixel_values": pixels, "pixel_mask": mask, "labels": [example["labels"] for example in examples]}
+    # Without `size`, of which the model would make the mask again.
+    labels = [{name: value for name, value in example["labels"].items() if name != "size"} for example in examples]
+    return {"pixel_values": pixels, "labels": labels} | (
+        {} if mask.all() and not always_masked else {"pixel_mask": mask}
+    )
 
 
 __all__ = ["Examples", "collate"]

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -71,7 +72,7 @@ class DetectionTrainer(ResumableTrainer):
         super().__init__(
             model,
             args,
-            data_collator=collate,
+            data_collator=partial(collate, always_masked=args.torch_compile),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=examples.processor,

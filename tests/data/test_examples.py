@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.small_detector import small_detector
 
 from deformable_detr_refine import DeformableDetrRefineImageProcessor
 from deformable_detr_refine.data.augmentation.recipe import training_transform
@@ -95,6 +96,17 @@ def test_a_batch_is_padded_with_its_mask(rows):
     assert batch["pixel_values"].shape == (2, 3, max(heights), max(widths))
     assert batch["pixel_mask"].sum((1, 2)).tolist() == [h * w for h, w in zip(heights, widths, strict=True)]
     assert len(batch["labels"]) == 2
+
+
+def test_a_batch_of_one_size_has_no_mask_and_the_same_loss(rows):
+    examples = Examples(rows, DeformableDetrRefineImageProcessor(size=SIZE))
+    pair = [examples[0], examples[0]]
+    batch, masked = collate(pair), collate(pair, always_masked=True)
+    assert "pixel_mask" not in batch and masked["pixel_mask"].all()
+    model, masks = small_detector(), []
+    model.model.register_forward_pre_hook(lambda model, args: masks.append(args[1]))
+    assert torch.equal(model(**batch).loss, model(**masked).loss)
+    assert masks[0] is None and masks[1] is not None
 
 
 def test_batches_are_of_one_orientation_and_each_epoch_of_another_order():
