@@ -28,8 +28,8 @@ SCHEDULES = {
     "warmup_constant": "constant_with_warmup",
 }
 OPTIMIZERS = {
-    "adamw_hf": "adamw_torch",
-    "adamw": "adamw_torch",
+    "adamw_hf": "adamw_torch_fused",
+    "adamw": "adamw_torch_fused",
     "sgd": "sgd",
     "adafactor": "adafactor",
     "adagrad": "adagrad",

@@ -22,7 +22,7 @@ def test_automatic_means_the_components_defaults():
     settings = our_settings({**automatic, "optimizer": "", "learning_rate_scheduler": "", "metric_for_best_model": ""})
     assert settings == our_settings({})
     assert settings["learning_rate"] == 5e-5 and settings["num_train_epochs"] == 15 and settings["weight_decay"] == 0
-    assert settings["optim"] == "adamw_torch" and settings["lr_scheduler_type"] == "linear"
+    assert settings["optim"] == "adamw_torch_fused" and settings["lr_scheduler_type"] == "linear"
     assert settings["metric_for_best_model"] == "mean_average_precision" and "shortest_edge" not in settings
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     _, _, args = read_settings(words)  # every value is one that the settings take

@@ -8,12 +8,13 @@ from torch import nn
 
 from deformable_detr_refine import DeformableDetrRefineForObjectDetection
 from deformable_detr_refine.data.label_map import LabelMap
-from deformable_detr_refine.training.arguments import ModelArguments
+from deformable_detr_refine.training.arguments import DetectionTrainingArguments, ModelArguments
 from deformable_detr_refine.training.ema import MovingAverage
 from deformable_detr_refine.training.model import build_model
 from deformable_detr_refine.training.optimizer import drops_at, parameter_groups
 from deformable_detr_refine.training.settings import read_settings
 from deformable_detr_refine.training.surgery import transfer
+from deformable_detr_refine.training.trainer import DetectionTrainer
 
 
 def detector(names: list[str], seed: int, **changes):
@@ -35,6 +36,14 @@ def test_the_parameters_of_mmdetections_recipe_learn_a_tenth(detector_names=("a"
     assert groups[1]["lr"] == pytest.approx(2e-5) and groups[0]["weight_decay"] == groups[1]["weight_decay"] == 1e-4
     trained = sum(parameter.requires_grad for parameter in model.parameters())
     assert sum(len(group["params"]) for group in groups) == trained
+
+
+def test_adamw_is_pytorchs_fused_one(tmp_path):
+    trainer = object.__new__(DetectionTrainer)
+    trainer.optimizer, trainer.args = None, DetectionTrainingArguments(output_dir=str(tmp_path))
+    optimizer = trainer.create_optimizer(detector(["a"], 0))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["fused"] for group in optimizer.param_groups] == [True, True]
 
 
 def test_the_learning_rate_drops_at_its_steps():
