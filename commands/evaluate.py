@@ -192,9 +192,13 @@ def _lost(defects: Sequence[Any], what: str, tried: set[str] | None) -> int:
 def _torch_type(name: str, device: Any) -> Any:
     import torch
 
+    from deformable_detr_refine.machine import warn_of_slow_numbers
+
     if name == "float16" and device.type == "cpu":
         raise ValueError("float16 is for accelerators; on a CPU take --dtype float32 or bfloat16.")
-    return getattr(torch, name)
+    dtype = getattr(torch, name)
+    warn_of_slow_numbers(dtype, device)
+    return dtype
 
 
 def _refuse(message: str) -> None:

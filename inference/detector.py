@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from deformable_detr_refine.machine import warn_of_slow_numbers
 from deformable_detr_refine.messages import one_line
 from deformable_detr_refine.modeling.image_io import MAX_PIXELS, load_image
 from deformable_detr_refine.modeling.without_torch import MISSING, check_installed
@@ -326,7 +327,9 @@ def _load(model: str, device: str, dtype: "torch.dtype | str | None", revision: 
             raise ValueError(f"There is no floating type {dtype}; float32, bfloat16 and float16 are.")
         dtype = named
     detector, processor = load_detector(model, device, revision)
-    return Network.of(detector.to(dtype or detector.dtype), processor)
+    detector = detector.to(dtype or detector.dtype)
+    warn_of_slow_numbers(detector.dtype, detector.device)
+    return Network.of(detector, processor)
 
 
 def _taken(items: list) -> list:

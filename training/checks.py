@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 from deformable_detr_refine.data.formats.load import check_source
 from deformable_detr_refine.evaluation.metrics.azure import METRICS, AzureEvaluation
 from deformable_detr_refine.evaluation.metrics.coco import COCO_METRICS
+from deformable_detr_refine.machine import warn_of_slow_numbers
 from deformable_detr_refine.messages import one_line, printable
 from deformable_detr_refine.secret_text import without_secrets
 
@@ -48,6 +49,8 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
         raise ValueError(f"{name} is for processes that load images, of which dataloader_num_workers 0 starts none.")
     if args.fp16 and args.device.type == "cpu":
         raise ValueError("fp16 is for a GPU; on a CPU --bf16 true computes in 16 bits.")
+    if args.bf16:
+        warn_of_slow_numbers(torch.bfloat16, args.device)
 
 
 def check_batches(args: DetectionTrainingArguments, images: int) -> None:
