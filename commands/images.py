@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -124,7 +124,9 @@ def _expand(source: str, left_out: list[str]) -> list[str]:
         hint = f" Its sub-folders do: give '{path}/**/*{Path(deeper).suffix}'." if deeper else ""
         raise ValueError(f"The folder {source} holds no images.{hint}")
     if has_magic(source):
-        if images := _only_images(glob(source, recursive=True), source, left_out):
+        from deformable_detr_refine.data.formats.image_files import fitting
+
+        if images := _only_images(fitting(source), source, left_out):
             return images
         raise FileNotFoundError(f"No image fits the pattern {source}.")
     if "%" in source:  # as detections.json names a file whose name is no UTF-8

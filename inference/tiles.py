@@ -16,6 +16,7 @@ from .detections import to_numpy
 
 # In pixels: what is smaller is left out of training too.
 LEAST_TILE_SIDE = 32
+MOST_IN_A_ROW = 256
 # A box that ends nearer than this share of the tile's side to its border may be one of a part of an object.
 BORDER = 0.01
 
@@ -69,6 +70,8 @@ right=150, bottom=60)]
             raise ValueError("Tiles are given by a grid or by their size, one of the two.")
         if self.grid is not None and (min(self.grid) < 1 or max(self.grid) < 2):
             raise ValueError(f"A grid of {self.grid[0]}x{self.grid[1]} cuts nothing; 3x2 is 3 columns and 2 rows.")
+        if self.grid is not None and max(self.grid) > MOST_IN_A_ROW:
+            raise ValueError(f"A grid of {self.grid[0]}x{self.grid[1]} has more than {MOST_IN_A_ROW} tiles in a row.")
         if self.size is not None and self.size < LEAST_TILE_SIDE:
             raise ValueError(f"Tiles of {self.size} pixels are too small; their side is at least {LEAST_TILE_SIDE}.")
         if not 0 <= self.overlap <= 0.9:

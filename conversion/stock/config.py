@@ -163,7 +163,7 @@ def _check_levels(where: str, options: Section, by_timm: bool, levels: int) -> N
     indices, features = options.any("out_indices"), options.any("out_features")
     if indices is None and features is not None:
         stages = [str(name)[-1:] for name in features] if isinstance(features, list) else []
-        indices = [int(stage) for stage in stages if stage.isdigit()]
+        indices = [int(stage) for stage in stages if stage.isdecimal()]
     # timm's default, in the code around it, is these; that of transformers' own ResNet is its last map.
     indices = (last_maps if by_timm else [4]) if indices is None else indices
     if not isinstance(indices, list) or indices not in (last_maps, [index - 5 for index in last_maps]):

@@ -1,5 +1,6 @@
 """The files of a data set: those that a folder holds, and the images that an annotation names, found below it."""
 
+import glob
 import os
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from deformable_detr_refine.modeling.image_io import as_text, is_image_name
 from ..defects import ABSENT_IMAGE, OUTSIDE_FOLDER, DataError
 
 _TRIED_NAMES = 100
+_MOST_WAYS = 100  # to a folder, by links: two in each of thirty folders are a billion
 
 
 class ImageFiles:
@@ -145,36 +147,64 @@ def files_in(folder: Path, pattern: str) -> list[Path]:
 def images_below(folder: str | Path, others: Counter[str]) -> Iterator[str]:
     """Paths from the folder on of the images in it and in its sub-folders, sorted as people count.
 
-    Hidden files and folders are passed over. Links to folders are followed, but not round in a circle.
-
     Args:
         folder: where to look.
         others: counts what else lies there, by its suffix; `not_images` makes a text of it.
 
     Raises:
-        OSError: a folder cannot be listed.
+        OSError: a folder cannot be listed, or links lead to one again and again.
     """
-    return _images_below(str(folder), "", (), others)
+    for inside, names in _folders_below(str(folder)):
+        for name in names:
+            if is_image_name(name):
+                yield inside + name
+            else:
+                others[os.path.splitext(name)[1].lower() or name] += 1
 
 
-def _images_below(folder: str, inside: str, above: tuple[str, ...], others: Counter[str]) -> Iterator[str]:
-    place = os.path.join(folder, inside)
-    real = os.path.realpath(place)
-    if real in above:
-        return
-    try:
-        with os.scandir(place) as items:
-            entries = [(item.name, _is_folder(item)) for item in items if not item.name.startswith(".")]
-    except OSError as error:
-        raise OSError(f"The folder {as_text(place)} cannot be listed: {error.strerror or error}.") from error
-    entries.sort(key=lambda item: (item[1], natural_key(item[0])))
-    for name, is_folder in entries:
-        if is_folder:
-            yield from _images_below(folder, f"{inside}{name}/", (*above, real), others)
-        elif is_image_name(name):
-            yield inside + name
-        else:
-            others[os.path.splitext(name)[1].lower() or name] += 1
+def fitting(pattern: str) -> list[str]:
+    """What fits a pattern as of `glob`, of which ** is any number of folders.
+
+    Raises:
+        OSError: a folder cannot be listed, or links lead to one again and again.
+    """
+    begin, *rest = re.split(rf"(?:^|(?<=[/{re.escape(os.sep)}]))\*\*(?:[/{re.escape(os.sep)}]|$)", pattern, maxsplit=1)
+    if not rest:
+        return glob.glob(pattern)
+    found: list[str] = []
+    for base in glob.glob(begin) if begin else [""]:
+        for inside, _ in _folders_below(base or "."):
+            found += fitting(os.path.join(glob.escape(base + inside), rest[0] or "*"))
+    return list(dict.fromkeys(found))
+
+
+def _folders_below(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it, as paths from it on with a / at their ends, and the names of their files.
+
+    Hidden files and folders are passed over. Links to folders are followed, but not round in a circle.
+    """
+    entered: Counter[str] = Counter()
+
+    def below(inside: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        place = os.path.join(folder, inside)
+        real = os.path.realpath(place)
+        if real in above:
+            return
+        entered[real] += 1
+        if entered[real] > _MOST_WAYS:
+            raise OSError(f"Links lead to the folder {as_text(real)} in more than {_MOST_WAYS} ways.")
+        try:
+            with os.scandir(place) as items:
+                entries = [(item.name, _is_folder(item)) for item in items if not item.name.startswith(".")]
+        except OSError as error:
+            raise OSError(f"The folder {as_text(place)} cannot be listed: {error.strerror or error}.") from error
+        entries.sort(key=lambda item: natural_key(item[0]))
+        yield inside, [name for name, is_folder in entries if not is_folder]
+        for name, is_folder in entries:
+            if is_folder:
+                yield from below(f"{inside}{name}/", (*above, real))
+
+    return below("", ())
 
 
 def _is_folder(item: os.DirEntry) -> bool:
@@ -198,13 +228,14 @@ def not_images(others: Counter[str]) -> str:
 
 def natural_key(path: str | Path) -> list:
     """Sorts 2.xml before 10.xml."""
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"([0-9]+)", str(path))]
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
 __all__ = [
     "ImageFiles",
     "Links",
     "files_in",
+    "fitting",
     "images_below",
     "inside",
     "leads_out_of",

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deformable_detr_refine.data.formats.image_files import files_in, images_below, natural_key, not_images
+from deformable_detr_refine.data.formats.image_files import files_in, fitting, images_below, natural_key, not_images
 from deformable_detr_refine.data.formats.mltable import MLTABLE, mltable_paths
 from deformable_detr_refine.inference.detector import DetectionFailure
 from deformable_detr_refine.messages import near
@@ -156,7 +156,7 @@ def open_input(source: str, column: str | None = None) -> FileInput | TableInput
     if path.is_file():
         return _from_files([path.name], path.parent, column)
     if glob.has_magic(source):
-        files = sorted((file for file in glob.glob(source, recursive=True) if os.path.isfile(file)), key=natural_key)
+        files = sorted((file for file in fitting(source) if os.path.isfile(file)), key=natural_key)
         if files:
             return _from_files(files, Path(), column)
         raise FileNotFoundError(f"No file fits the pattern {source}.")
@@ -241,8 +241,8 @@ def _named(folder: Path, kind: str, value: str) -> list[str]:
         files = [value] if (folder / value).is_file() else []
     else:
         pattern = value if kind == "pattern" else f"{value.rstrip('/')}/**"
-        files = sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)
-        files = [name for name in files if (folder / name).is_file()]
+        paths = sorted(fitting(os.path.join(glob.escape(str(folder)), pattern)), key=natural_key)
+        files = [os.path.relpath(path, folder) for path in paths if os.path.isfile(path)]
     if not files:
         raise FileNotFoundError(f"{folder / MLTABLE} names {value}, which is not there.")
     return [os.path.normpath(name).replace(os.sep, "/") for name in files]

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from deformable_detr_refine.data import (
     write_voc,
     write_yolo,
 )
-from deformable_detr_refine.data.formats.image_files import images_below
+from deformable_detr_refine.data.formats.image_files import fitting, images_below, natural_key
 from deformable_detr_refine.data.row_image import row_image
 
 WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "azure": write_azure, "datasets": write_datasets}
@@ -89,6 +90,31 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "set")
     (tmp_path / "set" / "self").symlink_to("self")
     assert list(images_below(tmp_path / "set", Counter())) == ["a/b/1.jpg"]
+    assert fitting(f"{tmp_path}/**/1.jpg") == [str(tmp_path / place / "1.jpg") for place in ("elsewhere", "set/a/b")]
+
+
+def test_a_billion_ways_by_links_are_not_all_gone(tmp_path):
+    for depth in range(30):
+        (tmp_path / str(depth)).mkdir()
+        for name in "ab":
+            (tmp_path / str(depth) / name).symlink_to(tmp_path / str(depth + 1))
+    for look in (lambda: list(images_below(tmp_path / "0", Counter())), lambda: fitting(f"{tmp_path}/0/**/*.jpg")):
+        with pytest.raises(OSError, match="in more than 100 ways"):
+            look()
+
+
+@pytest.mark.parametrize("pattern", ["**/*.jpg", "a/**/*.jpg", "*/**/1.*", "a/**", "**/b/**/*.jpg", "a/*.jpg", "**"])
+def test_patterns_fit_what_they_do_in_glob(tmp_path, monkeypatch, pattern):
+    for name in ("a/1.jpg", "a/b/1.jpg", "a/b/c/2.jpg", ".hidden/1.jpg", "[x]/1.jpg", "3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    expected = [name for name in glob(pattern, recursive=True) if Path(name).is_file()]
+    assert sorted(name for name in fitting(pattern) if Path(name).is_file()) == sorted(expected)
+
+
+def test_digits_that_are_no_numbers_are_letters():
+    assert sorted(["²", "10", "9", "a²1"], key=natural_key) == ["9", "10", "a²1", "²"]
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):

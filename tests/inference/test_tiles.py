@@ -48,6 +48,7 @@ def test_tiles_are_alike_cover_the_image_and_overlap(tiling, size):
         ({"grid": (2, 2), "size": 64}, "one of the two"),
         ({"grid": (1, 1)}, "cuts nothing"),
         ({"grid": (0, 2)}, "cuts nothing"),
+        ({"grid": (100_000, 100_000)}, "more than 256 tiles in a row"),
         ({"size": 8}, "too small"),
         ({"size": 64, "overlap": 1.0}, "0 to 0.9"),
         ({"size": 64, "overlap": float("nan")}, "0 to 0.9"),
