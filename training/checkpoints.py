@@ -84,10 +84,10 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
         ValueError: the file is missing, damaged, or says what no Trainer writes.
     """
     file = checkpoint / TRAINER_STATE_NAME
+    if not file.is_file():
+        raise ValueError(f"{file.name} is missing")
     try:
         state = TrainerState(**json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise ValueError(f"{file.name} is missing") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file.name} is damaged: {printable(one_line(error))}") from error
     for name, types in _STATE_TYPES.items():
@@ -150,7 +150,9 @@ def _fault_of_state(checkpoint: Path) -> str | None:
 
 
 def _missing(checkpoint: Path) -> str | None:
-    """Which of the files that a Trainer goes on with is not there."""
+    """Which of the files that a Trainer goes on with is not there, or is a pipe or a device."""
+    if strange := [path.name for path in checkpoint.iterdir() if not (path.is_file() or path.is_dir())]:
+        return f"{printable(strange[0])} is no file"
     if not [*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.bin"), *checkpoint.glob("pytorch_model_fsdp*")]:
         return "the weights are missing"
     if any(path.is_dir() and path.name.startswith(("global_step", "optimizer")) for path in checkpoint.iterdir()):
@@ -166,7 +168,7 @@ def _changed(checkpoint: Path) -> str | None:
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         written = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return f"{MANIFEST} is damaged"
     for name, (size, digest) in written.items():
         file = checkpoint / name

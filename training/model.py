@@ -102,7 +102,7 @@ def build_processor(model_args: ModelArguments, data_args: DataArguments) -> Def
 def _fields(text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"model_config is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ValueError(f"model_config is {text}, expected fields of DeformableDetrRefineConfig with their values.")

@@ -103,6 +103,9 @@ class ResumableTrainer(Trainer):
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
         begun = super()._init_training_state(*args)
+        self.state.compute_steps(
+            self.args, args[0]
+        )  # else those between logs, evaluations and checkpoints stay as before
         # transformers looks for each of these when it saves; a checkpoint knows those of its own run.
         known = cast("dict[str, Any]", self.state.stateful_callbacks)  # which it has made of its list
         for callback in (*self.callback_handler.callbacks, self.control):
@@ -123,7 +126,8 @@ class ResumableTrainer(Trainer):
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # within accelerate's
             check_optimizer_state(torch.load(optimizer_file, "cpu", weights_only=True), optimizer)
         with reading(schedule_file):
-            check_scheduler_state(torch.load(schedule_file, "cpu", weights_only=True), self.lr_scheduler)
+            steps = read_trainer_state(Path(checkpoint)).global_step
+            check_scheduler_state(torch.load(schedule_file, "cpu", weights_only=True), self.lr_scheduler, steps)
             super()._load_optimizer_and_scheduler(checkpoint)
             # A checkpoint at its schedule's end holds a rate of 0, and a longer run would take its first step at that.
             continue_schedule(self.lr_scheduler, rates)

@@ -5,6 +5,7 @@ ends the process without a word.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -99,16 +100,19 @@ def check_optimizer_state(saved: Any, optimizer: Optimizer) -> None:
         if len(group["params"]) != len(own["params"]):
             raise ValueError(f"a group has {len(group['params'])} parameters, this run's has {len(own['params'])}")
         for name in own.keys() - {"params", "initial_lr"}:
-            if not _same_kind(group.get(name), own[name]):
-                raise ValueError(f"{name} of a group is {printable(repr(group.get(name)), 40)}")
+            is_kept = name in ("weight_decay", "betas", "eps", "momentum")
+            if not _same_kind(group.get(name), own[name]) or (is_kept and group[name] != own[name]):
+                raise ValueError(
+                    f"{name} of a group is {printable(repr(group.get(name)), 40)}, this run's is {own[name]}"
+                )
         first_state = cache(lambda shape, dtype, device, own=own: _first_state(optimizer, own, shape, dtype, device))
         for index, parameter in zip(group["params"], own["params"], strict=True):
             if index in states:
                 _check_entry(states[index], first_state(parameter.shape, parameter.dtype, parameter.device))
 
 
-def check_scheduler_state(saved: Any, scheduler: Any) -> None:
-    """Check the state of a schedule against its own.
+def check_scheduler_state(saved: Any, scheduler: Any, steps: int) -> None:
+    """Check the state of a schedule, after so many steps of its run, against its own.
 
     Raises:
         ValueError: it is of another one.
@@ -116,6 +120,8 @@ def check_scheduler_state(saved: Any, scheduler: Any) -> None:
     own = scheduler.state_dict()
     if not isinstance(saved, dict) or not isinstance(saved.get("last_epoch"), int):
         raise ValueError("it is not the state of a schedule")
+    if not 0 <= saved["last_epoch"] <= steps:  # fewer where steps overflowed
+        raise ValueError(f"it is of step {printable(str(saved['last_epoch']), 40)}, its run had made {steps}")
     for name in own.keys() & saved.keys():
         if not _same_kind(saved[name], own[name]):
             raise ValueError(f"{name} is {printable(repr(saved[name]), 40)}")
@@ -156,7 +162,7 @@ def _same_kind(saved: Any, own: Any) -> bool:
     if own is None or isinstance(own, bool | str):  # options that releases of PyTorch add have defaults
         return saved is None or isinstance(saved, bool | int | float | str)
     if isinstance(own, int | float):
-        return isinstance(saved, int | float)
+        return isinstance(saved, int | float) and math.isfinite(saved)
     if isinstance(own, list | tuple):
         return (
             isinstance(saved, list | tuple)

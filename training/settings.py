@@ -112,7 +112,7 @@ def _merged(settings: Sequence[list[str]]) -> list[str]:
 def _mapping(setting: list[str]) -> dict[str, Any] | None:
     """The value of `--key JSON` or `--key=JSON` where it is a mapping."""
     _, _, text = "=".join(setting).partition("=")
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return value if isinstance(value := json.loads(text), dict) else None
 
 

@@ -1,6 +1,7 @@
 """A run goes on from a checkpoint that is whole, or says in one sentence what is wrong with it; nothing is lost."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -138,6 +139,26 @@ def test_no_whole_checkpoint_is_no_new_beginning(stopped, settings, capsys):
     assert "checkpoint-2 is not whole (scheduler.pt is missing): copy it again" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in its folders")
+@pytest.mark.parametrize("name", ["trainer_state.json", MANIFEST, "optimizer.pt", "rng_state.pth", "model.safetensors"])
+def test_a_pipe_in_a_checkpoint_is_not_read(stopped, name):
+    (stopped / "checkpoint-2" / name).unlink()
+    os.mkfifo(stopped / "checkpoint-2" / name)
+    assert name in fault_of(stopped / "checkpoint-2")
+    assert newest_whole_checkpoint(stopped) == stopped / "checkpoint-1"
+
+
+def test_a_manifest_of_no_numbers_is_damaged(stopped):
+    (stopped / "checkpoint-2" / MANIFEST).write_text('{"config.json": {"bytes": 1e400, "sha256": NaN}}')
+    assert fault_of(stopped / "checkpoint-2") == "manifest.json is damaged"
+
+
+def test_steps_between_logs_and_checkpoints_are_this_runs(stopped, settings):
+    train([str(settings(stopped, resume_from_checkpoint=True, max_steps=4, save_steps=2, logging_steps=2))])
+    assert (stopped / "checkpoint-4").is_dir() and not (stopped / "checkpoint-3").exists()
+    assert [line["step"] for line in history(stopped) if "loss" in line] == [1, 2, 4]
+
+
 def test_a_run_that_was_killed_in_its_first_checkpoint_begins_anew(stopped):
     shutil.rmtree(stopped / "checkpoint-2")
     for name in (MANIFEST, "trainer_state.json"):
@@ -266,6 +287,9 @@ def small_optimizer() -> torch.optim.Optimizer:
         lambda state: state["param_groups"][0].update(params=[0, 1]),
         lambda state: state["param_groups"][0].update(lr="fast"),
         lambda state: state["param_groups"][0].update(betas=[0.9]),
+        lambda state: state["param_groups"][0].update(betas=(5.0, -1.0)),
+        lambda state: state["param_groups"][0].update(weight_decay=torch.inf),
+        lambda state: state["param_groups"][0].update(lr=torch.nan),
         lambda state: state["param_groups"][0].pop("weight_decay"),
     ],
 )
@@ -291,10 +315,16 @@ def test_every_optimizer_knows_its_own_state(kind):
 def test_a_schedule_of_another_form_is_refused():
     scheduler = drops_at(small_optimizer(), [3])
     state = scheduler.state_dict()
-    check_scheduler_state(state, scheduler)
-    for change in ({"last_epoch": None}, {"base_lrs": [0.1]}, {"base_lrs": "fast"}):
+    check_scheduler_state(state, scheduler, steps=0)
+    for change in (
+        {"last_epoch": None},
+        {"base_lrs": [0.1]},
+        {"base_lrs": "fast"},
+        {"base_lrs": [torch.nan] * 2},
+        {"last_epoch": 7},
+    ):
         with pytest.raises(ValueError):
-            check_scheduler_state({**state, **change}, scheduler)
+            check_scheduler_state({**state, **change}, scheduler, steps=6)
 
 
 def test_what_a_checkpoint_does_not_know_of_is_saved_too(stopped, settings):

@@ -255,6 +255,8 @@ def test_every_fifth_image_can_be_the_validation(boxes_data, settings_file, tmp_
         ({"validation_data": "no/such/data", "data": str(Path(__file__).parent)}, "There is no data set no/such/data"),
         ({"model": "no/such/folder"}, "There is no model folder no/such/folder"),
         ({"resume_from_checkpoint": "no-checkpoint"}, "no-checkpoint"),
+        ({"model_config": "[" * 100_000}, "model_config is not JSON: maximum recursion depth"),
+        ({"augmentation": "[" * 100_000}, "neither a preset nor a list in JSON: maximum recursion depth"),
     ],
 )
 def test_bad_settings_are_one_sentence_before_any_work(change, said, settings_file, tmp_path, capsys):
