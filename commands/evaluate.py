@@ -217,8 +217,9 @@ def _training_history(model: str) -> list[dict[str, Any]] | None:
     """What the Trainer logged while it made this model, if it left that in the folder."""
     file = Path(model) / "trainer_state.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError):
+        logged = json.loads(file.read_text(encoding="utf-8"))["log_history"] if file.is_file() else ()
+        return [line for line in logged if isinstance(line, dict)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

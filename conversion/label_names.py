@@ -46,7 +46,7 @@ def read_label_file(path: str | Path) -> list[str]:
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
         names = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a JSON list of class names: {error}.") from error
     if not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{path} is a JSON list of something other than names.")

@@ -92,6 +92,8 @@ def near(path: str | Path) -> str:
     with suppress(OSError, ValueError):
         with os.scandir(Path(path).parent) as entries:
             names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+        if os.path.lexists(path):
+            return ": what is there is none (a pipe, a device, or a link that leads nowhere)."
         if meant := get_close_matches(Path(path).name, names, n=1, cutoff=0.75):
             return f": did you mean {printable(str(Path(path).parent / meant[0]))}?"
     return ": check the path."

@@ -52,7 +52,7 @@ def training_transform(
     if isinstance(augmentation, str) and augmentation.lstrip().startswith("["):
         try:
             augmentation = json.loads(augmentation)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"augmentation is neither a preset nor a list in JSON: {error}.") from error
     if augmentation == "none":
         return None

@@ -71,7 +71,7 @@ def check_source(source: str | os.PathLike) -> None:
         FileNotFoundError: there is nothing at this path.
     """
     path, name = Path(source).expanduser(), str(source)
-    if not (path.exists() or name.startswith(hub.HUB) or is_hub_name(name.partition("@")[0])):
+    if not (path.is_file() or path.is_dir() or name.startswith(hub.HUB) or is_hub_name(name.partition("@")[0])):
         raise FileNotFoundError(f"There is no data set {path}{near(path)}")
 
 

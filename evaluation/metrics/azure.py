@@ -7,7 +7,6 @@ detection goes to the object it overlaps most, and what scores low is dropped fi
 those of the detections a user would see.
 """
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from deformable_detr_refine.inference.detections import THRESHOLD
+from deformable_detr_refine.json_file import read_json
 
 from ..evaluated_image import EvaluatedImage, corners_to_xywh
 
@@ -74,12 +74,9 @@ class AzureEvaluation:
         Raises:
             OSError, ValueError: it cannot be read, or holds something else.
         """
-        try:
-            settings = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from error
+        settings = read_json(Path(path))
         known = [field.name for field in fields(cls)]
-        if not isinstance(settings, dict) or not isinstance(settings.get("metrics", []), list):
+        if not isinstance(settings.get("metrics", []), list):
             raise ValueError(f"{path} is no evaluation config: expected an object with a list 'metrics'.")
         if unknown := sorted(set(settings) - set(known)):
             raise ValueError(f"{path}: unknown setting {unknown[0]!r}; there are {', '.join(known)}.")

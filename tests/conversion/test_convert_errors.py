@@ -170,8 +170,9 @@ def test_class_names(refuses, runner_checkpoint, tmp_path):
     refuses(content, r"names\.txt names 4 classes", classes=names)
     names.write_text('["v", 1]')
     refuses(content, "other than names", classes=names)
-    names.write_text('["v", ')
-    refuses(content, "not a JSON list", classes=names)
+    for text in ('["v", ', "[" * 100_000, "[" + "9" * 5000 + "]"):
+        names.write_text(text)
+        refuses(content, "not a JSON list", classes=names)
     refuses(content, "no file of class names", error=FileNotFoundError, classes=tmp_path / "absent")
 
 

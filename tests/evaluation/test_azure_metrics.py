@@ -1,6 +1,7 @@
 """Azure's metrics, counted by hand where that can be done."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -125,7 +126,8 @@ def test_the_config_file_of_azures_component(tmp_path):
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "is no evaluation config"),
+        ("[]", "holds a JSON list"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth"),
         ('{"metrics": "recall"}', "a list 'metrics'"),
         ('{"metrics": ["f1"]}', "Azure has no metric 'f1'"),
         ('{"iou": 0.5}', "unknown setting 'iou'; there are metrics, iou_threshold, box_score_threshold"),
@@ -136,4 +138,11 @@ def test_the_config_file_of_azures_component(tmp_path):
 def test_a_wrong_config_is_told_with_its_file(text, message, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=f"config.json.*{message}"):
+        AzureEvaluation.from_file(tmp_path / "config.json")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in its folders")
+def test_a_pipe_is_no_config(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(FileNotFoundError, match="what is there is none \\(a pipe, a device"):
         AzureEvaluation.from_file(tmp_path / "config.json")
