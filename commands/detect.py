@@ -201,7 +201,8 @@ def _table(records: Sequence[dict[str, Any]], threshold: float) -> str:
     boxes = sum(len(record["labels"]) for record in records)
     bad = sum("error" in record for record in records)
     total = f"{counted(len(records), 'image')}, {counted(boxes, 'box', 'boxes')} above {threshold:g}"
-    return "\n".join([*lines, total + (f", {bad} failed" if bad else "")])
+    total += f", {bad} failed" if bad else ""
+    return "\n".join([*lines, total if boxes else f"{total}: a lower --threshold shows weaker ones"])
 
 
 def _short(name: str, length: int = 48) -> str:

@@ -104,5 +104,6 @@ def _summary(
     by_class = ", ".join(f"{count:,} {printable(name)}" for name, count in boxes.most_common(6))
     return (
         f"{head}\n{counted(frames, 'frame')} looked at, {frames / seconds:.3g} a second; "
-        f"{counted(boxes.total(), 'box', 'boxes')} above {threshold:g}{f': {by_class}' if by_class else ''}"
+        f"{counted(boxes.total(), 'box', 'boxes')} above {threshold:g}: "
+        f"{by_class or 'a lower --threshold shows weaker ones'}"
     )

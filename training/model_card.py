@@ -147,7 +147,7 @@ def nothing_yet(metrics: Mapping[str, Any], key: str = "AP50") -> str:
 
     Example:
         >>> nothing_yet({"AP50": 0.004})
-        'It finds next to nothing yet: train it for longer, or begin from a trained detector (--model).'
+        'It finds next to nothing yet: train it for longer, or begin from one that knows such images (--model).'
         >>> nothing_yet({"AP50": 0.4})
         ''
     """
@@ -155,7 +155,7 @@ def nothing_yet(metrics: Mapping[str, Any], key: str = "AP50") -> str:
     return (
         ""
         if finds
-        else "It finds next to nothing yet: train it for longer, or begin from a trained detector (--model)."
+        else "It finds next to nothing yet: train it for longer, or begin from one that knows such images (--model)."
     )
 
 

@@ -57,12 +57,13 @@ def test_batches_give_the_numbers_of_single_images(model_folder, tmp_path):
         assert len(batched["labels"]) == len(one["labels"])
 
 
-def test_threshold_and_top_k(model_folder, tmp_path):
+def test_threshold_and_top_k(model_folder, tmp_path, capsys):
     photo = str(PHOTOS / "10.jpg")
     assert main(["detect", model_folder, photo, "--output", str(tmp_path), "--threshold", "0", "--top-k", "7"]) == 0
-    assert len(written(tmp_path)[0]["boxes"]) == 7
+    assert len(written(tmp_path)[0]["boxes"]) == 7 and "a lower --threshold" not in capsys.readouterr().out
     assert main(["detect", model_folder, photo, "--output", str(tmp_path), "--threshold", "1"]) == 0
     assert written(tmp_path)[0]["boxes"] == []
+    assert "1 image, 0 boxes above 1: a lower --threshold shows weaker ones" in capsys.readouterr().out
 
 
 def test_json_prints_the_file_and_nothing_else(model_folder, tmp_path, capsys):
