@@ -90,12 +90,18 @@ def near(path: str | Path) -> str:
         ': check the path.'
     """
     with suppress(OSError, ValueError):
-        with os.scandir(Path(path).parent) as entries:
-            names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+        if os.path.isdir(path):
+            return ": what is there is a folder."
         if os.path.lexists(path):
             return ": what is there is none (a pipe, a device, or a link that leads nowhere)."
-        if meant := get_close_matches(Path(path).name, names, n=1, cutoff=0.75):
-            return f": did you mean {printable(str(Path(path).parent / meant[0]))}?"
+        path, below = Path(path), Path()
+        while not path.parent.is_dir():  # perhaps a folder's name is mistyped
+            path, below = path.parent, path.name / below
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+        for meant in get_close_matches(path.name, names, n=1, cutoff=0.75):
+            if (there := path.parent / meant / below).exists():
+                return f": did you mean {printable(str(there))}?"
     return ": check the path."
 
 

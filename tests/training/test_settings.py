@@ -61,6 +61,8 @@ def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, 
     ("words", "said"),
     [
         (["own.yml"], "There is no settings file own.yml: did you mean own.yaml?"),
+        (["config/own.yaml"], "There is no settings file config/own.yaml: did you mean configs/own.yaml?"),
+        (["configs"], "There is no settings file configs: what is there is a folder."),
         (["--replay", "own.yaml"], "own.yaml is no batch that a training kept: give the not-finite-step-N.pt"),
         (
             ["own.yaml", "--backbone_weights", "own.pth", "--model_config", json.dumps(TINY)],
@@ -70,6 +72,8 @@ def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, 
 )
 def test_a_file_that_is_not_there_or_another_is_told_with_what_to_do(words, said, file, samples, monkeypatch, capsys):
     path = Path(file(f"data: {samples.parent}/annotations/fridge.json\nsplit_every: 2\noutput_dir: out\n"))
+    (path.parent / "configs").mkdir()
+    (path.parent / "configs" / "own.yaml").touch()
     monkeypatch.chdir(path.parent)
     assert ddetr(["train", *words]) == 2
     assert said in capsys.readouterr().err
