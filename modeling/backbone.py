@@ -55,7 +55,6 @@ class Backbone(nn.Module):
         fold_frozen_norms(self.body)
         for conv in self.body.modules():
             if type(conv).__name__ == "Conv2dSame":
-                conv.__dict__["timm_class"] = type(conv)
                 conv.__class__ = ConvSame
 
     def _freeze(self) -> None:
@@ -129,11 +128,29 @@ class ConvSame(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    timm_class: Any
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
     extra_repr = nn.Conv2d.extra_repr
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.timm_class.forward(self, x)
+        sizes = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        height, width = (same_padding(*size) for size in sizes)
+        x = nn.functional.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return nn.functional.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> int:
+    """Pixels of padding with which a convolution has ceil(size / stride) outputs, as TensorFlow's 'SAME'.
+
+    In whole numbers, which cancel out from level to level: timm's own ceil of a quotient and max become expressions
+    that take torch.export and torch.compile minutes.
+    """
+    reach = (kernel - 1) * dilation + 1
+    if reach < stride:
+        return max((-(-size // stride) - 1) * stride + reach - size, 0)
+    return ((size + stride - 1) // stride - 1) * stride + reach - size
 
 
 def _create(name: str, **kwargs: Any) -> "FeatureListNet":

@@ -16,6 +16,7 @@ from deformable_detr_refine.inference.load_detector import load_detector
 from deformable_detr_refine.inference.load_model import refuse_int8
 from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.modeling import DeformableDetrRefineForObjectDetection, DeformableDetrRefineImageProcessor
+from deformable_detr_refine.modeling.backbone import same_padding
 
 from .proof import Samples
 
@@ -90,22 +91,10 @@ def _one_sentence() -> Iterator[None]:
 
 @contextmanager
 def _short_expressions() -> Iterator[None]:
-    """Within the block, networks that pad as TensorFlow does (timm's tf_...) say how much in whole numbers.
-
-    timm's own ceil of a quotient and max make the sizes of later levels, which build on it, expressions that take the
-    tracer minutes; in this form they cancel out.
-    """
+    """Within the block, timm's other layers say how much they pad as the backbone's convolutions do."""
     from timm.layers import padding
 
-    own = padding.get_same_padding
-
-    def get_same_padding(size: int, kernel: int, stride: int, dilation: int) -> int | Tensor:
-        reach = (kernel - 1) * dilation + 1
-        if reach < stride:
-            return own(size, kernel, stride, dilation)
-        return ((size + stride - 1) // stride - 1) * stride + reach - size
-
-    padding.get_same_padding = get_same_padding
+    own, padding.get_same_padding = padding.get_same_padding, same_padding
     try:
         yield
     finally:

@@ -1,14 +1,17 @@
 """What is computed another way for speed gives the same numbers as the plain form."""
 
 import copy
+from itertools import product
 
 import pytest
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch.autograd import forward_ad
 from torchvision.ops import sigmoid_focal_loss
 
 from deformable_detr_refine.modeling import positions
+from deformable_detr_refine.modeling.backbone import ConvSame
 from deformable_detr_refine.modeling.focal_loss import focal_loss
 from deformable_detr_refine.modeling.folded_norm import fold_frozen_norms
 from deformable_detr_refine.modeling.heads import BoxHead
@@ -57,6 +60,16 @@ def test_folded_norms_give_the_networks_own_numbers(name, folded):
     (sum(f.square().mean() for f in features)).backward()
     for (parameter_name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
         assert (ours.grad - theirs.grad).norm() <= 1e-9 * theirs.grad.norm(), parameter_name
+
+
+def test_padding_as_tensorflow_pads_is_timms_own():
+    torch.manual_seed(0)
+    for kernel, stride, dilation in product((1, 2, 3, 5), (1, 2, 3), (1, 2)):
+        conv = Conv2dSame(3, 4, kernel, stride, dilation=dilation)
+        ours = copy.deepcopy(conv)
+        ours.__class__ = ConvSame
+        for size in ((16, 17), (5, 9), (31, 1)):
+            assert torch.equal(ours(x := torch.randn(1, 3, *size)), conv(x)), (kernel, stride, dilation, size)
 
 
 def test_a_copy_of_a_folded_network_is_independent():
