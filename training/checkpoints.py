@@ -51,7 +51,8 @@ def newest_whole_checkpoint(folder: Path, ranks: int = 1, say: Callable[[str], A
             break
         faults[path] = fault
     whole = next((path for path in newest_first if path not in faults), None)
-    if whole is None and any((path / MANIFEST).exists() or not _fault_of_state(path) for path in faults):
+    no_half = (None, f"{TRAINER_STATE_NAME} is no file")
+    if whole is None and any((path / MANIFEST).exists() or _fault_of_state(path) in no_half for path in faults):
         path, fault = next(iter(faults.items()))
         raise ValueError(
             f"{path} is not whole ({fault}), nor is one before it: copy it again, or choose another --output_dir."
@@ -85,7 +86,7 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
     """
     file = checkpoint / TRAINER_STATE_NAME
     if not file.is_file():
-        raise ValueError(f"{file.name} is missing")
+        raise ValueError(f"{file.name} is {'no file' if file.exists() else 'missing'}")
     try:
         state = TrainerState(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

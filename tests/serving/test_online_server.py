@@ -246,8 +246,9 @@ def test_a_signal_for_a_worker_that_has_just_begun_is_not_lost(python, model, tm
     hook = "import os, signal, time\ndef post_fork(server, worker):\n    os.kill(os.getppid(), 15)\n    time.sleep(5)\n"
     (tmp_path / "hooks.py").write_text(hook)
     arguments = f"--config {tmp_path / 'hooks.py'} --graceful-timeout 60"
-    with (tmp_path / "log").open("w") as log:
-        command = [python, "-P", "-m", "ddetr.main", "serve", str(model), "--port", "0"]
+    with (tmp_path / "log").open("w") as log, socket.create_server(("127.0.0.1", 0)) as free:
+        command = [python, "-P", "-m", "ddetr.main", "serve", str(model), "--port", str(free.getsockname()[1])]
+        free.close()
         process = subprocess.run(
             command, stdout=log, stderr=log, env={**os.environ, "GUNICORN_CMD_ARGS": arguments}, timeout=SLOWEST_START
         )

@@ -144,8 +144,13 @@ def test_no_whole_checkpoint_is_no_new_beginning(stopped, settings, capsys):
 def test_a_pipe_in_a_checkpoint_is_not_read(stopped, name):
     (stopped / "checkpoint-2" / name).unlink()
     os.mkfifo(stopped / "checkpoint-2" / name)
-    assert name in fault_of(stopped / "checkpoint-2")
+    assert fault_of(stopped / "checkpoint-2") == f"{name} is no file"
     assert newest_whole_checkpoint(stopped) == stopped / "checkpoint-1"
+    shutil.rmtree(stopped / "checkpoint-1")
+    if name != MANIFEST:
+        (stopped / "checkpoint-2" / MANIFEST).unlink()
+    with pytest.raises(ValueError, match="nor is one before it"):
+        newest_whole_checkpoint(stopped)
 
 
 def test_a_manifest_of_no_numbers_is_damaged(stopped):
