@@ -242,17 +242,26 @@ def test_a_signal_lets_the_request_at_work_finish(python, model, photos, tmp_pat
             server.ask("GET", "/", timeout=5)
 
 
+HOOKS = """
+import os, signal
+def post_fork(server, worker):
+    os.kill(os.getpid(), signal.SIGTERM)
+def post_worker_init(worker):
+    os.write(1, b"lost")
+    os._exit(0)
+def child_exit(server, worker):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
 def test_a_signal_for_a_worker_that_has_just_begun_is_not_lost(python, model, tmp_path):
-    hook = "import os, signal, time\ndef post_fork(server, worker):\n    os.kill(os.getppid(), 15)\n    time.sleep(5)\n"
-    (tmp_path / "hooks.py").write_text(hook)
-    arguments = f"--config {tmp_path / 'hooks.py'} --graceful-timeout 60"
-    with (tmp_path / "log").open("w") as log, socket.create_server(("127.0.0.1", 0)) as free:
-        command = [python, "-P", "-m", "ddetr.main", "serve", str(model), "--port", str(free.getsockname()[1])]
-        free.close()
-        process = subprocess.run(
-            command, stdout=log, stderr=log, env={**os.environ, "GUNICORN_CMD_ARGS": arguments}, timeout=SLOWEST_START
-        )
-    assert process.returncode == 0 and "SIGKILL" not in (tmp_path / "log").read_text()
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [python, "-P", "-m", "ddetr.main", "serve", str(model), "--port", port]
+    environment = {**os.environ, "GUNICORN_CMD_ARGS": f"--config {tmp_path / 'hooks.py'}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SLOWEST_START)
+    assert done.returncode == 0 and "lost" not in done.stdout, done.stdout + done.stderr
 
 
 def test_memory_is_flat_over_many_requests(server, photos):
