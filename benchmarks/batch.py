@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from serving_page import Section, add_keep
-from timing import shape_of
+from timing import forward_alone, shape_of
 
 from deformable_detr_refine import (
     DeformableDetrRefineConfig,
@@ -100,9 +100,10 @@ def main() -> None:
             # Ray hands rows over in bursts, so that the time between them says nothing.
             speed = rate(engine, settings, images, shards, args.images, workers, begin="Ray" in name)
             section.say(f"| {name} | {speed:.3f} | {speed / cores:.3f} | {speed / cores * 86400:,.0f} |")
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    section.say(f"\nPeak memory: {own:.2f} GB in one process with all threads, {children:.2f} GB in a worker.")
+        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        section.say(f"\n{forward_alone(str(model), [shape_of(args.size)])}")
+    section.say(f"Peak memory: {own:.2f} GB in one process with all threads, {children:.2f} GB in a worker.")
     if args.keep:
         section.keep()
 

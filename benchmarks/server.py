@@ -26,7 +26,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
 from serving_page import Section, add_keep
+from timing import forward_alone
 
 HERE = Path(__file__).parent
 PHOTOS = sorted((HERE.parent / "samples" / "images").glob("*.jpg"))
@@ -48,6 +50,8 @@ def main() -> None:
     section = Section(f"Requests: {name}" + f", {args.serve}" * bool(args.serve))
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or random_detector(Path(folder))
+        sizes = [Image.open(photo).size[::-1] for photo in PHOTOS]
+        alone = "" if model.endswith(".onnx") else f"\n{forward_alone(model, sizes)}\n"
         with serving(model, shlex.split(args.serve), Path(folder) / "log") as server:
             bodies = [body(photo) for photo in PHOTOS]
             load(server, bodies, 2, 4, args.seconds)  # fills caches
@@ -58,8 +62,9 @@ def main() -> None:
             for clients in map(int, args.clients.split(",")):
                 times, seconds = load(server, bodies, clients, max(args.requests, clients), args.seconds)
                 section.say(row(clients, times, seconds, server.memory()))
+            section.say(alone)
             if args.soak:
-                section.say(f"\n{soak(server, bodies, args.soak, args.seconds)}")
+                section.say(f"{soak(server, bodies, args.soak, args.seconds)}")
     if args.keep:
         section.keep()
 

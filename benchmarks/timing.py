@@ -47,10 +47,41 @@ def machine() -> str:
     return f"{model[1] if model else platform.machine()}{cores}{half}, Python {platform.python_version()}, {packages}"
 
 
+def forward_alone(model: str, shapes: Sequence[tuple[int, int]], rounds: int = 5) -> str:
+    """A sentence on how many images/s the forward pass alone makes of photos of these sizes on one thread, at best."""
+    import torch
+
+    from deformable_detr_refine.inference.load_detector import load_detector
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    detector, processor = load_detector(model, "cpu")
+    pixels = [torch.randn(1, 3, *processor.resized_shape(*shape)) for shape in shapes]
+
+    def all_of_them() -> None:
+        with torch.inference_mode():
+            for image in pixels:
+                detector(image)
+
+    seconds = min(interleaved({"forward": all_of_them}, rounds)["forward"])
+    torch.set_num_threads(threads)
+    return f"The forward pass alone, on one thread: {len(pixels) / seconds:.2f} images/s."
+
+
 def shape_of(size: str) -> tuple[int, int]:
     """(height, width) of a size as it stands on the command line, like 800x1333."""
     height, width = map(int, size.split("x"))
     return height, width
 
 
-__all__ = ["Runs", "interleaved", "machine", "resident", "shape_of", "speed_up", "table", "write_numbers"]
+__all__ = [
+    "Runs",
+    "forward_alone",
+    "interleaved",
+    "machine",
+    "resident",
+    "shape_of",
+    "speed_up",
+    "table",
+    "write_numbers",
+]
