@@ -35,6 +35,8 @@ class Section:
     def keep(self) -> None:
         """Puts it into SERVING.md, in the place of what stood there."""
         command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_shown, sys.argv[1:])])
+        if spins := os.environ.get("GOMP_SPINCOUNT"):  # as `ddetr` sets it
+            command = f"GOMP_SPINCOUNT={spins} {command}"
         origin = f"`{command.replace(' --keep', '')}`, {datetime.date.today().isoformat()}; {machine()}{self.load}."
         section = f"## {self.title}\n\n" + "\n".join(self.lines).strip() + f"\n\n{origin}\n"
         others = re.split(r"^(?=## )", PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD, flags=re.MULTILINE)

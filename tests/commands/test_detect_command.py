@@ -17,7 +17,7 @@ from support.http_server import serving
 
 from ddetr.images import natural_key
 from ddetr.main import main
-from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.inference.network import Network
 
 PHOTOS = Path(__file__).parents[2] / "samples" / "images"
 DDETR = Path(sys.executable).parent / "ddetr"
@@ -117,7 +117,7 @@ def test_urls_and_turned_photos(model_folder, tmp_path):
 
 def test_an_earlier_result_stays_when_a_run_fails(model_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "detections.json").write_text("[]")
-    monkeypatch.setattr(Detector, "_forward", lambda *args: (_ for _ in ()).throw(OSError("out of luck")))
+    monkeypatch.setattr(Network, "detect", lambda *args: (_ for _ in ()).throw(OSError("out of luck")))
     assert main(["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "ddetr detect: error: out of luck\n"
     assert [file.name for file in tmp_path.iterdir()] == ["detections.json"]
@@ -191,15 +191,15 @@ def test_an_image_with_fewer_tokens_than_queries_is_told(model_folder, tmp_path)
 def test_one_odd_image_does_not_fail_its_batch(model_folder, tmp_path, monkeypatch):
     for number, colour in enumerate(["white", "red", "blue"]):
         Image.new("RGB", (60, 40), colour).save(tmp_path / f"{number}.png")
-    sizes, forward = [], Detector._forward
+    sizes, detect = [], Network.detect
 
-    def fail_on_red(detector, images, *args):
+    def fail_on_red(network, images, *args):
         sizes.append(len(images))
         if any(image.getpixel((0, 0)) == (255, 0, 0) for image in images):
             raise ValueError("red")
-        return forward(detector, images, *args)
+        return detect(network, images, *args)
 
-    monkeypatch.setattr(Detector, "_forward", fail_on_red)
+    monkeypatch.setattr(Network, "detect", fail_on_red)
     arguments = [model_folder, str(tmp_path), "--output", str(tmp_path / "out"), "--batch-size", "3"]
     assert main(["detect", *arguments]) == 1
     assert sizes == [3, 1, 1, 1]
@@ -208,7 +208,7 @@ def test_one_odd_image_does_not_fail_its_batch(model_folder, tmp_path, monkeypat
 
 def test_an_output_that_cannot_be_written_is_told_before_the_work(model_folder, tmp_path, monkeypatch, capsys):
     arguments = ["detect", model_folder, str(PHOTOS / "10.jpg"), "--output", str(tmp_path)]
-    monkeypatch.setattr(Detector, "_forward", lambda *args: pytest.fail("it began to work"))
+    monkeypatch.setattr(Network, "detect", lambda *args: pytest.fail("it began to work"))
     (tmp_path / "detections.json").mkdir()
     assert main(arguments) == 2
     assert "holds other things than earlier results (detections.json/)" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """A detector keeps order and place whatever the images are, and several threads get what one gets."""
 
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from deformable_detr_refine import Detections, load_image
 from deformable_detr_refine.inference import detector
 from deformable_detr_refine.inference.detector import Abandoned, DetectionFailure, Detector
+from deformable_detr_refine.inference.network import Network
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +99,22 @@ def test_threshold_and_top_k(ready, photos):
     assert few.boxes.tolist() == all_of_them[:7].boxes.tolist()
 
 
-def test_threads_get_what_one_gets(ready, photos):
+def test_threads_get_what_one_gets(ready, photos, monkeypatch):
+    """And one thread computes for all of them."""
     expected = ready.detect(photos)
+    computing = set()
+
+    def forward(inputs):
+        computing.add(threading.get_ident())
+        return network.forward(inputs)
+
+    network = ready.network
+    monkeypatch.setattr(ready, "network", network._replace(forward=forward))
     with ThreadPoolExecutor(4) as pool:
         for results in pool.map(lambda _: ready.detect(photos), range(4)):
             for one, other in zip(results, expected, strict=True):
                 assert_close(one, other)
+    assert len(computing) == 1
 
 
 def test_the_stream_gives_each_key_once_with_its_image(ready, photos):
@@ -115,7 +127,7 @@ def test_the_stream_gives_each_key_once_with_its_image(ready, photos):
 
 
 def test_nobody_waits_nothing_is_computed(ready, photos, monkeypatch):
-    monkeypatch.setattr(ready, "_forward", lambda *args: pytest.fail("computed"))
+    monkeypatch.setattr(ready, "network", ready.network._replace(forward=lambda inputs: pytest.fail("computed")))
     with pytest.raises(Abandoned):
         ready.detect(photos, keep_going=lambda: False)
 
@@ -132,7 +144,7 @@ def test_an_error_that_is_no_image_s_passes(ready, photos, monkeypatch):
     def broken(*args):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(ready, "_forward", broken)
+    monkeypatch.setattr(Network, "detect", broken)
     with pytest.raises(RuntimeError):
         ready.detect(photos[:1])
 

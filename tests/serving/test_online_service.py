@@ -9,6 +9,7 @@ from support.http_server import serving
 
 from deformable_detr_refine import load_image
 from deformable_detr_refine.inference.detector import Detector
+from deformable_detr_refine.inference.network import Network
 from deformable_detr_refine.serving.azure.service import Service, find_model, load_service
 from deformable_detr_refine.serving.limits import Limits
 
@@ -89,14 +90,14 @@ def test_a_bug_is_logged_and_tells_the_client_nothing(ready, photo, monkeypatch,
     def broken(*args):
         raise RuntimeError("a secret of the inside")
 
-    monkeypatch.setattr(ready, "_forward", broken)
+    monkeypatch.setattr(Network, "detect", broken)
     status, answer = Service(ready, Limits()).answer(body(photo))
     assert status == 500 and "secret" not in answer["message"]
     assert "a secret of the inside" in caplog.text
 
 
 def test_who_left_costs_nothing(ready, photo, monkeypatch):
-    monkeypatch.setattr(ready, "_forward", lambda *args: pytest.fail("computed"))
+    monkeypatch.setattr(Network, "detect", lambda *args: pytest.fail("computed"))
     assert Service(ready, Limits()).answer(body(photo), keep_going=lambda: False)[0] == 499
 
 
