@@ -90,7 +90,7 @@ def evaluate(model: nn.Module, examples: Examples, names: list[str]) -> dict[str
     model.eval()
     for batch, indices in zip(loader, EqualShapeBatches(shapes, 4), strict=True):
         with torch.inference_mode():
-            outputs = model(batch["pixel_values"], batch["pixel_mask"])
+            outputs = model(batch["pixel_values"])  # nothing is padded
         sizes = [(rows[i]["height"], rows[i]["width"]) for i in indices]
         results = examples.processor.post_process_object_detection(outputs, 0.0, sizes)
         images += [evaluated_image(result, rows[i]) for result, i in zip(results, indices, strict=True)]

@@ -109,6 +109,6 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         cores=args.cores,
         settings={name: value for name in SETTINGS if (value := getattr(args, name)) is not None},
-        ready=lambda address: print(f"POST {address}/score answers; Ctrl-C ends it. A page: ddetr demo", flush=True),
+        begins=lambda address: print(f"POST {address}/score; Ctrl-C ends it. A page: ddetr demo", flush=True),
     )
     return 0

@@ -61,12 +61,12 @@ def folded_at_once(network: nn.Module) -> Iterator[None]:
     modules = list(network.modules())
     convs = [module for module in modules if isinstance(module, ConvWithNorm) and module.folds()]
     norms = [norm for conv in convs if (norm := conv.norm) is not None]
-    names = "running_mean", "running_var", "weight", "bias"
-    lists = means, variances, weights, biases = [[getattr(norm, name) for norm in norms] for name in names]
+    means, variances = [norm.running_mean for norm in norms], [norm.running_var for norm in norms]
+    weights, biases = [norm.weight for norm in norms], [norm.bias for norm in norms]
     # Where hooks or wrappers bring parameters only for a call (offloading, shards), they are not here yet.
-    here = plain_modules(*modules) and len({tuple(tensor.shape for tensor in tensors) for tensors in lists}) == 1
+    here = plain_modules(*modules) and [mean.shape for mean in means] == [weight.shape for weight in weights]
     computed: dict[ConvWithNorm, tuple[Tensor, Tensor]] = {}
-    if norms and here and plain_tensors(*(tensor for tensors in lists for tensor in tensors)):
+    if norms and here and plain_tensors(*means, *variances, *weights, *biases):
         roots = _foreach_rsqrt(_foreach_add(variances, [norm.eps for norm in norms]))
         factors = _foreach_mul(weights, roots)
         summands = _foreach_sub(biases, _foreach_mul(means, factors))

@@ -43,7 +43,7 @@ def serve(
     threads: int = 4,
     cores: int | None = None,
     settings: Mapping[str, object] | None = None,
-    ready: Callable[[str], Any] = lambda address: None,
+    begins: Callable[[str], Any] = lambda address: None,
 ) -> None:
     """Serves until a signal: SIGTERM and Ctrl-C let requests at work finish. Does not return.
 
@@ -58,7 +58,7 @@ def serve(
         cores: for one forward pass; the machine's, shared among the workers, if None.
         settings: what else `load_service` reads from the environment (DDETR_DEVICE, DDETR_IMAGES, ...), by names
             without DDETR_ and in small letters. They count before the environment's.
-        ready: is called with http://HOST:PORT when the model is loaded, before the server's own log begins.
+        begins: is called with http://HOST:PORT when the model was loaded or tried, before the server's own log begins.
 
     Raises:
         OSError, ValueError: the model cannot be loaded, nothing can listen there, or the server is not installed.
@@ -99,7 +99,7 @@ def serve(
     # The server would look for versions in it, and complain.
     os.environ.pop("AZUREML_MODEL_DIR", None)
     host = f"[{host}]" if ":" in host else host
-    ready(f"http://{host}:{port}")
+    begins(f"http://{host}:{port}")
     amlserver_linux.run(host, port, workers)
 
 

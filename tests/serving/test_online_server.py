@@ -305,7 +305,7 @@ for words in json.loads(sys.argv[1]):
 
 
 def test_it_says_where_it_answers(server):
-    assert f"POST http://127.0.0.1:{server.port}/score answers" in server.log.read_text()
+    assert f"POST http://127.0.0.1:{server.port}/score; Ctrl-C ends it" in server.log.read_text()
 
 
 def test_errors_before_the_start_are_one_line(python, model, tmp_path):
