@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
     with results_folder(args.output, OWN) as folder:
         for name, picture in pictures.items():
             picture.save(folder / name, format="PNG")
-    for name in pictures:
-        print(args.output / name)
+    print(f"Written: {', '.join(str(args.output / name) for name in pictures)}")
     return 0
 
 

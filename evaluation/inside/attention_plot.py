@@ -50,7 +50,8 @@ def plot_query(inside: Inside, query: int) -> Image.Image:
         panels = Panels(
             layers + 1,
             f"Where query {query} looks, layer by layer: {inside.id2label[label]} {score:.2f}",
-            f"{_says(samples)} of the decoder. Dashed: the box that the layer starts from; solid: the box it gives.",
+            f"{_says(samples)} of the decoder.\nDashed: the box that the layer starts from, and in the whole image "
+            "what the panels show; solid: the box it gives.",
             foot=0.42,
             under=0.11,
         )

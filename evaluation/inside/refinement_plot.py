@@ -111,7 +111,10 @@ def plot_refinement(inside: Inside, query: int, truth: Sequence[float] | None = 
     steps += [(f"Decoder layer {i + 1}", f"{name} {scores[i]:.2f}", box) for i, box in enumerate(boxes)]
     seen = np.concatenate([goal.reshape(-1, 2), *(box.reshape(-1, 2) for _, _, box in steps)])
     window = window_around(seen, inside.image, margin=0.2)
-    text = f"Solid: the box after a step; dashed: the one before. Percentages: how much it overlaps {to} (IoU)."
+    text = (
+        "Solid: the box after a step; dashed: the one before, and in the whole image what the panels show. "
+        f"Percentages: how much it overlaps {to} (IoU)."
+    )
     if inside.proposals is not None:
         text += (
             "\nA token's anchor is a box of its level's size around its cell; the first stage makes the proposal of it."
@@ -161,7 +164,7 @@ def _curves(panels: Panels, index: int, overlaps: dict[str, float], scores: np.n
         text.set(ha="left", va="bottom")
     axes.grid(axis="y", color="#808080", alpha=0.25)
     axes.spines[:].set_visible(False)
-    for text in axes.legend(frameon=False, fontsize=9.5, labelcolor=INK, loc="best").get_texts():
+    for text in axes.legend(frameon=False, fontsize=9.5, labelcolor=INK, loc="lower right").get_texts():
         text.set_parse_math(False)
     panels.title(index, "Step by step")
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -52,7 +53,7 @@ def test_info_has_a_model_of_its_own(capsys):
 def test_visualize_draws_the_best_detections_the_proposals_and_a_token(model_folder, photo, tmp_path, capsys):
     words = ["visualize", model_folder, photo, "--output", str(tmp_path), "--top", "1", "--threshold", "0"]
     assert main(words) == 0
-    names = [line.rpartition("/")[2] for line in capsys.readouterr().out.split()]
+    names = [Path(path).name for path in capsys.readouterr().out.removeprefix("Written: ").strip().split(", ")]
     assert sorted(names) == sorted(file.name for file in tmp_path.iterdir())
     assert names[2:] == ["token_looks.png", "proposals.png"]
     assert names[0].endswith("_looks.png") and names[1] == names[0].replace("looks", "refinement")
