@@ -162,7 +162,8 @@ def _same_kind(saved: Any, own: Any) -> bool:
     if own is None or isinstance(own, bool | str):  # options that releases of PyTorch add have defaults
         return saved is None or isinstance(saved, bool | int | float | str)
     if isinstance(own, int | float):
-        return isinstance(saved, int | float) and math.isfinite(saved)
+        # Of a plateau's schedule, what is worse than all is infinite.
+        return isinstance(saved, int | float) and (math.isfinite(saved) or saved == own)
     if isinstance(own, list | tuple):
         return (
             isinstance(saved, list | tuple)

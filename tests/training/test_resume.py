@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.training_runs import TINY, history, largest_difference, weights
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 try:
     import resource
@@ -330,6 +331,23 @@ def test_a_schedule_of_another_form_is_refused():
     ):
         with pytest.raises(ValueError):
             check_scheduler_state({**state, **change}, scheduler, steps=6)
+
+
+def test_a_schedule_that_waits_for_a_plateau_goes_on(settings, boxes_data, tmp_path):
+    changes = {"lr_scheduler_type": "reduce_lr_on_plateau", "data": str(boxes_data)}
+    changes |= {"eval_strategy": "steps", "eval_steps": 1, "ema_decay": None}
+    train([str(settings(tmp_path / "out", **changes))])
+    train([str(settings(tmp_path / "out", **changes, max_steps=3, resume_from_checkpoint=True))])
+    assert [line["step"] for line in history(tmp_path / "out") if "loss" in line] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_schedule_before_its_first_evaluation_knows_its_own_state(mode):
+    """Its best is infinite; where it is to be the least, that is no state of one where it is to be the greatest."""
+    scheduler = ReduceLROnPlateau(small_optimizer(), mode)
+    check_scheduler_state(scheduler.state_dict(), scheduler, steps=0)
+    with pytest.raises(ValueError, match=r"is -?inf"):
+        check_scheduler_state({"last_epoch": 0, "best": -scheduler.best}, scheduler, steps=0)
 
 
 def test_what_a_checkpoint_does_not_know_of_is_saved_too(stopped, settings):
