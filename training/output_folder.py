@@ -9,6 +9,7 @@ from typing import Any
 
 from deformable_detr_refine.files import check_writable
 from deformable_detr_refine.messages import one_line, printable
+from deformable_detr_refine.secret_text import without_secrets
 from deformable_detr_refine.yaml_text import read_yaml
 
 from .arguments import DetectionTrainingArguments, defaults_of
@@ -22,12 +23,17 @@ HARMLESS = (".*", "dry_run.jpg", SETTINGS_FILE, "not-finite-step-*.pt", "runs", 
 # What a checkpoint has decided: its optimiser is of these parameters and options, its place in an epoch of these random
 # numbers.
 _DECIDED = (
-    *("seed", "data_seed", "freeze", "slow_parameters", "optim", "optim_args", "optim_target_modules"),
+    *("seed", "freeze", "slow_parameters", "optim", "optim_args", "optim_target_modules"),
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
 )
-# Of where the model comes from, which now is the checkpoint, whose config is compared for itself.
-_OF_THE_BEGINNING = (
+# Schedules that go on from the rates in the checkpoint, and what would be of other rates.
+_OWN_RATES = ("reduce_lr_on_plateau", "greedy")
+_RATES = ("learning_rate", "slow_factor", "scale_lr_by_batch")
+# Of where the model comes from, which now is the checkpoint, whose config is compared for itself; and the seed of
+# transformers' samplers, none of which draws here.
+_NOT_COMPARED = (
     *("output_dir", "model", "revision", "model_config", "improved_recipe", "backbone_weights", "head_surgery"),
+    "data_seed",
 )
 _TRUE = (True, "true", "True")
 _UNSET = (None, False, "false", "False", "")
@@ -93,24 +99,29 @@ def changed_settings(checkpoint: Path, settings: Settings) -> str:
     if not isinstance(before, dict):
         return ""
     now, changes = given_settings(settings), []
+    args = settings[2]
+    keeps_rates = args.lr_scheduler_type in _OWN_RATES and not args.lr_drop_epochs
     defaults = {item.name: defaults_of(item)[0] for part in settings for item in fields(part)}
     for name in {**before, **now}:
         old, new = (_plain(values.get(name, defaults.get(name))) for values in (before, now))
-        if old == new or name in _OF_THE_BEGINNING:
+        texts = [json.dumps(value, default=str) for value in (new, old)]
+        if old == new or texts[0] == texts[1] or name in _NOT_COMPARED:  # NaN is not equal to itself
             continue
-        words = [printable(json.dumps(value, default=str), 60) for value in (new, old)]
-        if name in _DECIDED:
+        words = [printable(without_secrets(text), 60) for text in texts]
+        if name in _DECIDED or (keeps_rates and name in _RATES):
             raise ValueError(
                 f"{checkpoint} was trained with {name} {words[1]}, this run has {words[0]}: go on with the settings of "
-                "the run (its settings.yaml), or start anew in another --output_dir."
+                "the run (its settings.yaml), or start anew, without --resume_from_checkpoint in a new --output_dir."
             )
         changes.append(f"{printable(str(name), 40)} {words[0]} (before {words[1]})")
     return ", ".join(changes)
 
 
 def _plain(value: Any) -> Any:
-    """As YAML gives it; YAML takes 1e-4 for text."""
+    """As YAML gives it, which takes 1e-4 for text; AdamW is the same optimiser in its fused form."""
     value = getattr(value, "value", value)
+    if value == "adamw_torch_fused":
+        return "adamw_torch"
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

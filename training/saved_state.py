@@ -40,8 +40,8 @@ def reading(file: Path) -> Iterator[None]:
         reason = printable(one_line(error), 240).rstrip(".")
         raise ValueError(
             f"{file} cannot be gone on from: {reason}. Go on with the settings of the run (its settings.yaml), name an "
-            f"earlier checkpoint (--resume_from_checkpoint {file.parent.parent / 'checkpoint-N'}), or start anew in "
-            "another --output_dir."
+            f"earlier checkpoint (--resume_from_checkpoint {file.parent.parent / 'checkpoint-N'}), or start anew, "
+            "without --resume_from_checkpoint in a new --output_dir."
         ) from error
 
 
@@ -60,7 +60,7 @@ def check_config(checkpoint: Path, config: DeformableDetrRefineConfig) -> None:
             before, here = (printable(json.dumps(values[name]), 40) for values in (saved, now))
             raise ValueError(
                 f"{checkpoint} was trained with {name} {before}, this run has {here}: go on with the settings of the "
-                "run (its settings.yaml), or start anew in another --output_dir."
+                "run (its settings.yaml), or start anew, without --resume_from_checkpoint in a new --output_dir."
             )
 
 

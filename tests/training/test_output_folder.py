@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deformable_detr_refine.training.output_folder import checkpoint_to_resume
+from deformable_detr_refine.training.output_folder import changed_settings, checkpoint_to_resume
+from deformable_detr_refine.training.settings import read_settings
 
 
 def settings(folder, resume=None, dry_run=False, world_size=1):
@@ -55,3 +56,50 @@ def test_checkpoints_are_gone_on_from_when_asked(tmp_path):
     with pytest.raises(ValueError, match="another number of processes"):
         checkpoint_to_resume(settings(tmp_path, resume=True, world_size=2))
     assert checkpoint_to_resume(settings(tmp_path / "new", resume=str(checkpoint))) == checkpoint
+
+
+def changed(folder, before: str, now: str) -> str:
+    """What is told of a run that goes on with other words than those of its settings.yaml."""
+    (folder / "settings.yaml").write_text(before)
+    return changed_settings(folder / "checkpoint-3", read_settings(["--output_dir", str(folder), *now.split()]))
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+@pytest.mark.parametrize("name", ["learning_rate", "slow_factor"])
+def test_a_rate_that_would_not_count_is_refused(schedule, name, tmp_path):
+    before, now = (
+        f"lr_scheduler_type: {schedule}",
+        f"--lr_scheduler_type {schedule} --eval_strategy epoch --{name} 0.03",
+    )
+    with pytest.raises(ValueError, match=f"was trained with {name} .*, this run has 0.03: go on with"):
+        changed(tmp_path, before, now)
+    drops = "lr_drop_epochs: [1]"
+    assert f"{name} 0.03" in changed(tmp_path, f"{before}\n{drops}", f"{now} --lr_drop_epochs 1")
+    assert f"{name} 0.03" in changed(tmp_path, "{}", f"--{name} 0.03")
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("optim: adamw_torch", "--optim adamw_torch_fused"),
+        ("optim: adamw_torch_fused", "--optim adamw_torch"),
+        ("{}", "--optim adamw_torch"),
+        ("seed: 7", "--seed 7 --data_seed 7"),
+        ("run_name: nan", "--run_name nan"),
+    ],
+)
+def test_the_same_training_in_other_words_is_no_change(before, now, tmp_path):
+    assert changed(tmp_path, before, now) == ""
+
+
+def test_another_training_is_refused_with_what_to_do_in_every_folder(tmp_path):
+    for before, now in (("seed: 7", "--seed 8"), ("optim: sgd", "--optim adamw_torch_fused")):
+        with pytest.raises(ValueError, match="or start anew, without --resume_from_checkpoint in a new --output_dir"):
+            changed(tmp_path, before, now)
+
+
+def test_a_change_is_told_without_passwords_and_keys(tmp_path):
+    host = f"{'a' * 30}.example.org"
+    before = f"data: https://user:{'password' * 9}@{host}/x?sig=123456"
+    said = changed(tmp_path, before, f"--data https://{host}/y?sig=123456")
+    assert said == f'data "https://{host}/y" (before "https://{host}/x")'
