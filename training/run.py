@@ -62,7 +62,7 @@ def run(settings: Settings) -> dict[str, float]:
     data = run_data.data
     edges = nearest_edges(checked_size(processor.size))
     augmentation = training_transform(data_args.augmentation, *edges, vertical_flip=data_args.vertical_flip)
-    if model_args.model is None and model_args.backbone_weights == "pretrained":
+    if not checkpoint and model_args.model is None and model_args.backbone_weights == "pretrained":
         say("The backbone's ImageNet weights come from the cache, or else from the Hub, for which it may try a minute.")
     model, origin = build_model(model_args, data.label_map, args.head_surgery)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
