@@ -213,14 +213,14 @@ def _tell_and_keep(messages: list[str]) -> Callable[[str], None]:
     return tell
 
 
-def _training_history(model: str) -> list[dict[str, Any]] | None:
-    """What the Trainer logged while it made this model, if it left that in the folder."""
+def _training_history(model: str) -> list[dict[str, Any]]:
+    """What the Trainer logged while it made this model; nothing where it left no such file, or a damaged one."""
     file = Path(model) / "trainer_state.json"
     try:
         logged = json.loads(file.read_text(encoding="utf-8"))["log_history"] if file.is_file() else ()
         return [line for line in logged if isinstance(line, dict)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        return []
 
 
 def _tables(coco: Mapping[str, Any], by_label: Mapping[str, Any], about: Mapping[str, Any]) -> str:

@@ -151,12 +151,9 @@ def nothing_yet(metrics: Mapping[str, Any], key: str = "AP50") -> str:
         >>> nothing_yet({"AP50": 0.4})
         ''
     """
-    finds = not 0 <= metrics.get(key, 1) < 0.01
-    return (
-        ""
-        if finds
-        else "It finds next to nothing yet: train it for longer, or begin from one that knows such images (--model)."
-    )
+    if 0 <= metrics.get(key, 1) < 0.01:
+        return "It finds next to nothing yet: train it for longer, or begin from one that knows such images (--model)."
+    return ""
 
 
 def _recipe(facts: CardFacts) -> str | None:

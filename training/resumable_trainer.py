@@ -103,9 +103,8 @@ class ResumableTrainer(Trainer):
 
     def _init_training_state(self, *args: Any) -> tuple[int, int]:
         begun = super()._init_training_state(*args)
-        self.state.compute_steps(
-            self.args, args[0]
-        )  # else those between logs, evaluations and checkpoints stay as before
+        # Steps between logs, evaluations and checkpoints are this run's, else they stay those of the checkpoint's run.
+        self.state.compute_steps(self.args, args[0])
         # transformers looks for each of these when it saves; a checkpoint knows those of its own run.
         known = cast("dict[str, Any]", self.state.stateful_callbacks)  # which it has made of its list
         for callback in (*self.callback_handler.callbacks, self.control):

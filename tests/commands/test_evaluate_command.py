@@ -282,7 +282,10 @@ def test_the_report_gets_training_curves_and_pictures(model, data, tmp_path, rep
     shutil.copytree(model, trained)
     history = [{"loss": 1.5, "step": 1, "epoch": 0.5}]
     (trained / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-    for folder, expected in ((trained, history), (model, None)):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(trained, damaged)
+    (damaged / "trainer_state.json").write_text("{")
+    for folder, expected in ((trained, history), (damaged, []), (model, [])):
         main(["evaluate", str(folder), str(data), "--output", str(tmp_path / "out"), "--limit", "2"])
         assert report["history"] == expected
     assert report["title"] == f"detector on {data.name}, validation"
