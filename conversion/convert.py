@@ -70,7 +70,7 @@ def convert_checkpoint(
         OSError: it cannot be fetched.
         CheckpointError: the input is no such checkpoint, contradicts itself or the arguments, or `output` is taken.
     """
-    check_new_folder(Path(output), force)
+    check_new_folder(Path(output), force, source)
     return convert_place(
         locate(source, revision),
         Path(output),

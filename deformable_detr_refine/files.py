@@ -49,16 +49,22 @@ def check_writable(folder: Path, option: str = "") -> None:
         raise OSError(f"Nothing can be written in {where}: {error.strerror or error}.") from error
 
 
-def check_new_folder(path: Path, force: bool) -> None:
+def check_new_folder(path: Path, force: bool, source: str | Path) -> None:
     """Check, before any work, that a folder may be written at this path.
+
+    Args:
+        source: what it is to be made of, a folder or anything else.
 
     Raises:
         OSError: nothing can be written there.
-        CheckpointError: something is there already. With `force`, only if it is more than an earlier model folder.
+        CheckpointError: something is there already. With `force`, only if it is the source, or more than an earlier
+            model folder.
     """
     check_writable(path.parent)
     if not path.exists() and not path.is_symlink():
         return
+    if os.path.exists(source) and path.exists() and path.samefile(source):
+        raise CheckpointError(f"{path} is what is read; choose another output.")
     if not path.is_dir():
         raise CheckpointError(f"{path} exists and is not a folder; choose another output.")
     if not (held := sorted(item.name for item in path.iterdir())):

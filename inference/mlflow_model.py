@@ -55,7 +55,7 @@ def export_mlflow(model: str | os.PathLike, output: str | os.PathLike, force: bo
     if not model.is_dir():
         raise FileNotFoundError(f"There is no model folder {model}{near(model)}")
     if not (force and inside_mlflow(output) != str(output)):
-        check_new_folder(output, force=False)
+        check_new_folder(output, force=False, source=model)
     load_model(model)
     top_k = DeformableDetrRefineImageProcessor.from_pretrained(model, local_files_only=True).top_k
     with tempfile.TemporaryDirectory() as stage, new_path(output) as new, warnings.catch_warnings():

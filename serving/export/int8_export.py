@@ -86,7 +86,7 @@ def export_int8(
     if reason := why_not_int8():
         raise ValueError(f"int8 cannot be proved here: {reason}.")
     output = Path(output)
-    check_new_folder(output, force)
+    check_new_folder(output, force, model)
     detector, processor = load_detector(str(model), "cpu")
     refuse_int8(detector.config, str(model), "ddetr export")
     detector = detector.float()

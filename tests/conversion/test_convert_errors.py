@@ -227,6 +227,8 @@ def test_output_that_is_taken(tmp_path, save):
         convert_mmdet_checkpoint(tmp_path / "no.pth", out)
     with pytest.raises(CheckpointError, match="more than an earlier model folder"):
         convert_mmdet_checkpoint(tmp_path / "no.pth", out, force=True)
+    with pytest.raises(CheckpointError, match="is what is read"):
+        convert_mmdet_checkpoint(out, out, force=True)
     assert (out / "thesis.tex").read_text() == "years of work"
     with pytest.raises(CheckpointError, match=r"exists; choose another output"):
         export_mmdet_checkpoint(out, out / "thesis.tex")

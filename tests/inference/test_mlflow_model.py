@@ -139,7 +139,7 @@ def test_an_export_is_refused_before_anything_is_written(saved_small, exported, 
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="not empty"):
         export_mlflow(saved_small, exported)
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(ValueError, match="is what is read"):
         export_mlflow(saved_small, saved_small, force=True)
     # Not any MLflow model, which may hold the only copy of a checkpoint.
     (tmp_path / "other").mkdir()

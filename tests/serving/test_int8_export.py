@@ -57,6 +57,7 @@ def test_the_commands_take_it(folder, samples, tmp_path, capsys):
             ["export", "--to", "int8", "{model}", "out", "--images", "{photo}"],
             "is in int8, which ddetr export does not",
         ),
+        (["export", "--to", "int8", "{model}", "{model}", "--force", "--images", "{photo}"], "is what is read"),
         (["convert", "--to", "mmdet", "{model}", "out.pth"], "is in int8, which ddetr convert does not take"),
         (["info", "{model}"], "Operations in int8 are not counted"),
         (["train", "--model", "{model}", "--data", "{samples}", "--output_dir", "out"], "in int8, which training does"),
