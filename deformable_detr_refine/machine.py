@@ -49,10 +49,9 @@ def choose_device(name: str) -> "torch.device":
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"There is no device {name} here ({reason}); --device auto takes the best there is."
-        ) from error
+        reason = str(error).strip().splitlines()[0].partition(". ")[0]
+        why = f" ({reason})" if len(reason) < 60 else ""  # longer ones list what PyTorch is made of
+        raise ValueError(f"There is no device {name} here{why}: give cpu, cuda, cuda:1, mps or auto.") from error
     return device
 
 

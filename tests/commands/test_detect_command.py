@@ -144,7 +144,10 @@ def test_errors_are_one_line_with_exit_status_2(model_folder, tmp_path, capsys):
         (["./no/model", photo], "There is no model folder ./no/model: check the path."),
         ([str(other), photo], "is a model of type detr, expected deformable_detr_refine"),
         ([str(half), photo], "half"),
-        ([model_folder, photo, "--device", "warp"], "There is no device warp here"),
+        (
+            [model_folder, photo, "--device", "warp"],
+            "There is no device warp here: give cpu, cuda, cuda:1, mps or auto.",
+        ),
         ([model_folder, photo, "--output", str(tmp_path / "file")], "Nothing can be written in --output"),
     ]
     for arguments, message in cases:
