@@ -110,6 +110,7 @@ def run_download(args: argparse.Namespace) -> int:
 
 
 def run_inspect(args: argparse.Namespace) -> int:
+    from deformable_detr_refine.data.defects import command_line_words
     from deformable_detr_refine.data.formats.load import load_detection_data
     from deformable_detr_refine.data.inspection.contact_sheet import contact_sheet
     from deformable_detr_refine.data.inspection.inspection import inspect
@@ -118,7 +119,8 @@ def run_inspect(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_results_folder(args.output, INSPECTED)
     tiling = tiling_of(args)
-    data = load_detection_data(args.source, split=args.split, defects="skip")
+    with command_line_words():
+        data = load_detection_data(args.source, split=args.split, defects="skip")
     inspection = inspect(data, whole=args.split is None, progress=True, tiling=tiling)
     text = json.dumps(inspection.to_dict(), indent=1, ensure_ascii=False)
     if args.output is not None:

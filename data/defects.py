@@ -1,5 +1,6 @@
 """What can be wrong with a data set: the kinds of defects, and the checks of boxes that find them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -187,7 +188,7 @@ def first_of(defects: Sequence[Defect]) -> str:
 
 @contextmanager
 def command_line_words() -> Iterator[None]:
-    """Errors of a data set say `--defects skip` within the block, for a person who has no Python at hand.
+    """Errors of a data set say `--defects skip`, `--split NAME` within the block, for one who has no Python at hand.
 
     Example:
         >>> with command_line_words():
@@ -199,9 +200,10 @@ def command_line_words() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if 'defects="skip"' not in str(error):
+        text = re.sub(r'\b(defects|split)="([^"]+)"', r"--\1 \2", str(error))
+        if text == str(error):
             raise
-        raise DataError(str(error).replace('defects="skip"', "--defects skip")) from error
+        raise DataError(text) from error
 
 
 __all__ = [

@@ -156,6 +156,9 @@ def _choose(split: str, splits: Mapping[str, Any], source: str) -> str:
     for name in (split, standard_split(split)):
         if name and name in splits:
             return name
+    if len(splits) == 1:
+        (only,) = splits
+        raise DataError(f'{source} has no split {split!r}; it has only {only}: split="{only}" takes all of it.')
     raise DataError(f"{source} has no split {split!r}, but {', '.join(splits)}.")
 
 

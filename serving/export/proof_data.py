@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from deformable_detr_refine.data.defects import command_line_words
 from deformable_detr_refine.data.formats.load import load_detection_data
 from deformable_detr_refine.evaluation.class_names import RelabelledData
 
@@ -15,7 +16,8 @@ def data_rows(names: Sequence[str], data: str, split: str, limit: int) -> Sequen
         FileNotFoundError: there is no such data set.
         DataError: it cannot be used, or has objects of other classes.
     """
-    loaded = load_detection_data(data, split=split, defects="skip")
+    with command_line_words():
+        loaded = load_detection_data(data, split=split, defects="skip")
     ((_, dataset),) = loaded.splits.items()
     return RelabelledData(dataset.select(range(min(limit, len(dataset)))), loaded.label_map.names, names)
 

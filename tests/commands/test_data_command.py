@@ -89,12 +89,14 @@ def test_inspect_returns_1_when_something_would_be_lost(tmp_path, capsys):
         assert f"{folder}/annotations/10.xml:4: the box of carton " in capsys.readouterr().out
 
 
-def test_errors_are_one_line_with_exit_status_2(tmp_path, fridge, capsys):
+def test_errors_are_one_line_with_exit_status_2(tmp_path, fridge, samples, capsys):
     (tmp_path / "empty").mkdir()
+    one = samples.parent / "annotations" / "fridge.json"
     for arguments, message in [
         (["inspect", str(tmp_path / "none")], "none"),
         (["inspect", str(tmp_path / "empty")], "is no data set of a known form"),
-        (["inspect", str(fridge), "--split", "night"], "has no split 'night'"),
+        (["inspect", str(fridge), "--split", "night"], "has no split 'night', but train, validation."),
+        (["inspect", str(one), "--split", "night"], "has no split 'night'; it has only train: --split train takes all"),
         (["fridge", "--output", str(fridge)], "exists already"),
         (["fridge", "--output", str(tmp_path / "new"), "--url", str(tmp_path / "no.zip")], "There is no file"),
     ]:

@@ -258,7 +258,7 @@ def test_errors_come_before_the_work(model, data, tmp_path, capsys, monkeypatch)
         (["evaluate", str(model), str(tmp_path / "none"), *out], "no data set"),
         (["evaluate", str(tmp_path / "none"), str(data), *out], "no model folder"),
         (["evaluate", str(tmp_path / "none"), str(tmp_path), *out], "no model folder"),  # before the data are read
-        (["evaluate", str(model), str(data), "--split", "test", *out], "has no split 'test', but validation"),
+        (["evaluate", str(model), str(data), "--split", "test", *out], "only validation: --split validation takes all"),
         (
             ["evaluate", str(model), str(data), "--dtype", "float16", "--device", "cpu", *out],
             "float16 is for accelerators",

@@ -454,3 +454,10 @@ def test_a_graph_with_a_loop_is_not_run(kind, tmp_path):
         file.write_bytes(written)
         with pytest.raises(ValueError, match=rf"has a loop \({kind}\)"):
             load_onnx(file)
+
+
+def test_a_split_that_is_not_there_is_told_by_its_option(samples):
+    from deformable_detr_refine.serving.export.proof_data import data_rows
+
+    with pytest.raises(ValueError, match="it has only train: --split train takes all of it"):
+        data_rows((), str(samples.parent / "annotations" / "fridge.json"), "validation", 1)
