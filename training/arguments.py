@@ -205,6 +205,13 @@ class DetectionTrainingArguments(TrainingArguments):
             raise ValueError("deepspeed needs a package that is not installed: pip install deepspeed.")
         if self.ddp_backend and "WORLD_SIZE" not in os.environ:
             raise ValueError("ddp_backend is for several processes: start them with torchrun or accelerate.")
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16 and fp16 exclude each other: give one of them, and the other one false.")
+        if self.load_best_model_at_end and self.save_strategy not in (self.eval_strategy, "best"):
+            raise ValueError(
+                "load_best_model_at_end needs the same eval_strategy and save_strategy: make them the same, or add "
+                "--load_best_model_at_end false."
+            )
         # Without a GPU transformers takes bf16 only where it is told that the CPU is meant.
         self.use_cpu = self.use_cpu or (self.bf16 and not torch.accelerator.is_available())
         super().__post_init__()

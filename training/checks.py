@@ -37,6 +37,10 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
             if item.init and (fault := fault_of(item.name, getattr(part, item.name))):
                 raise ValueError(f"{item.name} is {getattr(part, item.name)!r}, {fault}.")
     AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
+    if data.split_every and data.validation_data:
+        raise ValueError("Give --split_every or --validation_data, not both: either says what to evaluate on.")
+    if data.shortest_edge and data.longest_edge and data.shortest_edge > data.longest_edge:
+        raise ValueError(f"shortest_edge {data.shortest_edge} is above longest_edge {data.longest_edge}.")
     if data.tiling and args.metric_for_best_model in ("loss", "eval_loss"):
         raise ValueError("metric_for_best_model loss: an evaluation in tiles has none; take AP.")
     for source in filter(None, (data.data, data.validation_data)):

@@ -71,6 +71,8 @@ def read_run_data(args: DataArguments, say: Callable[[str], None]) -> RunData:
         # Only the default's name may be missing: the data then has no validation split.
         is_default = args.validation_split == DataArguments.validation_split
         validation = data.splits.get(args.validation_split) if is_default else data[args.validation_split]
+    if validation is not None and (shared := len(_image_paths(rows) & _image_paths(validation))):
+        say(f"Warning: {counted(shared, 'image')} to train on will be evaluated on too, where the AP means little.")
     sides = zip(rows["width"], rows["height"], strict=True)
     kept = [index for index, sides in enumerate(sides) if min(sides) >= LEAST_IMAGE_SIDE]
     if len(kept) < len(rows):
@@ -124,6 +126,14 @@ def usable_images(
             raise DataError(f"{run_data.data.source}: no image of {name} can be used; the first: {defects[0]}.")
     _check_objects(kept["train"], run_data.data.source, "train")
     return replace(run_data, **kept)
+
+
+def _image_paths(rows: Any) -> set[str]:
+    """Where the images lie that are files of their own."""
+    images = rows.select_columns("image").with_format("arrow")
+    batches = (batch.column("image").combine_chunks() for batch in images.iter(1000))
+    pairs = ((batch.field("path"), batch.field("bytes").is_null()) for batch in batches)
+    return {path for paths, own in pairs for path in paths.filter(own).to_pylist() if path}
 
 
 def _check_objects(rows: Any, source: str, split: str) -> None:

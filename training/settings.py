@@ -60,6 +60,12 @@ def read_settings(words: Sequence[str]) -> Settings:
     model, data, training = settings_parser.parse_args_into_dataclasses(
         _merged([setting for _, setting in given]), look_for_args_file=False
     )
+    on_command_line = {setting[0].partition("=")[0] for where, setting in given if where == _COMMAND_LINE}
+    # In a file they may be of the recipe, which the command line's detector then leaves out.
+    if model.model and model.backbone_weights and "--backbone_weights" in on_command_line:
+        raise ValueError(
+            "Give --model or --backbone_weights, not both: a trained detector has the weights of its backbone."
+        )
     return model, data, training
 
 

@@ -126,3 +126,11 @@ def test_what_is_left_out_of_the_validation_data_is_told(boxes_data, tmp_path):
     said: list[str] = []
     read_run_data(DataArguments(data=str(boxes_data), validation_data=str(other), defects="skip"), said.append)
     assert said == ["Left out or clipped of the validation data: unknown label 1."]
+
+
+def test_images_that_train_and_are_evaluated_on_are_told(boxes_data):
+    said: list[str] = []
+    own, other = str(boxes_data / "train"), str(boxes_data / "valid")
+    for validation in (other, own):
+        read_run_data(DataArguments(data=own, validation_data=validation), said.append)
+    assert said == ["Warning: 10 images to train on will be evaluated on too, where the AP means little."]

@@ -49,6 +49,23 @@ def file(tmp_path):
         ("seed: 1\n", ["--sed", "1"], "the command line: there is no setting 'sed', did you mean 'seed'?"),
         ("seed: 1\n", ["--seed"], "the command line: seed has no value, expected a whole number"),
         ("seed: 1\n", ["--seed", "1", "2"], "the command line: seed is '1 2', expected a whole number"),
+        ("bf16: true\n", ["--fp16", "true"], "bf16 and fp16 exclude each other: give one of them"),
+        (
+            "save_strategy: epoch\nload_best_model_at_end: true\n",
+            ["--eval_strategy", "no"],
+            "make them the same, or add --load_best_model_at_end false.",
+        ),
+        (
+            "model: trained\n",
+            ["--backbone_weights", "pretrained"],
+            "Give --model or --backbone_weights, not both: a trained detector has",
+        ),
+        (
+            "split_every: 5\n",
+            ["--validation_data", "other"],
+            "Give --split_every or --validation_data, not both",
+        ),
+        ("shortest_edge: 800\n", ["--longest_edge", "300"], "shortest_edge 800 is above longest_edge 300."),
     ],
 )
 def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, capsys):
@@ -118,6 +135,11 @@ def test_a_mapping_on_the_command_line_is_added_to_the_files_key_by_key(file, tm
     assert args.lr_scheduler_kwargs == {"num_cycles": 2, "last_epoch": -1}
     model, data, _ = read_settings([file("augmentation: [{type: RandomFlip}]\n"), "--augmentation", "none"])
     assert (model.model_config, data.augmentation) == ("{}", "none")
+
+
+def test_a_detector_on_the_command_line_leaves_the_files_backbone_weights_out(file, tmp_path):
+    words = ["--model", "trained", "--output_dir", str(tmp_path)]
+    assert read_settings([file("backbone_weights: pretrained\n"), *words])[0].model == "trained"
 
 
 def test_what_is_written_is_what_was_given(file, tmp_path):
