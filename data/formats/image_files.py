@@ -163,25 +163,27 @@ def images_below(folder: str | Path, others: Counter[str]) -> Iterator[str]:
 
 
 def fitting(pattern: str) -> list[str]:
-    """What fits a pattern as of `glob`, of which ** is any number of folders.
+    """What fits a pattern as of `glob`, of which ** is any number of folders; those that cannot be listed hold nothing.
 
     Raises:
-        OSError: a folder cannot be listed, or links lead to one again and again.
+        OSError: links lead to a folder again and again.
     """
     begin, *rest = re.split(rf"(?:^|(?<=[/{re.escape(os.sep)}]))\*\*(?:[/{re.escape(os.sep)}]|$)", pattern, maxsplit=1)
     if not rest:
         return glob.glob(pattern)
     found: list[str] = []
     for base in glob.glob(begin) if begin else [""]:
-        for inside, _ in _folders_below(base or "."):
-            found += fitting(os.path.join(glob.escape(base + inside), rest[0] or "*"))
+        for inside, _ in _folders_below(base or ".", pass_over=True):
+            last = "*" if pattern.endswith("**") else ""  # `**/` is folders only
+            found += fitting(os.path.join(glob.escape(base + inside), rest[0] or last))
     return list(dict.fromkeys(found))
 
 
-def _folders_below(folder: str) -> Iterator[tuple[str, list[str]]]:
+def _folders_below(folder: str, pass_over: bool = False) -> Iterator[tuple[str, list[str]]]:
     """A folder and those below it, as paths from it on with a / at their ends, and the names of their files.
 
-    Hidden files and folders are passed over. Links to folders are followed, but not round in a circle.
+    Hidden files and folders are passed over, and with `pass_over` folders that cannot be listed. Links to folders are
+    followed, but not round in a circle.
     """
     entered: Counter[str] = Counter()
 
@@ -197,6 +199,8 @@ def _folders_below(folder: str) -> Iterator[tuple[str, list[str]]]:
             with os.scandir(place) as items:
                 entries = [(item.name, _is_folder(item)) for item in items if not item.name.startswith(".")]
         except OSError as error:
+            if pass_over:
+                return
             raise OSError(f"The folder {as_text(place)} cannot be listed: {error.strerror or error}.") from error
         entries.sort(key=lambda item: natural_key(item[0]))
         yield inside, [name for name, is_folder in entries if not is_folder]

@@ -113,18 +113,28 @@ def test_patterns_fit_what_they_do_in_glob(tmp_path, monkeypatch, pattern):
     assert sorted(name for name in fitting(pattern) if Path(name).is_file()) == sorted(expected)
 
 
+def test_a_pattern_with_a_slash_at_its_end_is_of_folders(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "1.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("**/", "a/**/", "**/b/**/"):
+        assert sorted(fitting(pattern)) == sorted(glob(pattern, recursive=True))
+
+
 def test_digits_that_are_no_numbers_are_letters():
     assert sorted(["²", "10", "9", "a²1"], key=natural_key) == ["9", "10", "a²1", "²"]
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+def test_a_named_folder_that_cannot_be_listed_is_told_and_one_of_a_pattern_passed_over(tmp_path, monkeypatch):
     def scandir(path, listed=os.scandir):
         if str(path).endswith("b/"):
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
     (tmp_path / "b").mkdir()
+    (tmp_path / "1.jpg").touch()
     monkeypatch.setattr(os, "scandir", scandir)
+    assert fitting(f"{tmp_path}/**/*.jpg") == [str(tmp_path / "1.jpg")]
     with pytest.raises(OSError, match=r"The folder .*b/ cannot be listed: Permission denied"):
         list(images_below(tmp_path, Counter()))
 
