@@ -16,23 +16,28 @@ _TOKEN = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----))*(?:-----END [A-Z ]*-----)?"
 )
 _ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{0,20}://[^\s\"'<>()\[\]`|]+")
-# User and password, whatever the password holds; behind a host, a colon begins its port. Without a scheme a host has a
-# domain, a port or four numbers; `mailto:someone@` is an address of mail, and AP:0.61@ a figure.
+# User and password, whatever the password holds; behind a host, a colon begins its port. Without a scheme a password is
+# no number, as in AP:0.61@ and lr:1e-4@, and before a host without a port it holds a digit or a sign that addresses of
+# mail, as Authors:jane.doe@, seldom hold. A host of one name has a longer port than epoch:30.
+_WORD = r"[^\s:/@\"'<>()\[\]{}|,;]{4,100}@"
+_DOMAIN = r"(?=[A-Za-z])(?:[A-Za-z0-9_-]{1,60}\.){1,8}"
 _USER = re.compile(
     r"(?<=://)[^\s/?#@\"]{0,100}:(?![0-9]*(?:[/?#\s\"]|$))[^\s\"]{0,200}@"
-    r"|(?<![\w.%+-])(?!(?i:e?-?mail(?:to)?|author|maintainer|contact|support|from|to|cc|bcc|sip|xmpp|[0-9]+):)"
-    r"[\w.%+-]{1,64}+:(?![0-9]*\.[0-9]+@)[^\s:/@\"'<>()\[\]{}|,;]{4,100}@"
-    r"(?=localhost\b|[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b|(?=[0-9.-]{0,60}[A-Za-z])"
-    r"(?:[A-Za-z0-9_-]{1,60}\.){0,8}(?:(?<=\.)[A-Za-z]{2,}\b|[A-Za-z0-9_-]{1,60}:[0-9]{2,5}(?![\w.])))"
+    r"|(?<![\w.%+-])(?!(?i:e?-?mail(?:to)?|(?:author|maintainer|contact)s?|support|from|to|cc|bcc|sip|xmpp|[0-9]+):)"
+    r"[\w.%+-]{1,64}+:(?![0-9.eE+-]{0,100}@)"
+    rf"(?:{_WORD}(?=localhost\b|[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}\b|{_DOMAIN}[A-Za-z0-9_-]{{1,60}}:[0-9]{{2,5}}(?![\w.]))"
+    rf"|(?=(?:[^\W0-9]|[.+-]){{0,100}}(?:[0-9]|[^\w.@+-])){_WORD}"
+    rf"(?={_DOMAIN}[A-Za-z]{{2,}}\b|[A-Za-z][A-Za-z0-9_-]{{0,60}}:[0-9]{{4,5}}(?![\w.])))"
 )
 _KEY = "passwo?r?d|passphrase|pwd|credential|(?:api|access|account|encryption|private|signing|storage)[_-]?key"
 _SECRET = rf"(?>[\w-]*?(?:token|secret|{_KEY}))[\w-]*+"
-# Short names are those of secrets in a list alone, as name=x,key=y; before a parenthesis it is a call, as of max.
+# Short names are those of secrets in a list alone, as name=x,key=y; before a parenthesis it is a call, as of max. With
+# blanks a key has a digit, else it is an argument.
 _LISTED = re.compile(
     r"(?im)(?P<name>(?<=[,;])(?:key|pass)="
     r"|(?:^(?:key|pass) ?= ?|(?<![\w.,;-])(?<![,;] )(?:key|pass)=)(?=[^\s,;]{1,200}[,;])"
-    r"|(?<!\w)\w{1,40}+ ?= ?[^\s,;\"'()]{1,100}+[,;] (?:key|pass) ?= ?)"
-    r"(?!\[removed\])[^\s,;\"'()]{6,}+(?![()])"
+    r"|(?<!\w)\w{1,40}+ ?= ?[^\s,;\"'()]{1,100}+[,;] (?:pass ?= ?|key ?= ?(?=[^\s,;\"'()]{0,100}[0-9])))"
+    r"(?!lambda\b|\[removed\])[^\s,;\"'()]{6,}+(?![()])"
 )
 # As JSON, a list of arguments and addresses in addresses hold / @ : and their like.
 _ESCAPED = re.compile(r"\\u00([2-7][0-9a-fA-F])|%([2-7][0-9a-fA-F])|\\([/\"])")
@@ -42,9 +47,11 @@ _NAMED = re.compile(
     rf"(?i)(?<![\w-])((?:{_SECRET}[\"']?\s*+[:=]\s*+|--{_SECRET}[ =])(?:([\"'])(?=.))?+)(?!\[removed\])"
     r"(?:(?(2)(?:\\.|(?!\2)[^\n\\]){4,}|[^\s\"',;}\])`]{6,}))"
 )
-# Behind a comma a secret has digits and letters, else it is prose, in which tokens are words of a model unless quoted.
+# Behind a comma a quoted secret mixes digits and letters or is long, for the two may be names of classes; another has
+# both and ends the line, and no word stands before its name, as in prose.
 _BESIDE = re.compile(
-    rf"(?i)(?<![\w-])((?>[\w-]*?(?:token(?=[\"'])|secret|{_KEY}))[\w-]*+[\"']? ?, ?[\"']?)(?!\[removed\])"
+    rf"(?im)(?<![\w-])(?:({_SECRET}[\"'] ?, ?[\"'])(?=[a-z_-]{{0,40}}(?:[0-9]+[a-z]+){{2}}[0-9]|[a-z0-9+/]{{16}})"
+    rf"|(?<!\w )((?>[\w-]*?(?:{_KEY}))[\w-]*+ ?, ?)(?=[^\s\"',;()}}\]]{{1,200}}\s?$))(?!\[removed\])"
     r"(?=[a-z_-]{0,40}[0-9])(?=[0-9_-]{0,40}[a-z])[^\s\"',;()}\]]{6,}"
 )
 
@@ -87,7 +94,7 @@ def without_secrets(text: str, *secrets: str | None) -> str:
     text = "\n".join(plain if _has_secret(plain := _unescaped(line)) else line for line in text.split("\n"))
     text = _ADDRESS.sub(lambda found: _address_in_text(found[0]), _USER.sub("", text))
     text = _LISTED.sub(rf"\g<name>{_REMOVED}", _TOKEN.sub(_REMOVED, text))
-    return _BESIDE.sub(rf"\1{_REMOVED}", _NAMED.sub(rf"\1{_REMOVED}", text))
+    return _BESIDE.sub(rf"\1\2{_REMOVED}", _NAMED.sub(rf"\1{_REMOVED}", text))
 
 
 def line_with_secret(text: str, code: bool = False) -> int | None:
