@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -20,6 +21,7 @@ from runpy import run_path
 from typing import Any, NoReturn
 
 DISTRIBUTION = "deformable-detr-refine"
+PACKAGE = "deformable_detr_refine"
 VERBS = {
     "train": "train or fine-tune a detector on a data set",
     "evaluate": "measure a detector on a data set, and write a report",
@@ -41,6 +43,7 @@ EXIT_ERROR = 2
 # The server ends by finishing its requests; what a training or a batch has finished is kept, and it ends at once.
 ENDED_BY_THEMSELVES = ("train", "serve", "batch")
 EXIT_BROKEN_PIPE = 141
+_usual_format = warnings.formatwarning
 
 DESCRIPTION = """\
 Deformable DETR with box refinement and two stages: convert, check and use detectors.
@@ -65,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     messages()["escape_what_cannot_be_printed"]()
     verb = next((argument for argument in argv if not argument.startswith("-")), None)
+    _warn_in_a_line(verb)
     if verb not in ENDED_BY_THEMSELVES:
         _unwind_when_told_to_end()
     try:
@@ -93,6 +97,18 @@ def _shorten_waits() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def _warn_in_a_line(verb: str | None) -> None:
+    """This package's warnings are sentences for the user, who needs no line of its source; others' stay as they are."""
+
+    def formatted(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> str:
+        ours = [module for name, module in list(sys.modules.items()) if name.split(".")[0] in (__package__, PACKAGE)]
+        if category is UserWarning and filename in {getattr(module, "__file__", None) for module in ours}:
+            return f"ddetr {verb}: warning: {' '.join(str(message).split())}\n"
+        return _usual_format(message, category, filename, *where)
+
+    warnings.formatwarning = formatted
 
 
 def _unwind_when_told_to_end() -> None:
@@ -131,15 +147,17 @@ def error_sentence(error: BaseException) -> str:
             if error.name in NEEDED:
                 return needs("this", error.name)
     if isinstance(error, OSError) and error.strerror:
-        if error.filename and isinstance(error, FileNotFoundError):
-            return f"There is no file or folder {error.filename}{messages()['near'](error.filename)}"
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename or "")
+        if name and isinstance(error, FileNotFoundError):
+            kinds = "file or folder" if os.path.dirname(name) else "file, folder or program"
+            return f"There is no {kinds} {name}{messages()['near'](name)}"
+        return f"{name}: {error.strerror}" if name else error.strerror
     return messages()["one_line"](error)
 
 
 def messages() -> dict[str, Any]:
     """What deformable_detr_refine.messages defines, without the import of its package, which takes seconds."""
-    spec = find_spec("deformable_detr_refine")
+    spec = find_spec(PACKAGE)
     return run_path(str(Path((spec and spec.origin) or ".").parent / "messages.py"))
 
 

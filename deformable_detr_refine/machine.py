@@ -65,7 +65,7 @@ def warn_of_slow_numbers(dtype: "torch.dtype", device: "torch.device") -> None:
         warnings.warn(
             "This processor has no instructions for bfloat16 (avx512_bf16, amx), in which a detector takes two to four "
             "times as long as in float32 here; `ddetr benchmark` measures it.",
-            stacklevel=2,
+            stacklevel=1,  # one place, so that it is told once
         )
 
 

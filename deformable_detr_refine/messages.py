@@ -83,7 +83,7 @@ def one_line(error: BaseException) -> str:
 
 
 def near(path: str | Path) -> str:
-    """The end of a sentence about a path at which there is nothing: what may be meant, by the names beside it.
+    """The end of a sentence about a path at which there is not what was looked for: what is there, or may be meant.
 
     Example:
         >>> near("no/such/folder/photo.jpg")
@@ -92,10 +92,12 @@ def near(path: str | Path) -> str:
     with suppress(OSError, ValueError):
         if os.path.isdir(path):
             return ": what is there is a folder."
+        if os.path.isfile(path):
+            return ": check the path."
         if os.path.lexists(path):
             return ": what is there is none (a pipe, a device, or a link that leads nowhere)."
         path, below = Path(path), Path()
-        while not path.parent.is_dir():  # perhaps a folder's name is mistyped
+        while path != path.parent and not path.parent.is_dir():  # perhaps a folder's name is mistyped
             path, below = path.parent, path.name / below
         with os.scandir(path.parent) as entries:
             names = [entry.name for entry in islice(entries, _MOST_NAMES)]

@@ -53,7 +53,7 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
         raise ValueError(f"{name} is for processes that load images, of which dataloader_num_workers 0 starts none.")
     if args.fp16 and args.device.type == "cpu":
         raise ValueError("fp16 is for a GPU; on a CPU --bf16 true computes in 16 bits.")
-    if args.bf16:
+    if args.bf16 and args.process_index == 0:
         warn_of_slow_numbers(torch.bfloat16, args.device)
 
 

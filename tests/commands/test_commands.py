@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 
 from ddetr import arguments as ddetr_arguments
-from ddetr.main import ENDED_BY_THEMSELVES, VERBS, main
+from ddetr.main import ENDED_BY_THEMSELVES, VERBS, error_sentence, main
+from deformable_detr_refine import machine
 from deformable_detr_refine.files import new_path
 from deformable_detr_refine.inference.detections import THRESHOLD
+from deformable_detr_refine.messages import near
 
 PHOTOS = Path(__file__).parents[2] / "samples" / "images"
 DDETR = Path(sys.executable).parent / "ddetr"
@@ -86,6 +89,17 @@ def test_wrong_arguments_are_one_line_of_their_verb(verb, arguments, message, ca
     assert error.startswith(f"ddetr{verb}: error: ") and error.endswith(f" (see: ddetr{verb} --help)\n")
 
 
+def test_a_warning_of_the_package_is_one_line_without_its_source(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with pytest.raises(SystemExit):
+        main(["detect"])
+    assert (
+        warnings.formatwarning(UserWarning("a\n b"), UserWarning, machine.__file__, 1) == "ddetr detect: warning: a b\n"
+    )
+    for kind, file in ((FutureWarning, machine.__file__), (UserWarning, pytest.__file__)):
+        assert warnings.formatwarning(kind("a"), kind, file, 1).startswith(f"{file}:1: {kind.__name__}: a\n")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -94,6 +108,23 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     printed = capsys.readouterr().out
     assert "example" in printed
     assert f"  ddetr {verb} " in printed or f"  ddetr {verb}\n" in printed
+
+
+def test_what_is_not_there_may_be_a_program_and_a_name_of_bytes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    for path in ("file", b"file"):
+        with pytest.raises(FileNotFoundError) as caught:
+            os.rename(path, "none/b")
+        assert error_sentence(caught.value) == "There is no file, folder or program file: check the path."
+    with pytest.raises(FileNotFoundError) as caught:
+        subprocess.run(["ffmpegx"])
+    assert error_sentence(caught.value) == "There is no file, folder or program ffmpegx: check the path."
+
+
+def test_a_drive_that_is_not_there_has_no_parent(monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    assert near("/x/y") == ": check the path."
 
 
 def test_the_commands_default_threshold_is_the_packages():

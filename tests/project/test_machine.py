@@ -36,3 +36,17 @@ def test_numbers_that_a_processor_has_no_instructions_for_are_told(monkeypatch, 
         warnings.simplefilter("always")
         machine.warn_of_slow_numbers(dtype, torch.device(device))
     assert ["no instructions for bfloat16" in str(warning.message) for warning in told] == [True] * warns
+
+
+def test_slow_numbers_are_told_once_whoever_asks(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for caller in ("a.py", "b.py"):
+            exec(
+                compile("warn(dtype, device)", caller, "exec"),
+                {"warn": machine.warn_of_slow_numbers, "dtype": torch.bfloat16, "device": torch.device("cpu")},
+            )
+    assert [warning.filename for warning in told] == [machine.__file__]

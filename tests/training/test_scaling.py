@@ -34,6 +34,16 @@ def test_what_does_not_go_with_a_detector_is_refused(settings, said, tmp_path):
         check_settings(DataArguments(), arguments)
 
 
+@pytest.mark.parametrize(("process", "tellers"), [(0, 1), (1, 0)])
+def test_one_process_tells_of_slow_numbers(process, tellers, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("deformable_detr_refine.training.checks.warn_of_slow_numbers", lambda *what: told.append(what))
+    monkeypatch.setattr(DetectionTrainingArguments, "process_index", process)
+    arguments = DetectionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True)
+    check_settings(DataArguments(), arguments)
+    assert len(told) == tellers
+
+
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
 def test_what_only_the_launcher_asks_for_is_refused(name, tmp_path, monkeypatch):
     arguments = DetectionTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
