@@ -35,6 +35,11 @@ _NOT_COMPARED = (
     *("output_dir", "model", "revision", "model_config", "improved_recipe", "backbone_weights", "head_surgery"),
     "data_seed",
 )
+# What an evaluation depends on: with another the best result so far is not of the same kind as those to come.
+_OF_EVALUATIONS = (
+    *("data", "validation_data", "validation_split", "split_every", "shortest_edge", "longest_edge"),
+    *("tiles", "tile_size", "tile_overlap", "tile_nms", "metric_for_best_model"),
+)
 _TRUE = (True, "true", "True")
 _UNSET = (None, False, "false", "False", "")
 
@@ -98,7 +103,7 @@ def changed_settings(checkpoint: Path, settings: Settings) -> str:
         raise ValueError(f"{file} is not YAML: {one_line(error)}") from error
     if not isinstance(before, dict):
         return ""
-    now, changes = given_settings(settings), []
+    now, changes, note = given_settings(settings), [], ""
     args = settings[2]
     keeps_rates = args.lr_scheduler_type in _OWN_RATES and not args.lr_drop_epochs
     defaults = {item.name: defaults_of(item)[0] for part in settings for item in fields(part)}
@@ -114,7 +119,9 @@ def changed_settings(checkpoint: Path, settings: Settings) -> str:
                 "the run (its settings.yaml), or start anew, without --resume_from_checkpoint in a new --output_dir."
             )
         changes.append(f"{printable(str(name), 40)} {words[0]} (before {words[1]})")
-    return ", ".join(changes)
+        if name in _OF_EVALUATIONS and args.metric_for_best_model:
+            note = "; the best result so far, which later ones are compared with, is of the settings before"
+    return ", ".join(changes) + note
 
 
 def _plain(value: Any) -> Any:

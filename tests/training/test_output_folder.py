@@ -102,4 +102,10 @@ def test_a_change_is_told_without_passwords_and_keys(tmp_path):
     host = f"{'a' * 30}.example.org"
     before = f"data: https://user:{'password' * 9}@{host}/x?sig=123456"
     said = changed(tmp_path, before, f"--data https://{host}/y?sig=123456")
-    assert said == f'data "https://{host}/y" (before "https://{host}/x")'
+    assert said.partition(";")[0] == f'data "https://{host}/y" (before "https://{host}/x")'
+
+
+def test_that_the_best_so_far_was_evaluated_in_another_way_is_told(tmp_path):
+    assert changed(tmp_path, "max_steps: 3", "--max_steps 4") == "max_steps 4 (before 3)"
+    said = changed(tmp_path, "max_steps: 3\nshortest_edge: 300", "--shortest_edge 400 --max_steps 4")
+    assert said.endswith("; the best result so far, which later ones are compared with, is of the settings before")
