@@ -18,9 +18,8 @@ from contenders import OURS, STOCK, Local, inputs, our_detector, stock_detector
 from PIL import Image
 from serving_page import Section, add_keep
 from timing import interleaved, shape_of, table
-from transformers import AutoConfig
 
-from deformable_detr_refine import DeformableDetrRefineImageProcessor
+from deformable_detr_refine import DeformableDetrRefineConfig, DeformableDetrRefineImageProcessor
 from deformable_detr_refine.serving.export.forms import Form, write_export
 
 PLAIN = f"{OURS}, torch backend"
@@ -50,7 +49,7 @@ def main() -> None:
     batch = inputs(*shape_of(args.size))
     with TemporaryDirectory(prefix="ddetr-bench-") as folder:
         model = args.model or _random_detector(Path(folder) / "detector")
-        stock = Local(stock_detector(AutoConfig.from_pretrained(model)))
+        stock = Local(stock_detector(DeformableDetrRefineConfig.from_pretrained(model)))
         stock.take(batch)
         forms = {PLAIN: Form("float32", model, "torch"), OURS: Form("float32", model)}
         for form in args.forms:

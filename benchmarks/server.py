@@ -50,7 +50,7 @@ def main() -> None:
     section = Section(f"Requests: {name}" + f", {args.serve}" * bool(args.serve))
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or random_detector(Path(folder))
-        sizes = [Image.open(photo).size[::-1] for photo in PHOTOS]
+        sizes = [(image.height, image.width) for image in map(Image.open, PHOTOS)]
         alone = "" if model.endswith(".onnx") else f"\n{forward_alone(model, sizes)}\n"
         with serving(model, shlex.split(args.serve), Path(folder) / "log") as server:
             bodies = [body(photo) for photo in PHOTOS]

@@ -34,7 +34,10 @@ def export_checkpoint(model_dir: str | Path, output: str | Path, code_base: str,
     kind = code_base_named(code_base)
     if kind.writes is None:
         raise CheckpointError(f"Models cannot be written for {kind.title}.")
-    (check_new_folder if kind.writes == "folder" else check_new_file)(output, force)
+    if kind.writes == "folder":
+        check_new_folder(output, force, model_dir)
+    else:
+        check_new_file(output, force)
     if not model_dir.exists():
         raise FileNotFoundError(f"There is no model folder {model_dir}{near(model_dir)}")
     if model_type_of(model_dir) in (None, MODEL_TYPE):

@@ -62,7 +62,8 @@ def folded_at_once(network: nn.Module) -> Iterator[None]:
     convs = [module for module in modules if isinstance(module, ConvWithNorm) and module.folds()]
     norms = [norm for conv in convs if (norm := conv.norm) is not None]
     means, variances = [norm.running_mean for norm in norms], [norm.running_var for norm in norms]
-    weights, biases = [norm.weight for norm in norms], [norm.bias for norm in norms]
+    weights: list[Tensor] = [norm.weight for norm in norms]
+    biases: list[Tensor] = [norm.bias for norm in norms]
     # Where hooks or wrappers bring parameters only for a call (offloading, shards), they are not here yet.
     here = plain_modules(*modules) and [mean.shape for mean in means] == [weight.shape for weight in weights]
     computed: dict[ConvWithNorm, tuple[Tensor, Tensor]] = {}

@@ -39,6 +39,8 @@ def check_settings(data: DataArguments, args: DetectionTrainingArguments) -> Non
     AzureEvaluation(METRICS, args.iou_threshold, args.box_score_threshold)
     if data.split_every and data.validation_data:
         raise ValueError("Give --split_every or --validation_data, not both: either says what to evaluate on.")
+    if data.longest_edge and not data.shortest_edge:
+        raise ValueError(f"longest_edge {data.longest_edge} needs shortest_edge, to which an image is brought first.")
     if data.shortest_edge and data.longest_edge and data.shortest_edge > data.longest_edge:
         raise ValueError(f"shortest_edge {data.shortest_edge} is above longest_edge {data.longest_edge}.")
     if data.tiling and args.metric_for_best_model in ("loss", "eval_loss"):

@@ -66,6 +66,7 @@ def file(tmp_path):
             "Give --split_every or --validation_data, not both",
         ),
         ("shortest_edge: 800\n", ["--longest_edge", "300"], "shortest_edge 800 is above longest_edge 300."),
+        ("seed: 1\n", ["--longest_edge", "300"], "longest_edge 300 needs shortest_edge"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_that_says_where(text, words, said, file, capsys):
